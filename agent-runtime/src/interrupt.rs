@@ -1,0 +1,70 @@
+//! The interrupt of a turn: a flag that any thread or signal handler may set, and a wake-up for those who wait.
+//!
+//! Every wait of a turn selects over [`Interrupt::raised`]. The wake-up carries it at once where the setter can send
+//! one; a setter that can only set the flag (a signal handler) is seen by the poll, each 50 ms.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often a wait looks at the flag where nothing wakes it.
+pub const INTERRUPT_POLL: Duration = Duration::from_millis(50);
+
+/// A flag and a wake-up; clones share both.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    flag: Arc<AtomicBool>,
+    wake: Notify,
+}
+
+impl Interrupt {
+    /// An interrupt that is not raised.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the flag and wakes all who wait.
+    pub fn raise(&self) {
+        self.shared.flag.store(true, Ordering::SeqCst);
+        self.shared.wake.notify_waiters();
+    }
+
+    /// Whether it was raised.
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.shared.flag.load(Ordering::SeqCst)
+    }
+
+    /// The bare flag, for a signal handler: to set it raises the interrupt, seen within [`INTERRUPT_POLL`].
+    #[must_use]
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared.flag)
+    }
+
+    /// Returns once it is raised. Cancel-safe.
+    pub async fn raised(&self) {
+        loop {
+            let wake = self.shared.wake.notified();
+            if self.is_raised() {
+                return;
+            }
+            let _ = tokio::time::timeout(INTERRUPT_POLL, wake).await;
+        }
+    }
+
+    /// The output of `wait`, or nothing where the interrupt came first; `wait` is dropped then.
+    pub async fn unless<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.raised() => None,
+            output = wait => Some(output),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What a model is to the loop: a pure function from a conversation to the bytes of a request, and a call that turns
+//! these bytes into a stream of events.
+
+use crate::clocks::Clocks;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+use session_store::{Block, Origin, Profile, StopReason, Usage};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A model at an endpoint, with a credential.
+#[async_trait]
+pub trait Model: Send + Sync + 'static {
+    /// Who it is: opaque blocks go back only to an equal origin.
+    fn origin(&self) -> &Origin;
+
+    /// What it can take.
+    fn limits(&self) -> ModelLimits;
+
+    /// The body of a request for `conversation`: a pure function of it and of [`Model::learned`], free of keys and ids.
+    fn body(&self, conversation: &Conversation) -> Bytes;
+
+    /// Parameters that this endpoint refused before and that are therefore left out or renamed.
+    fn learned(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Sends `body` and gives the answer as it comes, once the response's head is there. Each wait, here and in the
+    /// stream, is limited by `clocks`. Dropping the future or the stream drops the connection.
+    ///
+    /// # Errors
+    /// What the call failed with; the stream ends after its first error.
+    async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure>;
+}
+
+/// The events of one answer. Ends after [`ModelEvent::Done`] or an error; an end without either is a cut stream.
+pub type ModelStream = Pin<Box<dyn Stream<Item = Result<ModelEvent, ModelFailure>> + Send>>;
+
+/// What a model can take, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ModelLimits {
+    /// Input and output together.
+    pub context_window: u64,
+    /// The longest answer.
+    pub max_output_tokens: u64,
+    /// What its own count is, at most, for one token of o200k; for estimates before the first reported usage.
+    pub token_factor: f64,
+}
+
+impl Default for ModelLimits {
+    /// The limits of a model that is not known: a window of 128,000 and an output of 8,192.
+    fn default() -> Self {
+        Self { context_window: 128_000, max_output_tokens: 8_192, token_factor: 1.0 }
+    }
+}
+
+/// All that a model is sent: the result of the projection, the same for every provider, and legal for all of them.
+///
+/// Promises: the first message is [`Sent::User`]; [`Sent::User`] and [`Sent::Assistant`] alternate, with a
+/// [`Sent::ToolResults`] directly after each assistant message that calls tools (a user message may follow it); no text is blank; every call
+/// has exactly one result, in call order; the last message is not an assistant's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conversation {
+    /// System text, tools and parameters.
+    pub profile: Arc<Profile>,
+    /// The longest answer to ask for, in tokens.
+    pub max_output_tokens: u64,
+    /// The messages.
+    pub messages: Vec<Sent>,
+}
+
+/// A message as it is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sent {
+    /// Words of the person and notes of the runtime, each a text of its own.
+    User(Vec<String>),
+    /// A model's answer. Opaque parts are there only where its origin is the one that is asked.
+    Assistant {
+        /// Its parts; a [`ToolCall::id`](session_store::ToolCall::id) here is the id to send.
+        blocks: Vec<Block>,
+        /// Other fields of the provider's message, verbatim, for its own origin only.
+        opaque: Option<serde_json::Value>,
+    },
+    /// One result for each call of the message before, in order.
+    ToolResults(Vec<SentResult>),
+}
+
+/// A tool's result as it is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentResult {
+    /// The id of the call, as sent in the message before.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// What the model reads; never blank.
+    pub output: String,
+    /// Whether the call failed.
+    pub is_error: bool,
+}
+
+/// A piece of an answer.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ModelEvent {
+    /// More text.
+    Text(String),
+    /// More reasoning.
+    Reasoning(String),
+    /// More of a tool call's arguments (or its name); their text comes whole with the block.
+    ToolArguments,
+    /// A block is complete. Tool calls have `provider_id`, `name` and `arguments`; the loop gives them their `id`.
+    Block(Block),
+    /// Tokens used, as far as known now; a later one replaces it.
+    Usage(Usage),
+    /// The provider's terminal event: the answer is complete. Tools run only after it.
+    Done {
+        /// Why it stopped.
+        stop: StopReason,
+        /// Other fields of the message that have to go back verbatim.
+        opaque: Option<serde_json::Value>,
+    },
+}
+
+/// A kind of failed call, by what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// No connection within the limit: a clock.
+    ConnectTimeout,
+    /// No response headers within the limit: a clock.
+    FirstByteTimeout,
+    /// Not a byte for too long: a clock.
+    IdleTimeout,
+    /// Bytes, but no progress for too long: a clock.
+    ProgressTimeout,
+    /// Too long altogether: a clock.
+    CapTimeout,
+    /// Refused or unreachable.
+    Connect,
+    /// The connection broke, or the stream ended without its terminal event.
+    Reset,
+    /// 429, with or without `retry-after`.
+    RateLimit,
+    /// 529 or the same said inside a stream.
+    Overloaded,
+    /// 408, 409, 425, 5xx.
+    Server,
+    /// The context is too long for the model.
+    ContextTooLong,
+    /// 401 or 403.
+    Auth,
+    /// The account has no quota or credit left.
+    Quota,
+    /// 404: no such model or path.
+    NotFound,
+    /// Another 4xx.
+    BadRequest,
+    /// A 400 that named a parameter; it is learned, and the next body leaves it out. Try again at once.
+    Learned,
+    /// What came is no answer of this protocol (wrong content type, malformed JSON).
+    Protocol,
+}
+
+impl FailureKind {
+    /// The word in `model.error`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectTimeout => "connect_timeout",
+            Self::FirstByteTimeout => "first_byte_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::ProgressTimeout => "progress_timeout",
+            Self::CapTimeout => "cap_timeout",
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::RateLimit => "rate_limit",
+            Self::Overloaded => "overloaded",
+            Self::Server => "server",
+            Self::ContextTooLong => "context_too_long",
+            Self::Auth => "auth",
+            Self::Quota => "quota",
+            Self::NotFound => "not_found",
+            Self::BadRequest => "bad_request",
+            Self::Learned => "learned",
+            Self::Protocol => "protocol",
+        }
+    }
+
+    /// Whether one of the five clocks ended the call: the turn ends with `timeout`, and it is not tried again.
+    #[must_use]
+    pub fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::IdleTimeout | Self::ProgressTimeout | Self::CapTimeout
+        )
+    }
+
+    /// Whether another try may cure it.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Connect | Self::Reset | Self::RateLimit | Self::Overloaded | Self::Server)
+    }
+}
+
+/// A call that failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct ModelFailure {
+    /// What to do about it.
+    pub kind: FailureKind,
+    /// What happened, to what, in a sentence; at most 4 kB of the server's words.
+    pub detail: String,
+    /// The HTTP status, where there was one.
+    pub status: Option<u16>,
+    /// How long the server asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl ModelFailure {
+    /// A failure without a status.
+    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), status: None, retry_after: None }
+    }
+}

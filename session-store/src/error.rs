@@ -1,0 +1,96 @@
+//! What can go wrong with a store, by what the caller can do about it.
+
+use crate::event::Owner;
+use crate::id::SessionId;
+use std::io;
+use std::path::PathBuf;
+
+/// A store or a session failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no such session.
+    #[error("there is no session `{0}`")]
+    NotFound(SessionId),
+    /// The session exists already.
+    #[error("session `{0}` exists already")]
+    Exists(SessionId),
+    /// Somebody else holds the session for writing. Follow it or fork it.
+    #[error("session `{id}` is open for writing by pid {} on {} since {}{}", owner.pid, owner.host, owner.since, if *.alive { "" } else { " (whether that process still lives cannot be told from here)" })]
+    Held {
+        /// The session.
+        id: SessionId,
+        /// The holder.
+        owner: Owner,
+        /// Whether it is known to live; false: unknown.
+        alive: bool,
+    },
+    /// This owner lost the session: another took it over, or the file was replaced or removed. What was accepted and
+    /// not written is kept in memory.
+    #[error("session `{id}` was lost: {why}")]
+    Lost {
+        /// The session.
+        id: SessionId,
+        /// What was seen.
+        why: String,
+    },
+    /// A call to the file system failed. Where it concerns writing, everything is kept and tried again each window.
+    #[error("cannot {action} `{path}`: {source}")]
+    Io {
+        /// What was tried: `read`, `write`, `sync`, `create`, ...
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The log or the store is closed.
+    #[error("the session store is closed")]
+    Closed,
+    /// A side file is missing or does not match its hash.
+    #[error("`{path}` is missing or damaged")]
+    SideFile {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// An event was not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// What waits to be written is at its bound. Wait with `reserve`, then append again.
+    #[error("{bytes} bytes wait to be written, the most that is allowed")]
+    Full {
+        /// What waits.
+        bytes: u64,
+    },
+    /// The session was lost to another owner or closed.
+    #[error("the session is no longer open for writing: {why}")]
+    NotOpen {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A store was shut down before everything was durable.
+#[derive(Debug, thiserror::Error)]
+#[error("{} sessions were not durable at shutdown: {}", not_durable.len(), self.first_words())]
+pub struct ShutdownError {
+    /// The sessions, with how many of their events are not durable, and what stood in the way.
+    pub not_durable: Vec<(SessionId, u64, String)>,
+}
+
+impl ShutdownError {
+    fn first_words(&self) -> String {
+        self.not_durable.first().map(|(id, events, why)| format!("{id} ({events} events): {why}")).unwrap_or_default()
+    }
+}

@@ -1,0 +1,737 @@
+//! The vocabulary of a session: one enum, [`Event`], and a struct for each of its types.
+//!
+//! A line of the log is one [`Entry`]: `seq`, `at`, `type`, then the fields of the event's struct. `FORMAT.md` shows
+//! each as a line. Rules of evolution: a field is added with a default and never changes its meaning; a type that this
+//! build does not know is kept as [`Event::Unknown`]; what a build does not know is never dropped from the file,
+//! because no line is ever rewritten and forks and exports copy bytes.
+
+use crate::id::{Seq, SeqRange, SessionId};
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The version of the record format that this build writes, in each [`Opened`].
+pub const FORMAT_VERSION: u32 = 1;
+
+/// One event in its place: what a line of the log holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The event's place: consecutive from 0.
+    pub seq: Seq,
+    /// When it was accepted, UTC. Order is told by `seq`; a clock may step back.
+    pub at: Timestamp,
+    /// Whether the line's checksum continued the chain. An entry that is not sound is shown, and is never a reason to
+    /// run or to skip a side effect.
+    pub sound: bool,
+    /// What happened.
+    pub event: Event,
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:literal => $variant:ident),+ $(,)?) => {
+        /// Everything that can happen in a session.
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub enum Event {
+            $($(#[$doc])* $variant($variant),)+
+            /// An event of a type that this build does not know, written by a newer one; carried through as it is.
+            Unknown(Unknown),
+        }
+
+        impl Event {
+            /// The event's `type`, as written in the log.
+            #[must_use]
+            pub fn type_name(&self) -> &str {
+                match self {
+                    $(Self::$variant(_) => $name,)+
+                    Self::Unknown(unknown) => &unknown.type_name,
+                }
+            }
+
+            /// Appends the fields as a JSON object to `out`.
+            ///
+            /// # Errors
+            /// None in practice: writing to memory does not fail and every field has a JSON form.
+            pub(crate) fn write_fields(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+                match self {
+                    $(Self::$variant(fields) => serde_json::to_writer(out, fields),)+
+                    Self::Unknown(unknown) => serde_json::to_writer(out, &unknown.fields),
+                }
+            }
+
+            /// Reads the fields of an event of type `type_name` from `json`, an object that may hold more than them.
+            pub(crate) fn read_fields(type_name: &str, json: &[u8]) -> serde_json::Result<Self> {
+                Ok(match type_name {
+                    $($name => Self::$variant(serde_json::from_slice(json)?),)+
+                    _ => {
+                        let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(json)?;
+                        for own in ["seq", "at", "type", "crc"] {
+                            fields.shift_remove(own);
+                        }
+                        Self::Unknown(Unknown { type_name: type_name.to_owned(), fields })
+                    }
+                })
+            }
+        }
+
+        $(impl From<$variant> for Event {
+            fn from(fields: $variant) -> Self {
+                Self::$variant(fields)
+            }
+        })+
+    };
+}
+
+events! {
+    /// A process took the session for writing.
+    "opened" => Opened,
+    /// The owner let go of it.
+    "closed" => Closed,
+    /// The session's first facts.
+    "session.started" => SessionStarted,
+    /// The lines up to here were copied from another session.
+    "session.forked" => SessionForked,
+    /// A person named the session.
+    "session.renamed" => SessionRenamed,
+    /// What every request is built with, from here on.
+    "profile" => Profile,
+    /// A person's words.
+    "user.message" => UserMessage,
+    /// Words of the runtime to the model (a changed `AGENTS.md`, a seam after a cut), sent as a user's.
+    "note" => Note,
+    /// A request to a model is about to be sent.
+    "model.request" => ModelRequest,
+    /// A request failed; perhaps it is tried again.
+    "model.error" => ModelError,
+    /// A piece of an assistant's text as it came.
+    "assistant.text" => AssistantText,
+    /// A piece of an assistant's reasoning as it came.
+    "assistant.reasoning" => AssistantReasoning,
+    /// An assistant's whole message (or all that came of it).
+    "assistant.message" => AssistantMessage,
+    /// A tool call may run.
+    "tool.approved" => ToolApproved,
+    /// A tool call may not run.
+    "tool.denied" => ToolDenied,
+    /// A tool is about to run; durable before a side effect.
+    "tool.started" => ToolStarted,
+    /// The one result of a tool call.
+    "tool.finished" => ToolFinished,
+    /// The whole todo list, after a change.
+    "todos.changed" => TodosChanged,
+    /// Messages left the context window.
+    "context.trimmed" => ContextTrimmed,
+    /// The conversation went back to an earlier message.
+    "context.rewound" => ContextRewound,
+    /// A trim or a rewind was undone.
+    "context.restored" => ContextRestored,
+    /// A copy of the fold's state, so that opening need not read the whole log; only a cache.
+    "checkpoint" => Checkpoint,
+    /// Somebody stopped the turn.
+    "interrupted" => Interrupted,
+    /// The turn is over; the last event of every turn.
+    "turn.ended" => TurnEnded,
+    /// Something went wrong that the session's owner should know.
+    "error" => Error,
+    /// An owner found a torn tail and put it aside.
+    "recovered" => Recovered,
+    /// Superseded pieces were left out when a cold session was rewritten.
+    "compacted" => Compacted,
+}
+
+impl Event {
+    /// Whether this event closes something (a turn, a tool call, the session). Closing events may use the reserve that
+    /// a full buffer keeps for them, so that a session can always say how it ended.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        matches!(
+            self,
+            Self::Closed(_) | Self::ToolFinished(_) | Self::TurnEnded(_) | Self::AssistantMessage(_) | Self::Interrupted(_)
+        )
+    }
+}
+
+/// The fields of an event whose type this build does not know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unknown {
+    /// The `type` as read.
+    pub type_name: String,
+    /// All other fields, in their order.
+    pub fields: serde_json::Map<String, Value>,
+}
+
+/// `opened`: the first line of an epoch. The first `opened` of an epoch in the file owns the session; a later one has lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opened {
+    /// One more than the last epoch in the file; the first is 1.
+    pub epoch: u64,
+    /// The writer: the name of its file in `owners/`.
+    pub writer: Uuid,
+    /// The version of the record format: [`FORMAT_VERSION`].
+    pub format: u32,
+    /// The owner's process, host, boot and program, to name the holder when `owners/` cannot.
+    pub owner: Owner,
+}
+
+/// A process that writes sessions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Owner {
+    /// Process id on its host.
+    pub pid: u32,
+    /// Host name.
+    pub host: String,
+    /// The kernel's boot id, where there is one.
+    pub boot: String,
+    /// When the process began to write sessions.
+    pub since: Timestamp,
+    /// The program and its version, as `longhand 0.1.0`.
+    pub program: String,
+}
+
+/// `closed`: the owner of `epoch` let go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Closed {
+    /// The epoch that ends.
+    pub epoch: u64,
+}
+
+/// `session.started`: what is known at birth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionStarted {
+    /// The session's id, as in the file's name.
+    pub session: SessionId,
+    /// The working directory, absolute; absent where an embedder gave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// The program that started it, as `longhand 0.1.0`.
+    #[serde(default)]
+    pub program: String,
+}
+
+/// `session.forked`: every line before this one was copied from `parent`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionForked {
+    /// This session's own id.
+    pub session: SessionId,
+    /// The session that the lines came from.
+    pub parent: SessionId,
+    /// The last event that was copied.
+    pub at_seq: Seq,
+}
+
+/// `session.renamed`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionRenamed {
+    /// The name; empty takes it away.
+    pub name: String,
+}
+
+/// `profile`: system text, tools, model and parameters of every request from here on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// SHA-256 over the other fields in their JSON form; see [`Profile::sealed`].
+    pub hash: String,
+    /// `provider/name`, as typed for `--model`.
+    pub model: String,
+    /// The system prompt, whole.
+    pub system: String,
+    /// The tools that the model sees, sorted by name.
+    pub tools: Vec<ToolSpec>,
+    /// What else shapes a request.
+    #[serde(default)]
+    pub parameters: Parameters,
+    /// The version of the rules that turn the log into requests.
+    pub projection: u32,
+}
+
+impl Profile {
+    /// The same profile with its tools sorted by name and its `hash` computed.
+    #[must_use]
+    pub fn sealed(mut self) -> Self {
+        self.tools.sort_by(|a, b| a.name.cmp(&b.name));
+        self.hash.clear();
+        let json = serde_json::to_vec(&self).unwrap_or_default();
+        self.hash = crate::side::sha256_hex(&json);
+        self
+    }
+}
+
+/// A tool as a model sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolSpec {
+    /// Letters, digits, `_` and `-`, 64 at most.
+    pub name: String,
+    /// What it does and when to use it, for the model.
+    pub description: String,
+    /// A JSON Schema of an object.
+    pub parameters: Value,
+}
+
+/// Parameters of a request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Parameters {
+    /// The longest answer in tokens; absent: the model's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+    /// How much a model may reason: `off`, `low`, `medium`, `high`; absent: the model's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effort: Option<String>,
+    /// Sampling temperature; absent: the model's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+}
+
+/// How a user's message came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum UserKind {
+    /// It opened a turn.
+    #[default]
+    Prompt,
+    /// It was taken in while a turn ran.
+    Steer,
+    /// It waited for the turn to end, and opened the next.
+    FollowUp,
+}
+
+/// `user.message`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UserMessage {
+    /// The words, with known secrets replaced by markers.
+    pub text: String,
+    /// How it came in.
+    #[serde(default)]
+    pub kind: UserKind,
+    /// The sender's own key for this message, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// `note`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// The words.
+    pub text: String,
+}
+
+/// Where a message was made: opaque blocks go back only to an exact match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// The provider's name: `anthropic`, `openai`, `ollama`, `offline`, ...
+    pub provider: String,
+    /// The base URL, without user and password; empty for built-in models.
+    pub endpoint: String,
+    /// The model's name at that provider.
+    pub model: String,
+    /// A fingerprint of the credential (8 hexadecimal digits of its SHA-256), empty without one.
+    pub credential: String,
+}
+
+/// `model.request`: what was asked of a model, so that it can be built again byte for byte.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelRequest {
+    /// Who is asked.
+    pub origin: Origin,
+    /// The [`Profile::hash`] that it was built with.
+    pub profile: String,
+    /// The events whose messages are in it, as ranges in the order of the context.
+    pub context: Vec<SeqRange>,
+    /// SHA-256 of the request's body.
+    pub body_sha256: String,
+    /// The body's length.
+    pub body_bytes: u64,
+    /// Parameters that this endpoint and model refused before and that are therefore left out or renamed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<String>,
+}
+
+/// `model.error`: a request failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelError {
+    /// The `seq` of its [`ModelRequest`].
+    pub message: Seq,
+    /// The kind: `connect`, `first_byte`, `idle`, `progress`, `cap`, `reset`, `overloaded`, `rate_limit`, `server`, `context`, `auth`,
+    /// `quota`, `refused`, `bad_request`, `protocol`; an open set.
+    pub kind: String,
+    /// What happened, in a sentence; at most 4 kB of the server's words.
+    pub detail: String,
+    /// The HTTP status, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Milliseconds until the next try; absent: it is not tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_in_ms: Option<u64>,
+}
+
+/// `assistant.text`: the bytes `offset..offset + text.len()` of the message's text so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AssistantText {
+    /// The `seq` of the [`ModelRequest`] that it answers: the message's name.
+    pub message: Seq,
+    /// Where the piece starts, in bytes of the message's whole text.
+    pub offset: u64,
+    /// The piece.
+    pub text: String,
+}
+
+/// `assistant.reasoning`: like [`AssistantText`], for reasoning that the provider shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AssistantReasoning {
+    /// The `seq` of the [`ModelRequest`] that it answers.
+    pub message: Seq,
+    /// Where the piece starts, in bytes of the message's whole reasoning.
+    pub offset: u64,
+    /// The piece.
+    pub text: String,
+}
+
+/// A part of an assistant's message, in the order in which the provider sent it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Block {
+    /// Words for the reader.
+    Text {
+        /// The words.
+        text: String,
+    },
+    /// The model's reasoning, as far as the provider shows it.
+    Reasoning {
+        /// What is shown; may be empty.
+        text: String,
+        /// The provider's own block, verbatim; goes back only to its [`Origin`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opaque: Option<Value>,
+    },
+    /// A call of a tool.
+    ToolCall(ToolCall),
+    /// A block of the provider's that means nothing to us (redacted reasoning, say), verbatim.
+    Opaque {
+        /// The provider's block.
+        opaque: Value,
+    },
+    /// A block written by a newer build.
+    #[serde(untagged)]
+    Unknown(Value),
+}
+
+/// A call of a tool, as the model made it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Our name for it, by position: `call_<seq of the request>_<index>`; unique in the session.
+    pub id: String,
+    /// The provider's own name for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub provider_id: String,
+    /// The tool.
+    pub name: String,
+    /// The arguments as the model wrote them: JSON if the model kept to it; never re-serialised.
+    pub arguments: String,
+}
+
+/// Tokens of a call or of many; absent where the provider did not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// All tokens sent, cached ones included.
+    pub input_tokens: Option<u64>,
+    /// All tokens answered, reasoning included.
+    pub output_tokens: Option<u64>,
+    /// Of the input: read from the provider's cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_read_tokens: Option<u64>,
+    /// Of the input: written to the provider's cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_write_tokens: Option<u64>,
+    /// Of the output: reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// Adds `other` to this sum; what neither told stays absent.
+    pub fn add(&mut self, other: &Self) {
+        fn sum(a: &mut Option<u64>, b: Option<u64>) {
+            if let Some(b) = b {
+                *a = Some(a.unwrap_or(0).saturating_add(b));
+            }
+        }
+        sum(&mut self.input_tokens, other.input_tokens);
+        sum(&mut self.output_tokens, other.output_tokens);
+        sum(&mut self.cache_read_tokens, other.cache_read_tokens);
+        sum(&mut self.cache_write_tokens, other.cache_write_tokens);
+        sum(&mut self.reasoning_tokens, other.reasoning_tokens);
+    }
+}
+
+/// Why a model stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StopReason {
+    /// It had said what it wanted to say.
+    EndTurn,
+    /// It wants tools to run.
+    ToolUse,
+    /// Its output limit cut it: the last block may be incomplete.
+    MaxTokens,
+    /// It will not answer.
+    Refusal,
+    /// It did not stop: we stopped listening (an interrupt, a broken stream).
+    Cut,
+    /// The provider's own word, where it is none of the above.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// `assistant.message`: supersedes all pieces of the same `message`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AssistantMessage {
+    /// The `seq` of the [`ModelRequest`] that it answers.
+    pub message: Seq,
+    /// Who made it.
+    pub origin: Origin,
+    /// Its parts, in order.
+    pub blocks: Vec<Block>,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// True where the message was cut by an interrupt, a crash or a broken stream.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub partial: bool,
+    /// What the call used, where the provider said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Other fields of the provider's message that go back to it, verbatim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<Value>,
+}
+
+impl AssistantMessage {
+    /// The text blocks, joined.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.blocks.iter().filter_map(|block| if let Block::Text { text } = block { Some(text.as_str()) } else { None }).collect()
+    }
+
+    /// The tool calls, in order.
+    pub fn tool_calls(&self) -> impl Iterator<Item = &ToolCall> {
+        self.blocks.iter().filter_map(|block| if let Block::ToolCall(call) = block { Some(call) } else { None })
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// `tool.approved`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolApproved {
+    /// The [`ToolCall::id`].
+    pub call: String,
+    /// Who or what said so: `user`, `mode`, `allowed_tools`, `session` (approved for the rest of the session).
+    pub by: String,
+}
+
+/// `tool.denied`; the result that the model sees follows as [`ToolFinished`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolDenied {
+    /// The [`ToolCall::id`].
+    pub call: String,
+    /// Who or what said so: `user`, `mode`, `disallowed_tools`, `nobody_to_ask`.
+    pub by: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// `tool.started`: from here on the tool may have had its effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolStarted {
+    /// The [`ToolCall::id`].
+    pub call: String,
+    /// The tool's name.
+    pub name: String,
+    /// Whether it can change anything outside the session.
+    pub side_effects: bool,
+}
+
+/// How a tool call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ToolOutcome {
+    /// It did what it was asked.
+    Ok,
+    /// It failed; the output says how.
+    Error,
+    /// Its arguments were no JSON or did not fit its schema; it did not run.
+    InvalidArguments,
+    /// It was not allowed to run.
+    Denied,
+    /// It did not run for another reason (the answer was cut, the turn was stopped before it).
+    NotRun,
+    /// It was stopped by an interrupt while it ran.
+    Interrupted,
+    /// It was stopped at its time limit.
+    Timeout,
+}
+
+/// `tool.finished`: the one result of a call, as the model sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolFinished {
+    /// The [`ToolCall::id`].
+    pub call: String,
+    /// The tool's name.
+    pub name: String,
+    /// How it ended.
+    pub outcome: ToolOutcome,
+    /// What the model sees; shortened where `full` is there.
+    pub output: String,
+    /// The whole output, beside the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<SideRef>,
+    /// How long it ran.
+    #[serde(default)]
+    pub duration_ms: u64,
+}
+
+/// A file beside the log, named by what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideRef {
+    /// SHA-256 of its bytes, hexadecimal: the file's name.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Where an item of the todo list stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TodoStatus {
+    /// Not begun.
+    #[default]
+    Pending,
+    /// Being done.
+    InProgress,
+    /// Done.
+    Completed,
+}
+
+/// An item of the todo list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Todo {
+    /// What is to be done.
+    pub content: String,
+    /// Where it stands.
+    pub status: TodoStatus,
+}
+
+/// `todos.changed`: the whole list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TodosChanged {
+    /// All items, in order.
+    pub todos: Arc<Vec<Todo>>,
+}
+
+/// `context.trimmed`: these messages are not sent from here on; `note` stands in their place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextTrimmed {
+    /// The messages that left, as ranges of their `seq`.
+    pub removed: Vec<SeqRange>,
+    /// What the model sees in their place (the todo list is in it).
+    pub note: String,
+    /// Why: `budget`, `context_too_long`, `user`.
+    pub reason: String,
+    /// The estimate before, in tokens.
+    #[serde(default)]
+    pub tokens_before: u64,
+    /// The estimate after, in tokens.
+    #[serde(default)]
+    pub tokens_after: u64,
+}
+
+/// `context.rewound`: every message after `to` is not sent from here on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextRewound {
+    /// The last event that stays.
+    pub to: Seq,
+}
+
+/// `context.restored`: the trim or rewind at `undo` is undone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextRestored {
+    /// The `seq` of the event that is undone.
+    pub undo: Seq,
+}
+
+/// `checkpoint`: a cache of the fold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The version of the fold that made it; another version does not read it.
+    pub fold: u32,
+    /// SHA-256 of `state` in its JSON form.
+    pub hash: String,
+    /// The state.
+    pub state: Value,
+}
+
+/// `interrupted`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interrupted {
+    /// Who: `user`, `SIGINT`, `SIGTERM`, `SIGHUP`, `stdout_closed`, `shutdown`, `dropped`.
+    pub by: String,
+}
+
+/// `turn.ended`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TurnEnded {
+    /// `done`, `interrupted`, `timeout`, `max_turns`, `max_tokens`, `refusal`, `denied`, `error`; an open set.
+    pub reason: String,
+    /// What went wrong, where something did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How many times a model was asked.
+    pub model_calls: u64,
+    /// The sum over those calls.
+    #[serde(default)]
+    pub usage: Usage,
+    /// How long the turn took.
+    #[serde(default)]
+    pub duration_ms: u64,
+}
+
+/// `error`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Error {
+    /// The part it concerns: `store`, `context`, `tool`, `config`, ...
+    pub scope: String,
+    /// What happened, to what, what to do.
+    pub message: String,
+}
+
+/// `recovered`: what the owner of a new epoch found after the last newline and put aside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// Where the fragment began in the file.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// The fragment itself: as text where it is UTF-8, else hexadecimal with the prefix `hex:`. Where it is longer than 64 KiB, its start.
+    pub fragment: String,
+}
+
+/// `compacted`: the pieces `from..=to` were superseded and are left out of this file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compacted {
+    /// The first event that was left out.
+    pub from: Seq,
+    /// The last one.
+    pub to: Seq,
+    /// How many.
+    pub count: u64,
+}

@@ -1,0 +1,23 @@
+//! Agent sessions as append-only, checksummed logs that cannot be lost.
+
+mod error;
+mod event;
+mod id;
+mod line;
+mod side;
+mod state;
+mod stats;
+mod store;
+mod time;
+
+pub use error::{AppendError, ShutdownError, StoreError};
+pub use event::*;
+pub use id::{Seq, SeqRange, SessionId};
+pub use line::{Problem, ProblemKind};
+pub use side::sha256_hex;
+pub use state::{InFlight, Message, OpenTurn, Slot, State, Unresolved};
+pub use stats::{Histogram, StoreStats};
+pub use store::{
+    EntryReader, Holder, Loaded, NewSession, OpenSession, Progress, SessionListState, SessionLog, SessionStore, SessionSummary, Verified,
+};
+pub use time::{Clock, NotATime, SystemClock, Timestamp};
