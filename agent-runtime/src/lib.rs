@@ -4,6 +4,7 @@ mod clocks;
 mod interrupt;
 mod model;
 mod tool;
+pub mod tools;
 
 pub use clocks::Clocks;
 pub use interrupt::{INTERRUPT_POLL, Interrupt};
