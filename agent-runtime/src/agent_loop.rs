@@ -15,8 +15,8 @@ use crate::model::{FailureKind, ModelFailure};
 use crate::session::{Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use session_store::{
-    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Seq, SessionStore, StopReason, StoreError, ToolFinished, ToolOutcome,
-    TurnEnded, Usage, UserKind,
+    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Seq, SessionStore, StopReason, StoreError,
+    ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -209,7 +209,9 @@ impl TurnTask {
     async fn end(&mut self, stop: Stop) -> TurnOutcome {
         let (reason, error) = match stop {
             Stop::End(reason) => (reason, None),
-            Stop::Failed(TurnError::Model(failure)) if failure.kind.is_timeout() => (EndReason::Timeout, Some(TurnError::Model(failure))),
+            Stop::Failed(TurnError::Model(failure)) if failure.kind.is_timeout() => {
+                (EndReason::Timeout, Some(TurnError::Model(failure)))
+            }
             Stop::Failed(error) => (EndReason::Error, Some(error)),
         };
         lock(&self.shared.live).end();
@@ -277,7 +279,11 @@ fn answer_open_calls(shared: &Shared, not_run: &str) {
         last.map(|answer| answer.tool_calls().filter_map(is_open).collect()).unwrap_or_default()
     };
     for (call, started) in open {
-        let (outcome, output) = if started { (ToolOutcome::Interrupted, "Stopped while it ran; it may have had some effect.") } else { (ToolOutcome::NotRun, not_run) };
+        let (outcome, output) = if started {
+            (ToolOutcome::Interrupted, "Stopped while it ran; it may have had some effect.")
+        } else {
+            (ToolOutcome::NotRun, not_run)
+        };
         let _ = shared.append(ToolFinished {
             call: call.id,
             name: call.name,

@@ -12,7 +12,8 @@ use crate::turn::{DeltaKind, TurnError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use session_store::{
-    AssistantMessage, AssistantReasoning, AssistantText, Block, Event, ModelError, ModelRequest, Note, Origin, Seq, StopReason, Usage, sha256_hex,
+    AssistantMessage, AssistantReasoning, AssistantText, Block, Event, ModelError, ModelRequest, Note, Origin, Seq, StopReason,
+    Usage, sha256_hex,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,8 @@ const TOO_LONG_MAX: u32 = 3;
 /// How many parameters an endpoint may refuse one after the other.
 const LEARNED_MAX: u32 = 6;
 
-const GO_ON: &str = "The connection broke while you were answering. Go on exactly where your text stopped, without repeating any of it.";
+const GO_ON: &str =
+    "The connection broke while you were answering. Go on exactly where your text stopped, without repeating any of it.";
 
 /// An answer while it comes in.
 struct Incoming {
@@ -47,8 +49,11 @@ struct Incoming {
 impl TurnTask {
     /// One answer, whatever it takes: retries, trims, parameters left out. Gives the `seq` of its message, and the message.
     pub(crate) async fn ask(&mut self) -> Result<(Seq, AssistantMessage), Stop> {
-        let model = Arc::clone(&lock(&self.shared.setup).model);
-        let mut retry = Retry::new();
+        let (model, policy) = {
+            let setup = lock(&self.shared.setup);
+            (Arc::clone(&setup.model), setup.retry)
+        };
+        let mut retry = Retry::new(policy);
         let (mut too_long, mut learned) = (0, 0);
         loop {
             let body = self.fit(&*model).await?;
@@ -244,7 +249,10 @@ impl TurnTask {
         incoming.waiting_since = None;
         let (text, reasoning) = {
             let live = lock(&self.shared.live);
-            (live.since(DeltaKind::Text, incoming.logged[0]).to_owned(), live.since(DeltaKind::Reasoning, incoming.logged[1]).to_owned())
+            (
+                live.since(DeltaKind::Text, incoming.logged[0]).to_owned(),
+                live.since(DeltaKind::Reasoning, incoming.logged[1]).to_owned(),
+            )
         };
         let message = incoming.message;
         let [text_offset, reasoning_offset] = incoming.logged;
@@ -303,7 +311,16 @@ impl TurnTask {
 
 impl Incoming {
     fn new(message: Seq, origin: Origin) -> Self {
-        Self { message, origin, blocks: Vec::new(), text_in_blocks: 0, logged: [0; 2], waiting_since: None, calls: 0, usage: None }
+        Self {
+            message,
+            origin,
+            blocks: Vec::new(),
+            text_in_blocks: 0,
+            logged: [0; 2],
+            waiting_since: None,
+            calls: 0,
+            usage: None,
+        }
     }
 
     fn add(&mut self, mut block: Block) {

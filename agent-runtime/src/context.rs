@@ -122,7 +122,9 @@ fn message_tokens(slot: &Slot) -> u64 {
 fn block_tokens(block: &Block) -> u64 {
     match block {
         Block::Text { text } => count_tokens(text),
-        Block::Reasoning { text, opaque } => count_tokens(text).max(opaque.as_ref().map_or(0, |opaque| opaque.to_string().len() as u64 / 4)),
+        Block::Reasoning { text, opaque } => {
+            count_tokens(text).max(opaque.as_ref().map_or(0, |opaque| opaque.to_string().len() as u64 / 4))
+        }
         Block::ToolCall(call) => count_tokens(&call.name) + count_tokens(&call.arguments) + MESSAGE_OVERHEAD,
         Block::Opaque { opaque } => opaque.to_string().len() as u64 / 4,
         _ => 0,
@@ -201,5 +203,11 @@ pub(crate) fn trim_event(trim: &Trim, todos: &Arc<Vec<Todo>>, reason: &str, toke
         note.push('\n');
     }
     note.push(']');
-    ContextTrimmed { removed: trim.removed.clone(), note, reason: reason.to_owned(), tokens_before, tokens_after: trim.tokens_after }
+    ContextTrimmed {
+        removed: trim.removed.clone(),
+        note,
+        reason: reason.to_owned(),
+        tokens_before,
+        tokens_after: trim.tokens_after,
+    }
 }

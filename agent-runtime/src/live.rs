@@ -29,10 +29,6 @@ impl Live {
         }
     }
 
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
-
     pub(crate) fn message(&self) -> Option<Seq> {
         self.message
     }

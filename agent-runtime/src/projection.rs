@@ -7,7 +7,9 @@
 //! started with, because providers bind reasoning to the exact prefix before it.
 
 use crate::model::{Conversation, Sent, SentResult};
-use session_store::{AssistantMessage, Block, Message, Origin, Profile, Slot, State, StopReason, ToolCall, ToolOutcome, Unresolved};
+use session_store::{
+    AssistantMessage, Block, Message, Origin, Profile, Slot, State, StopReason, ToolCall, ToolOutcome, Unresolved,
+};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -20,7 +22,8 @@ const CONTINUE: &str = "Continue.";
 const NO_OUTPUT: &str = "(no output)";
 const NOT_RUN: &str = "Not run: the session stopped before this call was started.";
 const UNKNOWN: &str = "Outcome unknown: the session was cut off while this call ran. It may have run, wholly or in part. Check before you do it again.";
-const LOST: &str = "Result lost: the session was cut off while this call ran. It only reads; call it again if you need the result.";
+const LOST: &str =
+    "Result lost: the session was cut off while this call ran. It only reads; call it again if you need the result.";
 
 /// What `target` is sent for `state`. Legal for every provider: see [`Conversation`].
 #[must_use]

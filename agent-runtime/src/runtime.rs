@@ -3,6 +3,7 @@
 use crate::clocks::Clocks;
 use crate::model::Model;
 use crate::permissions::Permissions;
+use crate::retry::RetryPolicy;
 use crate::secrets::Secrets;
 use crate::session::{SendError, Session, Shared, lock};
 use crate::tool::Tool;
@@ -48,6 +49,8 @@ pub struct Setup {
     pub max_model_calls: Option<u64>,
     /// The limits of each model call.
     pub clocks: Clocks,
+    /// When a failed call is tried again.
+    pub retry: RetryPolicy,
     /// Values that must reach neither the log nor a model.
     pub secrets: Secrets,
 }
@@ -68,6 +71,7 @@ impl Setup {
             context_window: None,
             max_model_calls: None,
             clocks: Clocks::default(),
+            retry: RetryPolicy::default(),
             secrets: Secrets::default(),
         }
     }
@@ -153,7 +157,7 @@ impl Runtime {
         let open: Vec<_> = lock(&self.sessions).drain(..).filter_map(|session| session.upgrade()).collect();
         let turns = open.into_iter().map(|shared| async { Session { shared }.stop_turn("shutdown").await });
         let _ = tokio::time::timeout_at(end, join_all(turns)).await;
-        let _ = tokio::time::timeout_at(end, crate::tools::reaper().idle()).await;
+        let _ = tokio::time::timeout_at(end, crate::tools::reaper().all_idle()).await;
         self.store.shutdown(end.saturating_duration_since(Instant::now())).await
     }
 }

@@ -67,9 +67,9 @@ impl Secrets {
         Ok(match arguments {
             Value::String(text) => Value::String(self.reveal_text(text)?),
             Value::Array(items) => Value::Array(items.into_iter().map(|item| self.reveal(item)).collect::<Result<_, _>>()?),
-            Value::Object(fields) => {
-                Value::Object(fields.into_iter().map(|(name, value)| Ok((name, self.reveal(value)?))).collect::<Result<_, String>>()?)
-            }
+            Value::Object(fields) => Value::Object(
+                fields.into_iter().map(|(name, value)| Ok((name, self.reveal(value)?))).collect::<Result<_, String>>()?,
+            ),
             other => other,
         })
     }
@@ -101,7 +101,12 @@ mod tests {
     use super::*;
 
     fn secrets() -> Secrets {
-        let env = [("MY_API_KEY", "sk-123456789012"), ("LONG_TOKEN", "sk-123456789012-and-more"), ("SHORT_TOKEN", "abc"), ("HOME", "/home/someone-here")];
+        let env = [
+            ("MY_API_KEY", "sk-123456789012"),
+            ("LONG_TOKEN", "sk-123456789012-and-more"),
+            ("SHORT_TOKEN", "abc"),
+            ("HOME", "/home/someone-here"),
+        ];
         Secrets::from_env(&env.map(|(name, value)| (name.to_owned(), value.to_owned())))
     }
 

@@ -13,8 +13,8 @@ use crate::runtime::Setup;
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
-    AppendError, Entry, Event, Note, OpenSession, Parameters, Profile, Progress, Seq, SessionId, SessionLog, SessionRenamed, SessionStore, State,
-    StoreError, Todo, UserKind, UserMessage,
+    AppendError, Entry, Event, Note, OpenSession, Parameters, Profile, Progress, Seq, SessionId, SessionLog, SessionRenamed,
+    SessionStore, State, StoreError, Todo, UserKind, UserMessage,
 };
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,7 +143,8 @@ fn next_profile(setup: &Setup, before: Option<&Profile>) -> Profile {
     let mut tools: Vec<_> = setup.tools.iter().map(|tool| tool.spec()).collect();
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     let old = before.map_or(&[][..], |before| &before.tools);
-    let same = old.len() == tools.len() && old.iter().zip(&tools).all(|(old, new)| old.name == new.name && old.parameters == new.parameters);
+    let same = old.len() == tools.len()
+        && old.iter().zip(&tools).all(|(old, new)| old.name == new.name && old.parameters == new.parameters);
     let parameters = before.map(|before| before.parameters.clone()).unwrap_or_default();
     Profile {
         hash: String::new(),
@@ -259,7 +260,9 @@ impl Session {
     async fn check_length(&self, text: &str) -> Result<(), SendError> {
         let budget = self.shared.budget();
         let profile = self.state(|state| state.profile.clone());
-        let fixed = profile.map_or(0, |profile| profile.system.len() + profile.tools.iter().map(|tool| tool.parameters.to_string().len()).sum::<usize>());
+        let fixed = profile.map_or(0, |profile| {
+            profile.system.len() + profile.tools.iter().map(|tool| tool.parameters.to_string().len()).sum::<usize>()
+        });
         if (text.len() + fixed) as u64 <= budget.input {
             return Ok(());
         }

@@ -4,12 +4,12 @@
 //! crash can never hide that it may have run.
 
 use crate::agent_loop::{Stop, TurnTask};
-use crate::arguments;
 use crate::permissions::{PermissionMode, Permissions};
 use crate::secrets::without_credentials;
 use crate::session::lock;
 use crate::tokens::floor_char_boundary;
 use crate::tool::{Approval, ApprovalRequest, Tool, ToolContext, ToolError, ToolOutput};
+use crate::tools::check_arguments;
 use crate::turn::{Denial, EndReason, TurnError};
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -77,7 +77,7 @@ impl TurnTask {
             self.finish_call(call, ToolOutcome::InvalidArguments, &why)?;
             return Ok(None);
         };
-        let checked = arguments::check(&tool.spec(), &call.arguments).and_then(|arguments| setup.secrets.reveal(arguments));
+        let checked = check_arguments(&tool.spec(), &call.arguments).and_then(|arguments| setup.secrets.reveal(arguments));
         let arguments = match checked {
             Ok(arguments) => arguments,
             Err(why) => {
@@ -115,12 +115,15 @@ impl TurnTask {
         if permissions.allowed.contains(name) {
             return Ok(Verdict::Approved("allowed_tools"));
         }
-        let described = (permissions.mode != PermissionMode::Allow).then(|| prepared.tool.needs_approval(&prepared.arguments, &prepared.context));
+        let described = (permissions.mode != PermissionMode::Allow)
+            .then(|| prepared.tool.needs_approval(&prepared.arguments, &prepared.context));
         match (permissions.mode, described, &permissions.approver) {
             (PermissionMode::Allow, ..) | (_, Some(false), _) => Ok(Verdict::Approved("mode")),
             (PermissionMode::ReadOnly, ..) => Ok(denied("mode", "the permission mode is read-only".to_owned())),
             (PermissionMode::Ask, ..) if lock(&self.shared.approved).contains(name) => Ok(Verdict::Approved("session")),
-            (PermissionMode::Ask, _, None) => Ok(denied("nobody_to_ask", "it needs approval, and nobody can be asked".to_owned())),
+            (PermissionMode::Ask, _, None) => {
+                Ok(denied("nobody_to_ask", "it needs approval, and nobody can be asked".to_owned()))
+            }
             (PermissionMode::Ask, _, Some(approver)) => {
                 let request = ApprovalRequest {
                     call: prepared.call.id.clone(),
@@ -155,7 +158,7 @@ impl TurnTask {
         for prepared in &readers {
             self.append(started(prepared)).await?;
         }
-        let ended = join_all(readers.iter().map(|prepared| async { (run(prepared).await, prepared) })).await;
+        let ended = join_all(readers.iter().map(|prepared| async move { (run(prepared).await, prepared) })).await;
         let mut stop = None;
         for ((ran, took), prepared) in ended {
             stop = self.finalise(prepared, ran, took).await?.or(stop);
@@ -165,7 +168,7 @@ impl TurnTask {
 
     async fn run_alone(&mut self, prepared: Prepared) -> Result<(), Stop> {
         // Nothing with side effects starts while a killed process may still be at work.
-        self.guard(crate::tools::reaper().idle()).await?;
+        self.guard(crate::tools::reaper().idle(self.shared.log.id())).await?;
         let entry = self.append(started(&prepared)).await?;
         let shared = Arc::clone(&self.shared);
         self.guard(shared.log.durable(entry.seq)).await??;
