@@ -72,9 +72,10 @@ fn describe(error: &ValidationError<'_>) -> String {
 /// The names that the schema knows, so that a model that guessed one finds the right one.
 fn known_arguments(spec: &ToolSpec) -> String {
     let required: Vec<&str> = spec.parameters["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let names = spec.parameters["properties"].as_object().into_iter().flatten().map(|(name, _)| {
-        if required.contains(&name.as_str()) { format!("`{name}` (required)") } else { format!("`{name}`") }
-    });
+    let names =
+        spec.parameters["properties"].as_object().into_iter().flatten().map(|(name, _)| {
+            if required.contains(&name.as_str()) { format!("`{name}` (required)") } else { format!("`{name}`") }
+        });
     let names: Vec<String> = names.collect();
     if names.is_empty() { "It takes no arguments".into() } else { format!("It takes {}", names.join(", ")) }
 }

@@ -133,7 +133,9 @@ impl Edit<'_> {
         let first = self.old.lines().map(str::trim).find(|line| !line.is_empty());
         let near = first.and_then(|first| content.lines().position(|line| line.trim() == first));
         ToolError(match near {
-            Some(line) => format!("{told}: line {} differs from it in white space, or what follows it does. Read it again", line + 1),
+            Some(line) => {
+                format!("{told}: line {} differs from it in white space, or what follows it does. Read it again", line + 1)
+            }
             None => format!("{told}. Read it again: it may have changed"),
         })
     }

@@ -21,9 +21,10 @@ impl Tool for ListTool {
     fn spec(&self) -> ToolSpec {
         ToolSpec {
             name: "list".into(),
-            description: "List a directory, sorted by name: directories end in `/`, files are followed by their size in bytes. What \
+            description:
+                "List a directory, sorted by name: directories end in `/`, files are followed by their size in bytes. What \
                           `.gitignore` names, and `.git` itself, is left out. `depth` lists deeper levels too."
-                .into(),
+                    .into(),
             parameters: json!({
                 "type": "object",
                 "properties": {

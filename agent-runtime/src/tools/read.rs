@@ -28,10 +28,11 @@ impl Tool for ReadTool {
     fn spec(&self) -> ToolSpec {
         ToolSpec {
             name: "read".into(),
-            description: "Read a text file. Gives its lines, each with its number and a tab in front. Reads 2,000 lines from the \
+            description:
+                "Read a text file. Gives its lines, each with its number and a tab in front. Reads 2,000 lines from the \
                           start unless told otherwise; for the rest of a long file, call again with `offset`. Use `list` for \
                           a directory and `search` to find a place in many files."
-                .into(),
+                    .into(),
             parameters: json!({
                 "type": "object",
                 "properties": {
@@ -149,12 +150,7 @@ impl LineError {
 
 /// Reads one line, without its newline, of which at most `keep` bytes are put into `line`: a line of gigabytes costs no
 /// memory. Gives the line's whole length, or nothing at the end of the file.
-pub(super) fn next_line(
-    file: &mut impl BufRead,
-    line: &mut Vec<u8>,
-    keep: usize,
-    stop: &Stop,
-) -> Result<Option<u64>, LineError> {
+pub(super) fn next_line(file: &mut impl BufRead, line: &mut Vec<u8>, keep: usize, stop: &Stop) -> Result<Option<u64>, LineError> {
     line.clear();
     let mut length = 0_u64;
     let mut any = false;

@@ -155,7 +155,8 @@ impl Search {
             return format!("[nothing in `{}` matches]\n", place.shown);
         }
         if self.found > self.limit {
-            self.out.push_str(&format!("[more lines match than these {}: narrow the pattern, the path or the glob]\n", self.limit));
+            self.out
+                .push_str(&format!("[more lines match than these {}: narrow the pattern, the path or the glob]\n", self.limit));
         } else {
             self.out.push_str(&format!("[{} in {}]\n", counted(self.found, "line"), counted(self.files, "file")));
         }

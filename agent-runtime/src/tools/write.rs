@@ -21,9 +21,10 @@ impl Tool for WriteTool {
     fn spec(&self) -> ToolSpec {
         ToolSpec {
             name: "write".into(),
-            description: "Create a file, or replace the whole content of one. Missing directories are made. To change a part of a \
+            description:
+                "Create a file, or replace the whole content of one. Missing directories are made. To change a part of a \
                           file use `edit`."
-                .into(),
+                    .into(),
             parameters: json!({
                 "type": "object",
                 "properties": {
