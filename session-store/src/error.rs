@@ -70,10 +70,9 @@ impl StoreError {
             Self::Held { id, owner, alive } => Self::Held { id: *id, owner: owner.clone(), alive: *alive },
             Self::Lost { id, why } => Self::Lost { id: *id, why: why.clone() },
             Self::Io { action, path, source } => {
-                let source = source.raw_os_error().map_or_else(
-                    || io::Error::new(source.kind(), source.to_string()),
-                    io::Error::from_raw_os_error,
-                );
+                let source = source
+                    .raw_os_error()
+                    .map_or_else(|| io::Error::new(source.kind(), source.to_string()), io::Error::from_raw_os_error);
                 Self::Io { action, path: path.clone(), source }
             }
             Self::Closed => Self::Closed,

@@ -3,11 +3,11 @@
 //! Lines are chunks of bytes that know their place in the file. They stay until they are durable, because a failed sync
 //! takes back what was written before it. Chunks come from a pool that all sessions share, and an idle session has none.
 
+use crate::error::StoreError;
 use crate::event::{Entry, SideRef};
 use crate::file_store::lock;
 use crate::fs::File;
 use crate::id::Seq;
-use crate::{Event, StoreError, Timestamp, line};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -122,8 +122,6 @@ pub(super) struct Buffer {
     recent_bytes: usize,
     /// When the writer comes at the latest; nothing: it does not know of anything to write.
     pub(super) write_due: Option<Instant>,
-    /// All before this event has to become durable at once.
-    pub(super) wanted: Seq,
     /// Why the last write failed; gone with the next that works.
     pub(super) write_trouble: Option<Arc<StoreError>>,
     /// Why the last sync failed; gone with the next that works.
@@ -152,7 +150,6 @@ impl Buffer {
             recent: VecDeque::new(),
             recent_bytes: 0,
             write_due: None,
-            wanted: 0,
             write_trouble: None,
             sync_trouble: None,
             failures: 0,
@@ -171,13 +168,14 @@ impl Buffer {
         self.end
     }
 
-    /// Adds the line of `event`; says how long it is. Nothing else changes until [`Buffer::commit_line`].
-    pub(super) fn encode_line(&mut self, pool: &Pool, at: Timestamp, event: &Event) -> (usize, u32) {
+    /// Adds the line that `encode` makes from the chain's checksum and the next `seq`; says how long it is, and its checksum.
+    /// Nothing else changes until [`Buffer::commit_line`].
+    pub(super) fn encode_line(&mut self, pool: &Pool, encode: impl FnOnce(&mut Vec<u8>, u32, Seq) -> u32) -> (usize, u32) {
         if self.tail.capacity() == 0 {
             self.tail = pool.take();
         }
         let before = self.tail.len();
-        let crc = line::encode(&mut self.tail, self.crc, self.accepted, at, event);
+        let crc = encode(&mut self.tail, self.crc, self.accepted);
         (self.tail.len() - before, crc)
     }
 

@@ -151,12 +151,10 @@ impl Core {
     /// Has all events of `session` before `seq` made durable at once.
     pub(super) fn commit(&self, session: &Arc<Session>, seq: u64) {
         {
-            let mut buffer = lock(&session.buffer);
-            let seq = seq.min(buffer.accepted);
-            if buffer.durable >= seq && buffer.sides.is_empty() {
+            let buffer = lock(&session.buffer);
+            if buffer.durable >= seq.min(buffer.accepted) && buffer.sides.is_empty() {
                 return;
             }
-            buffer.wanted = buffer.wanted.max(seq);
         }
         let (_, busy) = self.commit.push(session, Due::Now);
         if busy {

@@ -62,6 +62,8 @@ pub(super) struct Ownership {
 struct Held {
     writer: Uuid,
     owner: Owner,
+    /// The process that made the file.
+    process: u32,
     /// Keeps the lock.
     file: Arc<dyn File>,
 }
@@ -84,7 +86,7 @@ pub(super) fn begin(core: &Core) -> Result<(Uuid, Owner), StoreError> {
         program: core.options.program.clone(),
     };
     let (writer, file) = create_locked(core, &owner)?;
-    *held = Some(Held { writer, owner: owner.clone(), file });
+    *held = Some(Held { writer, owner: owner.clone(), process: std::process::id(), file });
     Ok((writer, owner))
 }
 
@@ -111,7 +113,7 @@ fn create_locked(core: &Core, owner: &Owner) -> Result<(Uuid, Arc<dyn File>), St
 pub(super) fn end(core: &Core) {
     let Some(held) = lock(&core.ownership.held).take() else { return };
     // In a child after a fork the file is still the parent's.
-    if held.owner.pid == core.options.machine.pid && std::process::id() == Machine::here().pid {
+    if held.process == std::process::id() {
         let _ = core.fs().remove_file(&core.layout.owner(held.writer));
     }
     let _ = held.file.unlock();

@@ -43,7 +43,8 @@ pub(super) fn run(core: &Core) {
                 idling.push_back((now + IDLE_AFTER, session));
             }
         }
-        while let Some((_, session)) = idling.pop_front_if(|(at, _)| *at <= now) {
+        while idling.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, session)) = idling.pop_front() else { break };
             if rest(core, &session) {
                 session.leave_resting();
             } else {
