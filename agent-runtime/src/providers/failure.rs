@@ -48,7 +48,7 @@ impl Peer {
             _ => words.to_owned(),
         };
         let words = words.trim();
-        let shown = &words[..words.floor_char_boundary(WORDS_MAX)];
+        let shown = start_of(words, WORDS_MAX);
         let cut = if shown.len() < words.len() { " [...]" } else { "" };
         let visible = |c: char| match c {
             '\n' | '\r' | '\t' => ' ',
@@ -171,6 +171,15 @@ fn kind_of(status: Option<u16>, error: &ServerError) -> FailureKind {
         None if says(&["invalid_request", "badrequest", "bad_request"]) => FailureKind::BadRequest,
         None => FailureKind::Server,
     }
+}
+
+/// At most `max` bytes of `text`, in whole characters.
+pub(crate) fn start_of(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// A parameter that a server may not take.

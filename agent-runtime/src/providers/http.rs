@@ -14,7 +14,7 @@
 //! What it does not do: retry ([`crate::Retry`]), follow redirects, decompress.
 
 use super::endpoint::EndpointError;
-use super::failure::{Peer, ServerError};
+use super::failure::{Peer, ServerError, start_of};
 use super::sse::SseParser;
 use crate::clocks::{Clocks, Limit, Meter};
 use crate::model::{FailureKind, ModelEvent, ModelFailure, ModelStream};
@@ -160,8 +160,7 @@ pub(crate) enum DecodeError {
 impl DecodeError {
     /// `data` is not JSON, or not the JSON that is expected.
     pub(crate) fn malformed(why: impl std::fmt::Display, data: &str) -> Self {
-        let start = &data[..data.floor_char_boundary(200)];
-        Self::Malformed(format!("{why} in `{start}`"))
+        Self::Malformed(format!("{why} in `{}`", start_of(data, 200)))
     }
 }
 

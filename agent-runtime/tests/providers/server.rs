@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 /// A step of a script.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Writes these bytes.
     Send(Vec<u8>),
     /// Writes these bytes again and again, with this pause before each, for as long as the client takes them.
@@ -24,13 +24,13 @@ pub enum Step {
 
 /// What a client sent.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub head: String,
-    pub body: String,
+pub(crate) struct Seen {
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Seen {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (found, value) = line.split_once(':')?;
             found.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -39,15 +39,15 @@ impl Seen {
 }
 
 /// Plays script `n` to the `n`th connection, the last one to all later ones. Ends with the test.
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     closed: Arc<Mutex<usize>>,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    pub async fn new(scripts: Vec<Vec<Step>>) -> Self {
+    pub(crate) async fn new(scripts: Vec<Vec<Step>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (seen, closed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
@@ -68,20 +68,20 @@ impl Server {
         Self { address, seen, closed, task }
     }
 
-    pub async fn answering(bytes: impl Into<Vec<u8>>) -> Self {
+    pub(crate) async fn answering(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(vec![vec![Step::Send(bytes.into())]]).await
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("no panic holds it").clone()
     }
 
     /// Returns once `count` connections ended.
-    pub async fn closed(&self, count: usize) {
+    pub(crate) async fn closed(&self, count: usize) {
         while *self.closed.lock().expect("no panic holds it") < count {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -146,21 +146,21 @@ async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
 }
 
 /// A whole response that ends with the connection.
-pub fn response(status: u16, headers: &str, body: &str) -> Vec<u8> {
+pub(crate) fn response(status: u16, headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} Because\r\nconnection: close\r\n{headers}\r\n{body}").into_bytes()
 }
 
 /// The head of a stream of events.
-pub fn stream_head() -> Vec<u8> {
+pub(crate) fn stream_head() -> Vec<u8> {
     response(200, "content-type: text/event-stream; charset=utf-8\r\n", "")
 }
 
 /// A whole stream of events.
-pub fn stream(events: &str) -> Vec<u8> {
+pub(crate) fn stream(events: &str) -> Vec<u8> {
     response(200, "content-type: text/event-stream\r\n", events)
 }
 
 /// Events with each of `data` in one.
-pub fn events(data: &[&str]) -> String {
+pub(crate) fn events(data: &[&str]) -> String {
     data.iter().map(|data| format!("data: {data}\n\n")).collect()
 }
