@@ -13,7 +13,6 @@
 //!
 //! What it does not do: retry ([`crate::Retry`]), follow redirects, decompress.
 
-use super::endpoint::EndpointError;
 use super::failure::{Peer, ServerError, start_of};
 use super::sse::SseParser;
 use crate::clocks::{Clocks, Limit, Meter};
@@ -256,8 +255,8 @@ async fn head(
             Some(Err(_)) => watching = false,
             None => {}
         }
-        if let Some(failure) = meter.expired() {
-            return Err(failure);
+        if let Some((kind, words)) = meter.expired() {
+            return Err(peer.failure(kind, &words, ""));
         }
     }
 }
@@ -345,8 +344,8 @@ impl Reading {
             Poll::Pending => {}
         }
         loop {
-            if let Some(failure) = self.meter.expired() {
-                return Poll::Ready(Err(failure));
+            if let Some((kind, words)) = self.meter.expired() {
+                return Poll::Ready(Err(self.peer.failure(kind, &words, "")));
             }
             let now = Instant::now();
             self.timer.as_mut().reset(now + self.meter.left());
@@ -554,14 +553,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let own_clock = || u64::try_from(SystemClock.now().as_ms()).map(|ms| std::time::UNIX_EPOCH + Duration::from_millis(ms)).ok();
     let now = text("date").and_then(|date| httpdate::parse_http_date(date).ok()).or_else(own_clock)?;
     Some(until.duration_since(now).unwrap_or_default())
-}
-
-/// The headers that every request has.
-pub(crate) fn common_headers() -> Result<HeaderMap, EndpointError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, super::endpoint::header_value("content-type", "application/json")?);
-    headers.insert(header::ACCEPT, super::endpoint::header_value("accept", "text/event-stream")?);
-    Ok(headers)
 }
 
 #[cfg(test)]

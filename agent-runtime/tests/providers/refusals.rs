@@ -85,6 +85,20 @@ async fn a_connection_that_breaks_before_the_answer_is_a_reset() {
     assert_eq!(hear(&openai(&server)).await.kind(), "reset");
 }
 
+#[tokio::test]
+async fn a_server_that_does_not_speak_tls_cannot_be_reached_over_https() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}/v1", listener.local_addr().expect("bound"));
+    let model = OpenAi::new(endpoint("openai", url, "gpt-5"), HttpClient::new()).expect("a good endpoint");
+    let plain = async {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &response(400, "", "")).await.expect("a client");
+        stream
+    };
+    let (heard, _stream) = tokio::join!(hear(&model), plain);
+    assert_eq!(heard.kind(), "connect", "{}", heard.detail());
+}
+
 #[test]
 fn a_key_that_no_header_can_hold_is_an_error_that_does_not_repeat_it() {
     let with_key = |key: &str| Endpoint { api_key: Some(Secret::new(key)), ..Endpoint::new("x", "http://h", "m") };
@@ -113,6 +127,34 @@ async fn learn(model: &dyn Model, server: &Server) -> (Vec<String>, Vec<serde_js
 async fn refusing(all: &[(u16, &str)]) -> Server {
     let scripts = all.iter().chain(&[(500, "")]).map(|(status, body)| vec![Step::Send(response(*status, "", body))]);
     Server::new(scripts.collect()).await
+}
+
+#[tokio::test]
+async fn the_same_refusal_twice_is_learned_once() {
+    let limit = r#"{"type":"error","error":{"type":"invalid_request_error","message":"max_tokens: 8192 > 4096, which is the maximum allowed number of output tokens for claude-x"}}"#;
+    let server = refusing(&[(400, limit), (400, limit)]).await;
+    let model = anthropic(&server);
+    assert_eq!(hear(&model).await.kind(), "learned");
+    assert_eq!(hear(&model).await.kind(), "bad_request");
+    assert_eq!(model.learned(), ["max_tokens=4096"]);
+}
+
+#[tokio::test]
+async fn reasoning_that_is_refused_goes() {
+    let refusal = r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages.1.content.0: Invalid `signature` in `thinking` block"}}"#;
+    let server = refusing(&[(400, refusal)]).await;
+    let model = anthropic(&server);
+    let opaque = serde_json::json!({"type": "thinking", "thinking": "hm", "signature": "S"});
+    let blocks = vec![Block::Reasoning { text: "hm".to_owned(), opaque: Some(opaque) }, text("Hi")];
+    let hello = Sent::User(vec!["Hello".to_owned()]);
+    let asked = conversation(vec![hello.clone(), Sent::Assistant { blocks, opaque: None }, hello]);
+    let refused = model.call(model.body(&asked), &Clocks::default()).await.err().expect("a refusal");
+    assert_eq!(refused.kind.as_str(), "learned");
+    let body = String::from_utf8(model.body(&asked).to_vec()).expect("JSON is UTF-8");
+    assert!(
+        !body.contains("signature") && body.contains(r#"{"role":"assistant","content":[{"type":"text","text":"Hi"}]}"#),
+        "{body}"
+    );
 }
 
 #[tokio::test]
