@@ -97,7 +97,8 @@ impl ServerError {
         };
         let code = &error["code"];
         let words = [error["type"].as_str(), code.as_str(), error["status"].as_str()];
-        let mut label: Vec<_> = words.into_iter().flatten().collect();
+        // A number among them is a status, which is told anyway.
+        let mut label: Vec<_> = words.into_iter().flatten().filter(|word| word.parse::<u16>().is_err()).collect();
         label.dedup();
         Some(Self {
             message,
