@@ -4,6 +4,9 @@ mod error;
 mod event;
 mod id;
 mod line;
+#[cfg(test)]
+mod samples;
+mod scan;
 mod side;
 mod state;
 mod stats;
@@ -18,6 +21,7 @@ pub use side::sha256_hex;
 pub use state::{InFlight, Message, OpenTurn, Slot, State, Unresolved};
 pub use stats::{Histogram, StoreStats};
 pub use store::{
-    EntryReader, Holder, Loaded, NewSession, OpenSession, Progress, SessionListState, SessionLog, SessionStore, SessionSummary, Verified,
+    EntryReader, Holder, Loaded, NewSession, OpenSession, Progress, SessionListState, SessionLog, SessionStore, SessionSummary,
+    Verified,
 };
 pub use time::{Clock, NotATime, SystemClock, Timestamp};
