@@ -25,7 +25,6 @@ fn wrong_usage_is_2_and_asks_nobody() {
         &["--timeout", "soon", "hello"],
         &["--fork-session", "hello"],
         &["-r", "no-such-session", "hello"],
-        &["--permission-mode", "ask", "hello"],
         &[],
     ];
     for arguments in wrong {
@@ -34,6 +33,17 @@ fn wrong_usage_is_2_and_asks_nobody() {
         assert!(!run.stderr.is_empty() && !run.stderr.contains("panicked"), "{run:?}");
     }
     assert!(machine.server.requests().is_empty());
+}
+
+#[test]
+fn to_ask_with_nobody_there_is_2() {
+    if fs::File::open("/dev/tty").is_ok() {
+        // Run by a person at a terminal, who would be asked.
+        return;
+    }
+    let machine = Machine::new([]);
+    let run = machine.print(&["--permission-mode", "ask", "hello"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{run:?}");
 }
 
 #[test]

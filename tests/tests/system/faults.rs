@@ -1,8 +1,9 @@
 //! Every way in which a provider fails: the run ends within its limit, says so, keeps what it received, and the session goes on.
 
 use crate::support::{Finished, Machine, Protocol};
-use fault_server::{Answer, BlackHole, Flaw, Reply, Script, wait_until};
+use fault_server::{Answer, BlackHole, Flaw, Reply, Script, Stop, wait_until};
 use serde_json::{Value, json};
+use std::fs;
 use std::time::Duration;
 
 const BOTH: [Protocol; 2] = [Protocol::Anthropic, Protocol::OpenAi];
@@ -171,28 +172,47 @@ fn a_cut_inside_a_tool_call_runs_nothing() {
         let arguments = ["--permission-mode", "allow"];
         let Outcome { run, machine, .. } = turn(protocol, [cut, Answer::text("I did not.")], &arguments);
         run.assert_code(0);
-        assert!(!machine.project().join("new.txt").exists());
-        assert_eq!(machine.log().of_type("tool.started").count(), 0);
+        nothing_ran(&machine);
     }
 }
 
 #[test]
-fn a_tool_call_that_the_output_limit_cut_is_not_run_and_the_turn_ends_in_the_end() {
+fn tool_calls_of_an_answer_that_the_output_limit_cut_are_not_run() {
     for protocol in BOTH {
-        let cut = || {
-            Answer::max_tokens_inside_tool_call("I write.", "write", r#"{"path": "new.txt", "content": "xxxxxxxxxxxxxxxxxx"}"#)
-        };
-        let once = turn(protocol, [cut(), Answer::text("I did not.")], &["--permission-mode", "allow"]);
-        once.run.assert_code(0);
-        assert_eq!(once.machine.log().of_type("tool.started").count(), 0);
-        let always = Machine::speaking(protocol, Script::repeating(cut()));
-        let run = always.print(&["--permission-mode", "allow", "--output-format", "json", "write"]).finish();
+        // The first call is whole; that the answer was cut is reason enough not to run it.
+        let first = r#"{"path": "first.txt", "content": "x"}"#;
+        let calls =
+            Reply::text("I write.").then_tool_call("write", first).then_tool_call("write", r#"{"path": "second.txt", "con"#);
+        let cut = || Answer::Reply(calls.clone().stopping(Stop::MaxTokens));
+        let Outcome { run, machine, .. } = turn(protocol, [cut(), Answer::text("I did not.")], &["--permission-mode", "allow"]);
+        run.assert_code(0);
+        nothing_ran(&machine);
+        let told = machine.server.requests()[1].body.to_string();
+        assert!(told.contains("Not run") || told.contains("not run"), "the model is told: {told}");
+        // A model that is cut every time is not asked for ever.
+        let Outcome { run, result, machine } = turn(protocol, Script::repeating(cut()), &["--permission-mode", "allow"]);
         run.assert_code(8);
-        assert_eq!(run.result()["stop_reason"], "max_tokens");
-        assert!((2..=3).contains(&always.server.requests().len()), "twice at most");
-        assert!(!always.project().join("new.txt").exists());
-        always.assert_goes_on();
+        assert_eq!(result["stop_reason"], "max_tokens");
+        assert!(machine.server.requests().len() <= 4, "asked again twice at most, and once for the turn after");
+        nothing_ran(&machine);
     }
+}
+
+#[test]
+fn a_tool_call_that_was_itself_cut_is_not_run() {
+    for protocol in BOTH {
+        let cut =
+            Answer::max_tokens_inside_tool_call("I write.", "write", r#"{"path": "new.txt", "content": "xxxxxxxxxxxxxxx"}"#);
+        let Outcome { run, machine, .. } = turn(protocol, [cut, Answer::text("I did not.")], &["--permission-mode", "allow"]);
+        assert!(matches!(run.code, Some(0 | 8)), "it goes on, or ends at the limit: {run:?}");
+        nothing_ran(&machine);
+    }
+}
+
+#[track_caller]
+fn nothing_ran(machine: &Machine) {
+    assert_eq!(machine.log().of_type("tool.started").count(), 0);
+    assert_eq!(fs::read_dir(machine.project()).expect("a folder").count(), 0);
 }
 
 #[test]
@@ -230,9 +250,13 @@ fn a_server_that_always_fails_is_tried_five_times_in_all() {
 #[test]
 fn an_answer_that_is_none_of_this_protocol_fails_for_good() {
     for protocol in BOTH {
-        let malformed = turn(protocol, [Answer::broken("one two", 1, Flaw::MalformedJson)], &[]);
-        // The words after the lie need not be kept, those before it must: `turn` cannot tell them apart, so it is checked here.
-        malformed.run.assert_code(3);
+        let machine = Machine::speaking(protocol, [Answer::broken("one two", 1, Flaw::MalformedJson)]);
+        let run = machine.print(&["hello"]).finish();
+        run.assert_code(3);
+        let log = machine.log();
+        log.assert_sound();
+        assert!(log.answers().starts_with("one"), "what came before the lie is kept: {}", log.answers());
+        machine.assert_goes_on();
         let page = turn(protocol, [Answer::WrongContentType], &[]);
         page.run.assert_code(3);
         assert!(page.result["error"].as_str().is_some_and(|error| error.contains("text/html")), "{}", page.result);
