@@ -421,7 +421,10 @@ impl Answer {
             out.push(ModelEvent::Usage(self.usage.usage()));
         }
         if let Some(dropped) = message["input_transformations"].as_array().filter(|all| !all.is_empty()) {
-            tracing::warn!(?dropped, "the model dropped reasoning because what came before it had changed");
+            let dropped = serde_json::Value::from(dropped.clone());
+            out.push(ModelEvent::Warning(format!(
+                "the provider left out reasoning, because what came before it had changed: {dropped}"
+            )));
         }
     }
 
