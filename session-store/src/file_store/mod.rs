@@ -71,6 +71,9 @@ pub struct FileStoreOptions {
     pub store_bytes_max: u64,
     /// What closing events may take beyond both bounds, so that a session can always say how it ended. 1 MiB.
     pub closing_bytes: u64,
+    /// The longest line; the fields of an event that would make a longer one go into a side file. 1 MiB, which no reader should
+    /// have to exceed; less is for tests.
+    pub line_bytes_max: usize,
     /// Where the time of events comes from.
     pub clock: Arc<dyn Clock>,
     /// The file system.
@@ -90,6 +93,7 @@ impl FileStoreOptions {
             session_bytes_max: 64 << 20,
             store_bytes_max: 1 << 30,
             closing_bytes: 1 << 20,
+            line_bytes_max: 1 << 20,
             clock: Arc::new(SystemClock),
             fs: Arc::new(RealFs),
             machine: Machine::here(),
