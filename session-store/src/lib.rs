@@ -6,6 +6,8 @@ mod file_store;
 mod fs;
 mod id;
 mod line;
+#[cfg(test)]
+mod samples;
 mod scan;
 mod side;
 mod state;
