@@ -85,10 +85,10 @@ pub struct FileStoreOptions {
 impl FileStoreOptions {
     /// The defaults, for the store in `home`.
     #[must_use]
-    pub fn new(home: impl Into<PathBuf>, program: impl Into<String>) -> Self {
+    pub fn new(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
-            program: program.into(),
+            program: concat!("session-store ", env!("CARGO_PKG_VERSION")).to_owned(),
             window: Duration::from_millis(500),
             session_bytes_max: 64 << 20,
             store_bytes_max: 1 << 30,
@@ -114,10 +114,16 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// A store. Touches nothing: what is not there is made with the first session, and a home that cannot be written can be read.
-    #[must_use]
-    pub fn open(options: FileStoreOptions) -> Self {
-        Self { engine: Arc::new(Engine::new(options)) }
+    /// A store. Makes nothing: what is not there is made with the first session, and a home that cannot be written can be
+    /// read.
+    ///
+    /// # Errors
+    /// Where the home is a file.
+    pub fn open(options: FileStoreOptions) -> Result<Self, StoreError> {
+        if options.fs.stat(&options.home).is_ok_and(|found| found.is_file) {
+            return Err(StoreError::io("use", &options.home)(io::ErrorKind::NotADirectory.into()));
+        }
+        Ok(Self { engine: Arc::new(Engine::new(options)) })
     }
 
     /// Runs `work` on a blocking thread.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Something in a log, with side files read.
+#[expect(clippy::large_enum_variant, reason = "nearly all items are entries")]
 pub(super) enum Item {
     Entry(Entry, Place),
     Problem(Problem),

@@ -90,7 +90,7 @@ fn store(fs: &SimFs, boot: &str) -> FileStore {
     options.window = Duration::from_millis(1);
     options.line_bytes_max = 4096;
     options.machine.boot = boot.to_owned();
-    FileStore::open(options)
+    FileStore::open(options).unwrap()
 }
 
 async fn check(fs: &SimFs, boot: &str, reported: &Reported, when: &str) {

@@ -14,7 +14,7 @@ async fn what_a_failed_sync_lost_is_written_again_in_the_same_place() {
     let fs = SimFs::new();
     let mut options = options(&fs);
     options.window = Duration::from_millis(100);
-    let store1 = FileStore::open(options);
+    let store1 = FileStore::open(options).unwrap();
     let log = create(&store1).await;
     soon(log.flush()).await.unwrap();
     let first = log.append(say("first")).unwrap();

@@ -8,7 +8,7 @@ use session_store::*;
 fn store_of(fs: &SimFs, host: &str, boot: &str) -> FileStore {
     let mut options = options(fs);
     options.machine = Machine { host: host.to_owned(), boot: boot.to_owned(), pid: 2 };
-    FileStore::open(options)
+    FileStore::open(options).unwrap()
 }
 
 #[tokio::test]

@@ -210,7 +210,7 @@ async fn the_statistics_are_those_of_the_work() {
     let fs = SimFs::new();
     let mut options = options(&fs);
     options.window = Duration::from_millis(1);
-    let store = FileStore::open(options);
+    let store = FileStore::open(options).unwrap();
     let log = create(&store).await;
     for round in 0..5 {
         for number in 0..100 {

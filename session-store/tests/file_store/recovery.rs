@@ -139,7 +139,7 @@ async fn a_clock_that_steps_back_changes_no_order() {
     let fs = SimFs::new();
     let mut options = options(&fs);
     options.clock = Arc::new(BackwardClock(AtomicI64::new(1_800_000_000_000)));
-    let store = FileStore::open(options);
+    let store = FileStore::open(options).unwrap();
     let log = create(&store).await;
     let id = log.id();
     for text in ["one", "two"] {

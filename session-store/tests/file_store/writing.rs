@@ -9,7 +9,8 @@ use std::time::Duration;
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) fn options(fs: &SimFs) -> FileStoreOptions {
-    let mut options = FileStoreOptions::new("/home", "test 1");
+    let mut options = FileStoreOptions::new("/home");
+    options.program = "test 1".to_owned();
     options.fs = Arc::new(fs.clone());
     options.window = Duration::from_millis(10);
     options.machine = Machine { host: "here".to_owned(), boot: "boot 1".to_owned(), pid: 1 };
@@ -17,7 +18,7 @@ pub(crate) fn options(fs: &SimFs) -> FileStoreOptions {
 }
 
 pub(crate) fn store(fs: &SimFs) -> FileStore {
-    FileStore::open(options(fs))
+    FileStore::open(options(fs)).unwrap()
 }
 
 pub(crate) async fn create(store: &FileStore) -> Arc<dyn SessionLog> {
@@ -74,6 +75,13 @@ async fn what_is_durable_is_there_after_a_power_cut() {
 }
 
 #[tokio::test]
+async fn a_home_that_is_a_file_is_refused() {
+    let fs = SimFs::new();
+    fs.put("/home".as_ref(), b"not a folder");
+    assert!(matches!(FileStore::open(options(&fs)), Err(StoreError::Io { action: "use", .. })));
+}
+
+#[tokio::test]
 async fn an_event_is_written_and_synced_without_being_asked_for() {
     let fs = SimFs::new();
     let log = create(&store(&fs)).await;
@@ -87,7 +95,7 @@ async fn ten_appends_in_a_burst_make_one_or_two_writes() {
     let fs = SimFs::new();
     let mut options = options(&fs);
     options.window = Duration::from_millis(400);
-    let store = FileStore::open(options);
+    let store = FileStore::open(options).unwrap();
     let log = create(&store).await;
     soon(log.flush()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(450)).await;
@@ -126,7 +134,7 @@ async fn many_sessions_share_a_batch_and_their_folder_is_synced_once() {
     let fs = SimFs::new();
     let mut options = options(&fs);
     options.window = Duration::from_secs(60);
-    let store = FileStore::open(options);
+    let store = FileStore::open(options).unwrap();
     let first = create(&store).await;
     soon(first.flush()).await.unwrap();
     let mut logs = Vec::new();
@@ -148,7 +156,7 @@ async fn append_within_is_written_before_the_window_ends() {
     let fs = SimFs::new();
     let mut options = options(&fs);
     options.window = Duration::from_secs(3600);
-    let store = FileStore::open(options);
+    let store = FileStore::open(options).unwrap();
     let log = create(&store).await;
     soon(log.flush()).await.unwrap();
     log.append(say("in an hour")).unwrap();
@@ -182,7 +190,7 @@ async fn a_full_buffer_refuses_keeps_room_for_the_end_and_reserve_waits() {
     let mut options = options(&fs);
     options.session_bytes_max = 4096;
     options.closing_bytes = 1024;
-    let store = FileStore::open(options);
+    let store = FileStore::open(options).unwrap();
     let log = create(&store).await;
     soon(log.flush()).await.unwrap();
     fs.hang_syncs();
@@ -213,7 +221,7 @@ async fn the_bound_of_the_store_counts_all_sessions() {
     let fs = SimFs::new();
     let mut options = options(&fs);
     options.store_bytes_max = 4096;
-    let store = FileStore::open(options);
+    let store = FileStore::open(options).unwrap();
     let (one, two) = (create(&store).await, create(&store).await);
     soon(store.flush()).await.unwrap();
     fs.hang_syncs();
@@ -289,7 +297,7 @@ async fn shutdown_ends_at_its_limit_and_says_what_is_not_durable() {
 async fn the_real_disk_holds_it_for_the_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let home = tempfile::tempdir().unwrap();
-    let store = FileStore::open(FileStoreOptions::new(home.path().join("store"), "test 1"));
+    let store = FileStore::open(FileStoreOptions::new(home.path().join("store"))).unwrap();
     let log = create(&store).await;
     let side = log.put_side(b"beside".to_vec()).unwrap();
     log.append(say("hello")).unwrap();
@@ -301,7 +309,7 @@ async fn the_real_disk_holds_it_for_the_owner_only() {
     assert_eq!(mode(path.with_extension("jsonl")), 0o600);
     assert_eq!(mode(path.join(&side.sha256)), 0o600);
     assert_eq!((mode(path), mode(home.path().join("store"))), (0o700, 0o700));
-    let other = FileStore::open(FileStoreOptions::new(home.path().join("store"), "test 2"));
+    let other = FileStore::open(FileStoreOptions::new(home.path().join("store"))).unwrap();
     assert!(matches!(other.open(log.id()).await, Err(StoreError::Held { alive: true, .. })));
     soon(store.shutdown(LIMIT)).await.unwrap();
     let again = other.open(log.id()).await.unwrap();
