@@ -10,6 +10,7 @@ mod model;
 mod offline;
 mod permissions;
 mod projection;
+pub mod providers;
 mod retry;
 mod runtime;
 mod scripted;
