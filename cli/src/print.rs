@@ -80,8 +80,9 @@ async fn one_turn(
     writer: &mut Writer,
 ) -> Result<Exit, CliError> {
     let prepared = async {
-        let message = stdin::message(typed.prompt.as_deref(), stdin::Kind::of_process()).await?;
-        Ok::<_, CliError>((Plan::new(app, typed, Manner::Print).await?, message))
+        let plan = Plan::new(app, typed, Manner::Print).await?;
+        let message = stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?;
+        Ok::<_, CliError>((plan, message))
     };
     let Some((plan, message)) = unless_caught(signals, prepared).await.transpose()? else {
         return Ok(report.stopped_early(signals));

@@ -79,9 +79,15 @@ impl Plan {
     /// # Errors
     /// Wrong usage; a model without a key; a session that is not there.
     pub(crate) async fn new(app: &App, typed: RunArgs, manner: Manner) -> Result<Self, CliError> {
+        if manner == Manner::Chat && (typed.json || typed.output_format.is_some()) {
+            return Err(
+                CliError::usage("a chat has no output format").hint("`-p` prints one turn in the format that is asked for")
+            );
+        }
         let cwd = directory(typed.cd.as_deref().unwrap_or(Path::new(".")))?;
         let add_dirs = typed.add_dir.iter().map(|dir| directory(dir)).collect::<Result<_, _>>()?;
         let tools = visible_tools(&typed)?;
+        typed.model.as_deref().map(ModelName::parse).transpose()?;
         if typed.base_url.is_some() && typed.model.is_none() && !typed.go_on && typed.resume.is_none() {
             return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
         }
@@ -197,6 +203,7 @@ impl Plan {
     async fn choose(&self) -> Result<SessionChoice, CliError> {
         let typed = &self.typed;
         let id = match &typed.resume {
+            Some(None) if self.manner == Manner::Print => return Err(which_session()),
             Some(None) => return Ok(SessionChoice::Pick { fork: typed.fork_session }),
             Some(Some(text)) => resolve::resolve(self.store().as_ref(), text).await?,
             None if typed.go_on => self.newest_here().await?,
@@ -241,7 +248,7 @@ impl Plan {
             return None;
         }
         let base = self.typed.system_prompt.clone().unwrap_or_else(|| instructions::default_prompt(&self.cwd));
-        Some(instructions::system_prompt(base, instructions, self.typed.append_system_prompt.as_deref()))
+        Some(instructions::system_prompt(&base, instructions, self.typed.append_system_prompt.as_deref()))
     }
 
     /// What a resumed session has to be told.
