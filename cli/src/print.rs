@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::args::{OutputFormat, PermissionMode, RunArgs};
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::setup::{Manner, Plan, SessionChoice};
+use crate::setup::{Manner, Opened, Plan, SessionChoice};
 use crate::signals::{Caught, Signals};
 use crate::stdin;
 use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, Progress, Seq};
@@ -89,7 +89,10 @@ async fn one_turn(
     };
     let opened = unless_caught(signals, plan.open(plan.choice, approver)).await.transpose();
     let ended = match opened {
-        Ok(Some(session)) => {
+        Ok(Some(Opened { session, notice })) => {
+            if let Some(notice) = notice {
+                output::stderr(&format!("warning: {notice}\n"));
+            }
             report.opened(&session, plan.is_kept());
             let watch = Watch::new(app.is_verbose(), format, writer, signals, report);
             watch.turn(&plan, &session, &message).await

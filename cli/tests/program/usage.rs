@@ -31,6 +31,7 @@ fn wrong_usage_is_told_with_a_hint_and_leaves_nothing_behind() {
         &["-p", "x", "--timeout", "0"],
         &["-p", "x", "--timeout", "soon"],
         &["-p", "x", "--max-turns", "0"],
+        &["-p", "x", "--max-output-tokens", "100", "--context-window", "100"],
         &["-p", "x", "--effort", "huge"],
         &["-p", "x", "--timeot", "3"],
         &["-p", "x", "-C", "nowhere"],
