@@ -29,6 +29,29 @@ pub struct Entry {
     pub event: Event,
 }
 
+impl Entry {
+    /// Appends the entry as one JSON object, as a line of the log has it, without checksum and newline.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        crate::line::write_json(out, self.seq, self.at, &self.event);
+    }
+
+    /// Appends the entry as a line of a log, newline included, that follows a line with the checksum `previous_crc` (0:
+    /// it is the first), and returns the line's own checksum.
+    pub fn write_line(&self, out: &mut Vec<u8>, previous_crc: u32) -> u32 {
+        crate::line::encode(out, previous_crc, self.seq, self.at, &self.event)
+    }
+
+    /// Reads a line of a log without its newline, or what [`Entry::write_json`] wrote; nothing where it is neither, or
+    /// where the event's fields are in a side file. The checksum is not looked at: `sound` is false.
+    #[must_use]
+    pub fn read_line(line: &[u8]) -> Option<Self> {
+        match crate::line::decode(line)? {
+            crate::line::Decoded::Entry(entry) => Some(entry),
+            crate::line::Decoded::Side(_) => None,
+        }
+    }
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $name:literal => $variant:ident),+ $(,)?) => {
         /// Everything that can happen in a session.
@@ -41,6 +64,10 @@ macro_rules! events {
         }
 
         impl Event {
+            /// The types that this build knows.
+            #[cfg(test)]
+            pub(crate) const TYPES: &[&str] = &[$($name),+];
+
             /// The event's `type`, as written in the log.
             #[must_use]
             pub fn type_name(&self) -> &str {
@@ -57,7 +84,7 @@ macro_rules! events {
             pub(crate) fn write_fields(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
                 match self {
                     $(Self::$variant(fields) => serde_json::to_writer(out, fields),)+
-                    Self::Unknown(unknown) => serde_json::to_writer(out, &unknown.fields),
+                    Self::Unknown(unknown) => unknown.write_fields(out),
                 }
             }
 
@@ -65,13 +92,7 @@ macro_rules! events {
             pub(crate) fn read_fields(type_name: &str, json: &[u8]) -> serde_json::Result<Self> {
                 Ok(match type_name {
                     $($name => Self::$variant(serde_json::from_slice(json)?),)+
-                    _ => {
-                        let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(json)?;
-                        for own in ["seq", "at", "type", "crc"] {
-                            fields.shift_remove(own);
-                        }
-                        Self::Unknown(Unknown { type_name: type_name.to_owned(), fields })
-                    }
+                    _ => return Self::read_unknown(type_name, json),
                 })
             }
         }
@@ -141,7 +162,17 @@ events! {
     "compacted" => Compacted,
 }
 
+/// The members of a line that are not fields of its event.
+const RESERVED: [&str; 5] = ["seq", "at", "type", "side", "crc"];
+
 impl Event {
+    /// Reads any JSON object as an event of a type that this build does not know.
+    pub(crate) fn read_unknown(type_name: &str, json: &[u8]) -> serde_json::Result<Self> {
+        let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(json)?;
+        RESERVED.iter().for_each(|own| drop(fields.shift_remove(*own)));
+        Ok(Self::Unknown(Unknown { type_name: type_name.to_owned(), fields }))
+    }
+
     /// Whether this event closes something (a turn, a tool call, the session). Closing events may use the reserve that
     /// a full buffer keeps for them, so that a session can always say how it ended.
     #[must_use]
@@ -160,6 +191,19 @@ pub struct Unknown {
     pub type_name: String,
     /// All other fields, in their order.
     pub fields: serde_json::Map<String, Value>,
+}
+
+impl Unknown {
+    /// Appends the fields to `out`, without those whose names a line uses itself.
+    fn write_fields(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        use serde::ser::{SerializeMap, Serializer};
+        let mut json = serde_json::Serializer::new(out);
+        let mut map = json.serialize_map(None)?;
+        for (name, value) in self.fields.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str())) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
 }
 
 /// `opened`: the first line of an epoch. The first `opened` of an epoch in the file owns the session; a later one has lost.
