@@ -7,7 +7,7 @@
 use super::Facts;
 use crate::safe_text::safe;
 use crate::transcript::{
-    Answer, Item, ItemKind, ToolEnd, call_words, clock, end_words, is_trouble, outcome_words, profile_words, user_words,
+    Answer, Item, ItemKind, ToolEnd, call_words, capital, clock, end_words, is_trouble, outcome_words, profile_words, user_words,
 };
 use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
@@ -57,25 +57,26 @@ fn article(item: &Item, class: &str, who: &str, model: &str, body: &str) -> Stri
     format!(
         "<article class=\"{class}\" id=\"e{}\">\n<h2>{}{model}{}</h2>\n{body}</article>\n",
         item.seq,
-        escape(who),
+        escape(&capital(who)),
         place(item)
     )
 }
 
 /// The event's number, which is a link to itself, and its time.
 fn place(item: &Item) -> String {
+    let at = clock(item.at);
     let unchecked = if item.sound { "" } else { "<strong class=\"trouble\">damaged: its checksum does not hold</strong> " };
     format!(
-        " <span class=\"place\">{unchecked}<time datetime=\"{}\">{}</time> <a href=\"#e{seq}\">#{seq}</a></span>",
+        " <span class=\"place\">{unchecked}<time datetime=\"{}\" title=\"{at} UTC\">{}</time> <a href=\"#e{seq}\">#{seq}</a></span>",
         item.at,
-        clock(item.at),
+        &at[5..16],
         seq = item.seq
     )
 }
 
 fn profile_details(item: &Item, profile: &Profile) -> String {
     format!(
-        "<details class=\"profile\" id=\"e{}\"><summary>{}{}</summary>\n{}</details>\n",
+        "<details class=\"profile\" id=\"e{}\"><summary><span>{}</span>{}</summary>\n{}</details>\n",
         item.seq,
         escape(&profile_words(profile)),
         place(item),
@@ -154,7 +155,7 @@ fn todo_list(item: &Item, todos: &[Todo]) -> String {
             escape(&todo.content)
         );
     }
-    format!("<section class=\"todos\" id=\"e{}\"><h2>todo list{}</h2>\n<ul>\n{list}</ul></section>\n", item.seq, place(item))
+    format!("<section class=\"todos\" id=\"e{}\"><h2>Todo list{}</h2>\n<ul>\n{list}</ul></section>\n", item.seq, place(item))
 }
 
 fn plain(text: &str) -> String {

@@ -6,7 +6,7 @@
 use super::Facts;
 use crate::safe_text::{safe, safe_line};
 use crate::transcript::{
-    Answer, Item, ItemKind, ToolEnd, answer_words, clock, end_words, outcome_words, profile_words, todo_mark, user_words,
+    Answer, Item, ItemKind, ToolEnd, answer_words, capital, clock, end_words, outcome_words, profile_words, todo_mark, user_words,
 };
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use session_store::{Block, Profile, ToolCall};
@@ -41,9 +41,7 @@ pub(super) fn item(item: &Item) -> String {
 }
 
 fn heading(item: &Item, who: &str) -> String {
-    let mut chars = who.chars();
-    let first: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
-    format!("## {first}{}\n\n*{}*\n\n", inline(chars.as_str()), place(item))
+    format!("## {}\n\n*{}*\n\n", inline(&capital(who)), place(item))
 }
 
 fn place(item: &Item) -> String {

@@ -128,6 +128,12 @@ pub(crate) fn answer_words(model: &str) -> String {
     if model.is_empty() { "assistant".to_owned() } else { format!("assistant ({model})") }
 }
 
+/// `words` with a capital letter, for a heading.
+pub(crate) fn capital(words: &str) -> String {
+    let mut chars = words.chars();
+    chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect()
+}
+
 /// A call in a few words: `read(src/main.rs)`.
 pub(crate) fn call_words(call: &ToolCall) -> String {
     let arguments = match serde_json::from_str::<Value>(&call.arguments) {
