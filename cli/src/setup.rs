@@ -355,7 +355,8 @@ fn notice(stored: &Loaded) -> Option<String> {
             Some("the file of this session holds no sound record: it goes on as an empty conversation".to_owned())
         }
         count => Some(format!(
-            "the log of this session is damaged in {count} places: all that is sound in it is here; `longhand sessions verify {id}` names them"
+            "the log of this session is damaged ({}): all that is sound in it is here; `longhand sessions verify {id}` tells more",
+            if count == 1 { "one place".to_owned() } else { format!("{count} places") }
         )),
     }
 }

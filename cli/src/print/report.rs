@@ -4,7 +4,6 @@ use crate::args::OutputFormat;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::safe_text::safe;
-use crate::signals::Signals;
 use agent_runtime::session_store::{SessionId, Usage};
 use agent_runtime::{Denial, EndReason, Session, TurnError, TurnOutcome};
 use serde::Serialize;
@@ -72,10 +71,9 @@ impl Report {
         self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
     }
 
-    /// A signal came before the turn began.
-    pub(super) fn stopped_early(&mut self, signals: &Signals) -> Exit {
+    /// It was stopped before the turn began.
+    pub(super) fn stopped_early(&mut self) {
         self.stop_reason = EndReason::Interrupted.as_str();
-        signals.last().map_or(Exit::Failed, |caught| Exit::Signal(caught.number))
     }
 
     /// The turn is over.
