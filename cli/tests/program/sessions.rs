@@ -405,3 +405,22 @@ fn settled(world: &World, text: &str) -> String {
 fn without_places(text: &str) -> String {
     replace(text, r"(?m)^\[\d+\]|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "")
 }
+
+#[test]
+fn a_file_that_cannot_be_read_stops_no_check_of_the_others() {
+    let world = World::new();
+    let good = converse(&world, "offline: repeat hello", &[]);
+    let bad = converse(&world, "offline: repeat hello", &[]);
+    let path = log(&world, &bad);
+    fs::remove_file(&path).expect("removed");
+    std::os::unix::fs::symlink("/dev/null", &path).expect("a link to what is no file");
+    let verified = world.run(&["sessions", "verify", "--json"]);
+    assert_eq!(code(&verified), 1, "{verified:?}");
+    let verified = json(&stdout(&verified));
+    let ok = |id: &str| {
+        verified.as_array().expect("an array").iter().find(|session| session["id"] == id).expect("it is there")["ok"].clone()
+    };
+    assert_eq!((ok(&good), ok(&bad)), (Value::from(true), Value::from(false)));
+    assert_eq!(json(&run_ok(&world, &["sessions", "list", "--json"])).as_array().map(Vec::len), Some(2));
+    run_ok(&world, &["sessions", "search", "hello"]);
+}

@@ -59,6 +59,14 @@ fn copy_lines(path: &Path, target: &mut Target) -> Result<(), CliError> {
             lines.held_back()
         ));
     }
+    // What was too large for a line is in a folder beside the log, which has the same name without the ending.
+    let beside = path.with_extension("");
+    if beside.is_dir() {
+        output::stderr(&format!(
+            "warning: some results and events are in files beside the log; copy `{}` too\n",
+            beside.display()
+        ));
+    }
     Ok(())
 }
 

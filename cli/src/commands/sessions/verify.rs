@@ -6,7 +6,7 @@ use crate::error::{CliError, Exit};
 use crate::output::Stdout;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
-use session_store::{SessionId, SessionStore, Verified};
+use session_store::{Problem, ProblemKind, SessionId, SessionStore, Verified};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
@@ -26,7 +26,7 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
     };
     let mut damaged = 0_u64;
     for id in &ids {
-        let verified = store.verify(*id).await?;
+        let verified = verify(store.as_ref(), *id).await;
         damaged += u64::from(!verified.ok);
         report.add(&verified)?;
     }
@@ -36,6 +36,14 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
         _ => Err(CliError::failed(format!("{damaged} of {} have problems", count_words(ids.len() as u64, "session")))
             .hint("what is sound stays readable: nothing needs to be done to go on with a session")),
     }
+}
+
+/// Checks one session. That its file cannot be read at all is a problem like others: the next ones are checked all the same.
+async fn verify(store: &dyn SessionStore, id: SessionId) -> Verified {
+    store.verify(id).await.unwrap_or_else(|error| {
+        let problem = Problem { line: 1, offset: 0, kind: ProblemKind::Unreadable, detail: error.to_string() };
+        Verified { id, ok: false, events: 0, problems: vec![problem] }
+    })
 }
 
 /// What is printed, as it is found.
