@@ -10,6 +10,7 @@ mod chat;
 mod commands;
 mod error;
 mod instructions;
+mod learned;
 mod models;
 mod output;
 mod print;
