@@ -187,11 +187,11 @@ pub(crate) fn profile_words(profile: &Profile) -> String {
     format!("model {}; {tools}{effort}; system prompt of {} characters", profile.model, profile.system.chars().count())
 }
 
-/// `[ ]`, `[~]` or `[x]`.
+/// `[ ]`, `[>]` or `[x]`.
 pub(crate) fn todo_mark(status: TodoStatus) -> &'static str {
     match status {
         TodoStatus::Pending => "[ ]",
-        TodoStatus::InProgress => "[~]",
+        TodoStatus::InProgress => "[>]",
         TodoStatus::Completed => "[x]",
     }
 }
@@ -225,7 +225,11 @@ fn finished_words(finished: &ToolFinished) -> String {
 
 fn value_words(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => match text.trim_end().split_once('\n') {
+            Some((first, _)) => format!("{first}..."),
+            None => text.trim_end().to_owned(),
+        },
+        Value::Array(items) if items.len() > 1 => format!("{} items", items.len()),
         other => other.to_string(),
     }
 }
