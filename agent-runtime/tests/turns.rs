@@ -2,7 +2,7 @@
 //! checked: every turn has its closing event, and every tool call exactly one result.
 
 use agent_runtime::session_store::{
-    Entry, Event, FileStore, FileStoreOptions, SessionId, SessionStore, StopReason, ToolOutcome, ToolSpec, Usage, UserKind,
+    Entry, Event, FileStore, FileStoreOptions, SessionId, StopReason, ToolOutcome, ToolSpec, Usage, UserKind,
 };
 use agent_runtime::{
     Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, ModelFailure, ModelLimits, PermissionMode,
@@ -28,7 +28,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = FileStore::open(FileStoreOptions::new(folder.path())).expect("a store");
+        let store = FileStore::open(FileStoreOptions::new(folder.path(), "turns"));
         Self { runtime: Runtime::new(Arc::new(store)), folder }
     }
 

@@ -187,9 +187,8 @@ pub(super) fn tell(outcome: &TurnOutcome) {
 fn hint(outcome: &TurnOutcome) -> Option<&'static str> {
     use agent_runtime::FailureKind as Kind;
     match &outcome.error {
-        Some(TurnError::Store(_)) => {
-            Some("what was not written is lost with this process, what was written is kept; `longhand doctor` looks at the disk")
-        }
+        // What is lost and what is kept is known, and told, after one more try.
+        Some(TurnError::Store(_)) => None,
         Some(TurnError::Model(failure)) => match failure.kind {
             Kind::Auth => Some("check the key: `longhand doctor` says which one is set"),
             Kind::Quota => Some("the provider wants to be paid first; another model can go on: `longhand -c -m PROVIDER/NAME`"),

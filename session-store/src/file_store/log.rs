@@ -17,9 +17,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The longest line; the fields of an event that would make a longer one go into a side file.
-const LINE_BYTES_MAX: usize = 1 << 20;
-
 /// A session's log in a file. Dropping it closes the session without waiting.
 pub(super) struct FileLog {
     /// Keeps the threads.
@@ -52,7 +49,7 @@ fn accept(core: &Core, buffer: &mut Buffer, event: Event) -> Result<Arc<Entry>, 
     room.check(core, buffer, 0)?;
     let at = core.options.clock.now();
     let (mut length, mut crc) = buffer.encode_line(&core.pool, |out, crc, seq| line::encode(out, crc, seq, at, &event));
-    if length > LINE_BYTES_MAX {
+    if length > core.options.line_bytes_max {
         buffer.take_back_line(length);
         let side = add_fields_as_side(core, buffer, room, &event)?;
         (length, crc) =
