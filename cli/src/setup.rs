@@ -175,8 +175,10 @@ impl Plan {
     /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]
     /// does it too.
     pub(crate) fn warm(&self) {
-        // What is wrong with the model is told when the session is opened.
-        let _ = self.model_for(None);
+        if self.choice == SessionChoice::New {
+            // What is wrong with the model is told when the session is opened.
+            let _ = self.model_for(None);
+        }
     }
 
     /// Creates, opens or copies the session of `choice`, which must not be [`SessionChoice::Pick`]. `approver` is asked where
