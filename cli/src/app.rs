@@ -77,7 +77,7 @@ impl App {
     /// # Errors
     /// None; the result is there for stores that have to be reached first.
     pub(crate) fn store(&self) -> Result<Arc<dyn SessionStore>, CliError> {
-        Ok(open_store(&self.home))
+        open_store(&self.home)
     }
 
     /// Runs a command. One thread serves it all: a turn waits more than it works, and what works runs on the blocking
@@ -97,9 +97,10 @@ impl App {
 }
 
 /// The store in `home`. Touches nothing: what is not there is made with the first session.
-pub(crate) fn open_store(home: &Path) -> Arc<dyn SessionStore> {
-    let program = concat!("longhand ", env!("CARGO_PKG_VERSION"));
-    Arc::new(FileStore::open(FileStoreOptions::new(home, program)))
+pub(crate) fn open_store(home: &Path) -> Result<Arc<dyn SessionStore>, CliError> {
+    let mut options = FileStoreOptions::new(home);
+    options.program = concat!("longhand ", env!("CARGO_PKG_VERSION")).to_owned();
+    Ok(Arc::new(FileStore::open(options)?))
 }
 
 /// The platform's folder for a program's data.

@@ -112,7 +112,7 @@ impl Plan {
         }
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
-        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path));
+        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path))?;
         let mut plan = Self {
             prompt: typed.prompt.clone(),
             choice: SessionChoice::New,
