@@ -212,6 +212,11 @@ pub(crate) fn duration_words(ms: u64) -> String {
     }
 }
 
+/// `1 event`, `2 events`.
+pub(crate) fn count_words(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 fn finished_words(finished: &ToolFinished) -> String {
     let outcome = outcome_words(finished);
     let first = finished.output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
