@@ -224,6 +224,9 @@ fn finished_words(finished: &ToolFinished) -> String {
         0 | 1 => String::new(),
         lines => format!(" ({lines} lines)"),
     };
+    // A result that begins with its outcome does not say it twice.
+    let said = first.get(..outcome.len()).filter(|start| start.eq_ignore_ascii_case(&outcome));
+    let first = said.and_then(|_| first[outcome.len()..].strip_prefix(':')).map_or(first, str::trim_start);
     let first = cut_to(first, RESULT_CHARS_MAX);
     if first.is_empty() { outcome } else { format!("{outcome}: {first}{lines}") }
 }
