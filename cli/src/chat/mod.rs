@@ -1,5 +1,9 @@
 //! The interactive chat.
 
+mod editor;
+mod markdown;
+mod styled;
+
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::setup::Plan;
