@@ -5,6 +5,7 @@ use crate::clocks::Clocks;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
+use serde::{Deserialize, Serialize};
 use session_store::{Block, Origin, Profile, StopReason, Usage};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,7 +62,7 @@ impl Default for ModelLimits {
 /// Promises: the first message is [`Sent::User`]; [`Sent::User`] and [`Sent::Assistant`] alternate, with a
 /// [`Sent::ToolResults`] directly after each assistant message that calls tools (a user message may follow it); no text is blank; every call
 /// has exactly one result, in call order; the last message is not an assistant's.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Conversation {
     /// System text, tools and parameters.
     pub profile: Arc<Profile>,
@@ -72,7 +73,7 @@ pub struct Conversation {
 }
 
 /// A message as it is sent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Sent {
     /// Words of the person and notes of the runtime, each a text of its own.
     User(Vec<String>),
@@ -88,7 +89,7 @@ pub enum Sent {
 }
 
 /// A tool's result as it is sent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SentResult {
     /// The id of the call, as sent in the message before.
     pub id: String,

@@ -3,18 +3,23 @@
 use crate::clocks::Clocks;
 use crate::model::Model;
 use crate::permissions::Permissions;
+use crate::retry::RetryPolicy;
 use crate::secrets::Secrets;
-use crate::session::Session;
+use crate::session::{SendError, Session, Shared, lock};
 use crate::tool::Tool;
-use session_store::{SessionId, SessionStore, ShutdownError, StoreError};
+use futures_util::future::join_all;
+use session_store::{NewSession, OpenSession, Seq, SessionId, SessionStore, ShutdownError, State, StoreError};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Runs sessions that are kept in one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
     store: Arc<dyn SessionStore>,
+    /// The sessions that this runtime opened: it stops their turns at shutdown.
+    sessions: Arc<Mutex<Vec<Weak<Shared>>>>,
 }
 
 /// All that a session needs and that its log does not hold.
@@ -44,6 +49,8 @@ pub struct Setup {
     pub max_model_calls: Option<u64>,
     /// The limits of each model call.
     pub clocks: Clocks,
+    /// When a failed call is tried again.
+    pub retry: RetryPolicy,
     /// Values that must reach neither the log nor a model.
     pub secrets: Secrets,
 }
@@ -64,6 +71,7 @@ impl Setup {
             context_window: None,
             max_model_calls: None,
             clocks: Clocks::default(),
+            retry: RetryPolicy::default(),
             secrets: Secrets::default(),
         }
     }
@@ -73,7 +81,7 @@ impl Runtime {
     /// A runtime over `store`.
     #[must_use]
     pub fn new(store: Arc<dyn SessionStore>) -> Self {
-        Self { store }
+        Self { store, sessions: Arc::default() }
     }
 
     /// The store.
@@ -86,34 +94,76 @@ impl Runtime {
     ///
     /// # Errors
     /// When the store cannot create it.
-    pub async fn create(&self, setup: Setup) -> Result<Session, StoreError> {
-        let _ = setup;
-        unimplemented!()
+    pub async fn create(&self, setup: Setup) -> Result<Session, SendError> {
+        let new = NewSession { id: None, cwd: Some(setup.cwd.to_string_lossy().into_owned()) };
+        let opened = self.store.create(new).await?;
+        self.session(opened, setup)
     }
 
     /// Goes on with a session.
     ///
     /// # Errors
-    /// [`StoreError::Held`] while it is open elsewhere, [`StoreError::NotFound`], or why the store failed.
-    pub async fn resume(&self, id: SessionId, setup: Setup) -> Result<Session, StoreError> {
-        let _ = (id, setup);
-        unimplemented!()
+    /// [`StoreError::Held`](session_store::StoreError::Held) while it is open elsewhere, `NotFound`, or why the store failed.
+    pub async fn resume(&self, id: SessionId, setup: Setup) -> Result<Session, SendError> {
+        let opened = self.store.open(id).await?;
+        self.session(opened, setup)
     }
 
-    /// Goes on with a copy of a session, up to the event `at` (completed to a whole step; absent: all of it).
+    /// Goes on with a copy of a session, up to and with the event `at`, completed to a whole step (absent: all of it).
     ///
     /// # Errors
     /// As [`Runtime::resume`], though a session that is held can be forked.
-    pub async fn fork(&self, parent: SessionId, at: Option<u64>, setup: Setup) -> Result<Session, StoreError> {
-        let _ = (parent, at, setup);
-        unimplemented!()
+    pub async fn fork(&self, parent: SessionId, at: Option<Seq>, setup: Setup) -> Result<Session, SendError> {
+        let at = match at {
+            Some(at) => Some(self.end_of_step(parent, at).await?),
+            None => None,
+        };
+        let opened = self.store.fork(parent, at).await?;
+        self.session(opened, setup)
     }
 
-    /// Interrupts every turn, waits for all of them and for processes that tools left, then shuts the store down; in `limit` at most.
+    /// The first event from `at` on after which no answer is coming in and no tool call is without its result.
+    pub async fn end_of_step(&self, id: SessionId, at: Seq) -> Result<Seq, StoreError> {
+        let mut reader = self.store.read(id, 0).await?;
+        let mut state = State::default();
+        let mut last = at;
+        while let Some(entry) = reader.next().await? {
+            last = entry.seq;
+            state.apply(&entry);
+            if entry.seq >= at && state.in_flight.is_none() && state.unresolved.is_empty() {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    fn session(&self, opened: OpenSession, setup: Setup) -> Result<Session, SendError> {
+        for problem in &opened.problems {
+            tracing::warn!(session = %opened.log.id(), line = problem.line, "{}", problem.detail);
+        }
+        let session = Session::new(opened, Arc::clone(&self.store), setup)?;
+        let mut sessions = lock(&self.sessions);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session.shared));
+        Ok(session)
+    }
+
+    /// Interrupts every turn, waits for all of them and for processes that tools left, then shuts the store down; in about `limit` at most.
     ///
     /// # Errors
     /// What was not durable by then.
     pub async fn shutdown(&self, limit: Duration) -> Result<(), ShutdownError> {
-        self.store.shutdown(limit).await
+        let end = Instant::now() + limit;
+        let open: Vec<_> = lock(&self.sessions).drain(..).filter_map(|session| session.upgrade()).collect();
+        let turns = open.into_iter().map(|shared| async { Session { shared }.stop_turn("shutdown").await });
+        let _ = tokio::time::timeout_at(end, join_all(turns)).await;
+        let _ = tokio::time::timeout_at(end, crate::tools::reaper().all_idle()).await;
+        self.store.shutdown(end.saturating_duration_since(Instant::now())).await
     }
+}
+
+/// `provider/name`, as `--model` takes it; a built-in model is its name alone.
+pub(crate) fn model_name(model: &dyn Model) -> String {
+    let origin = model.origin();
+    if origin.provider == origin.model { origin.model.clone() } else { format!("{}/{}", origin.provider, origin.model) }
 }

@@ -1,15 +1,129 @@
 //! Secret values that must reach neither the log nor a model.
+//!
+//! What the model is sent equals what is logged, so secrets are replaced on the way *in*: in a person's text and in a
+//! tool's output, before both. A marker, `«secret:NAME#hash8»`, stands in their place. A tool call whose arguments hold
+//! a marker gets the value back where its name is known, and is refused where it is not. Model output is never changed.
+
+use serde_json::Value;
+use session_store::sha256_hex;
+use std::fmt;
+use std::sync::Arc;
+
+/// Shorter values are too likely to be part of something else.
+const MIN_LEN: usize = 12;
+const MARKER_START: &str = "«secret:";
+/// Endings of the names of variables that hold credentials.
+const ENDINGS: [&str; 4] = ["_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD"];
 
 /// Known secret values with their names.
 #[derive(Clone, Default)]
-pub struct Secrets {}
+pub struct Secrets {
+    known: Arc<Vec<Secret>>,
+}
+
+struct Secret {
+    value: String,
+    marker: String,
+}
+
+impl fmt::Debug for Secrets {
+    /// Says how many, never which.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({})", self.known.len())
+    }
+}
 
 impl Secrets {
     /// The secrets in an environment: the values, 12 characters or more, of variables whose names end in `_API_KEY`, `_TOKEN`,
     /// `_SECRET` or `_PASSWORD`.
     #[must_use]
     pub fn from_env(env: &[(String, String)]) -> Self {
-        let _ = env;
-        Self {}
+        let mut known: Vec<Secret> = env
+            .iter()
+            .filter(|(name, value)| is_credential(name) && value.len() >= MIN_LEN)
+            .map(|(name, value)| Secret {
+                value: value.clone(),
+                marker: format!("{MARKER_START}{name}#{}»", &sha256_hex(value.as_bytes())[..8]),
+            })
+            .collect();
+        // A secret that contains another is replaced first.
+        known.sort_by_key(|secret| std::cmp::Reverse(secret.value.len()));
+        Self { known: Arc::new(known) }
+    }
+
+    /// `text` with every known value replaced by its marker.
+    #[must_use]
+    pub fn hide(&self, text: String) -> String {
+        self.known.iter().fold(text, |text, secret| {
+            if text.contains(&secret.value) { text.replace(&secret.value, &secret.marker) } else { text }
+        })
+    }
+
+    /// `arguments` with every marker replaced by its value.
+    ///
+    /// # Errors
+    /// Words for the model, where a marker names a value that is not known here.
+    pub(crate) fn reveal(&self, arguments: Value) -> Result<Value, String> {
+        Ok(match arguments {
+            Value::String(text) => Value::String(self.reveal_text(text)?),
+            Value::Array(items) => Value::Array(items.into_iter().map(|item| self.reveal(item)).collect::<Result<_, _>>()?),
+            Value::Object(fields) => Value::Object(
+                fields.into_iter().map(|(name, value)| Ok((name, self.reveal(value)?))).collect::<Result<_, String>>()?,
+            ),
+            other => other,
+        })
+    }
+
+    fn reveal_text(&self, text: String) -> Result<String, String> {
+        if !text.contains(MARKER_START) {
+            return Ok(text);
+        }
+        let text = self.known.iter().fold(text, |text, secret| text.replace(&secret.marker, &secret.value));
+        if text.contains(MARKER_START) {
+            return Err("the arguments hold a marker of a secret whose value is not known here".to_owned());
+        }
+        Ok(text)
+    }
+}
+
+/// The environment that a tool's child processes get: without credentials.
+pub(crate) fn without_credentials(env: &[(String, String)]) -> Vec<(String, String)> {
+    env.iter().filter(|(name, _)| !is_credential(name)).cloned().collect()
+}
+
+fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ENDINGS.iter().any(|ending| name.ends_with(ending) || name == ending[1..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets() -> Secrets {
+        let env = [
+            ("MY_API_KEY", "sk-123456789012"),
+            ("LONG_TOKEN", "sk-123456789012-and-more"),
+            ("SHORT_TOKEN", "abc"),
+            ("HOME", "/home/someone-here"),
+        ];
+        Secrets::from_env(&env.map(|(name, value)| (name.to_owned(), value.to_owned())))
+    }
+
+    #[test]
+    fn known_values_are_hidden_and_come_back_in_arguments() {
+        let secrets = secrets();
+        let hidden = secrets.hide("a sk-123456789012-and-more b sk-123456789012 c abc /home/someone-here".to_owned());
+        assert!(!hidden.contains("sk-123456789012"), "{hidden}");
+        assert!(hidden.contains("«secret:LONG_TOKEN#") && hidden.contains("«secret:MY_API_KEY#"), "{hidden}");
+        assert!(hidden.ends_with("c abc /home/someone-here"));
+        let arguments = serde_json::json!({"command": ["echo", hidden]});
+        let revealed = secrets.reveal(arguments).expect("all names are known");
+        assert_eq!(revealed["command"][1], "a sk-123456789012-and-more b sk-123456789012 c abc /home/someone-here");
+    }
+
+    #[test]
+    fn an_unknown_marker_is_refused() {
+        assert!(secrets().reveal(Value::String("«secret:OTHER_KEY#00000000»".to_owned())).is_err());
     }
 }

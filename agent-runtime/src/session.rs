@@ -1,14 +1,32 @@
 //! [`Session`]: a conversation that this process owns.
+//!
+//! Everything that happens goes through [`Shared::append`]: into the log, through the fold, to the readers. A turn is a task that owns the
+//! session while it runs; the handle only starts, steers and stops it.
 
+use crate::agent_loop::TurnTask;
+use crate::context::{Budget, TokenCounter};
+use crate::interrupt::Interrupt;
+use crate::live::Live;
 use crate::model::Model;
-use crate::turn::Turn;
-use session_store::{Progress, Seq, SessionId, State, StoreError, Todo};
-use std::sync::Arc;
+use crate::projection::PROJECTION_VERSION;
+use crate::runtime::Setup;
+use crate::todos::TodoCache;
+use crate::turn::{Turn, TurnOutcome};
+use session_store::{
+    AppendError, Entry, Event, Note, OpenSession, Parameters, Profile, Progress, Seq, SessionId, SessionLog, SessionRenamed,
+    SessionStore, State, StoreError, Todo, UserKind, UserMessage,
+};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-/// An open session. Cheap to clone; all clones are the same session.
+/// An open session. Cheap to clone; all clones are the same session. Dropping the last one does not close it: call
+/// [`Session::close`], or shut the runtime down.
 #[derive(Clone)]
-pub struct Session {}
+pub struct Session {
+    pub(crate) shared: Arc<Shared>,
+}
 
 /// A message was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -31,121 +49,345 @@ pub enum SendError {
         /// What there is room for, in tokens.
         room: u64,
     },
-    /// The store did not take it, or could not make it durable.
+    /// The log did not take it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The store could not make it durable.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+/// What the handle, the turn's task and its readers share.
+pub(crate) struct Shared {
+    pub(crate) log: Arc<dyn SessionLog>,
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) setup: Mutex<Setup>,
+    state: Mutex<State>,
+    pub(crate) counter: Arc<Mutex<TokenCounter>>,
+    pub(crate) todos: TodoCache,
+    /// The answer that is coming in, for readers who want it before it is in the log.
+    pub(crate) live: Mutex<Live>,
+    /// Counts up at each event and each delta: readers wait for it to change.
+    pub(crate) activity: watch::Sender<u64>,
+    /// Tools that a person approved for as long as the session stays open.
+    pub(crate) approved: Mutex<BTreeSet<String>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// The turn that runs, or the last one.
+struct Running {
+    interrupt: Interrupt,
+    by: Arc<Mutex<Option<String>>>,
+    outcome: watch::Receiver<Option<Arc<TurnOutcome>>>,
+    task: Option<JoinHandle<()>>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere does not make the data wrong: each critical section leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Accepts an event: the log, the fold and the readers see it, in this order, under one lock.
+    pub(crate) fn append(&self, event: impl Into<Event>) -> Result<Arc<Entry>, AppendError> {
+        self.append_with(|log| log.append(event.into()))
+    }
+
+    pub(crate) fn append_with(
+        &self,
+        append: impl FnOnce(&dyn SessionLog) -> Result<Arc<Entry>, AppendError>,
+    ) -> Result<Arc<Entry>, AppendError> {
+        let mut state = lock(&self.state);
+        let entry = append(&*self.log)?;
+        state.apply(&entry);
+        self.todos.hydrate(&state);
+        drop(state);
+        self.bump();
+        Ok(entry)
+    }
+
+    pub(crate) fn bump(&self) {
+        self.activity.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The room that a request to the present model has.
+    pub(crate) fn budget(&self) -> Budget {
+        let setup = lock(&self.setup);
+        let limits = setup.model.limits();
+        let output = self.state().profile.as_ref().and_then(|profile| profile.parameters.max_output_tokens);
+        Budget::new(setup.context_window.unwrap_or(limits.context_window), output.unwrap_or(limits.max_output_tokens))
+    }
+
+    /// Writes a `profile` if what requests are built with has changed.
+    fn update_profile(&self) -> Result<(), AppendError> {
+        let setup = lock(&self.setup).clone();
+        let before = self.state().profile.clone();
+        let profile = next_profile(&setup, before.as_deref());
+        if before.is_none_or(|before| before.hash != profile.hash) {
+            self.append(profile)?;
+        }
+        Ok(())
+    }
+
+    fn is_busy(&self) -> bool {
+        lock(&self.running).as_ref().is_some_and(|running| running.outcome.borrow().is_none())
+    }
+}
+
+/// The profile for `setup`; what it leaves open stays as it was `before`.
+fn next_profile(setup: &Setup, before: Option<&Profile>) -> Profile {
+    let mut tools: Vec<_> = setup.tools.iter().map(|tool| tool.spec()).collect();
+    tools.sort_by(|a, b| a.name.cmp(&b.name));
+    let old = before.map_or(&[][..], |before| &before.tools);
+    let same = old.len() == tools.len()
+        && old.iter().zip(&tools).all(|(old, new)| old.name == new.name && old.parameters == new.parameters);
+    let parameters = before.map(|before| before.parameters.clone()).unwrap_or_default();
+    Profile {
+        hash: String::new(),
+        model: crate::runtime::model_name(&*setup.model),
+        system: setup.system.clone().or_else(|| before.map(|before| before.system.clone())).unwrap_or_default(),
+        tools: if same { old.to_vec() } else { tools },
+        parameters: Parameters {
+            max_output_tokens: setup.max_output_tokens.or(parameters.max_output_tokens),
+            effort: setup.effort.clone().or(parameters.effort),
+            ..parameters
+        },
+        projection: before.map_or(PROJECTION_VERSION, |before| before.projection),
+    }
+    .sealed()
+}
+
 impl Session {
+    pub(crate) fn new(opened: OpenSession, store: Arc<dyn SessionStore>, setup: Setup) -> Result<Self, AppendError> {
+        let todos = TodoCache::default();
+        todos.hydrate(&opened.state);
+        let shared = Shared {
+            log: opened.log,
+            store,
+            setup: Mutex::new(setup),
+            state: Mutex::new(opened.state),
+            counter: Arc::default(),
+            todos,
+            live: Mutex::default(),
+            activity: watch::Sender::new(0),
+            approved: Mutex::default(),
+            running: Mutex::new(None),
+        };
+        shared.update_profile()?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> SessionId {
-        unimplemented!()
+        self.shared.log.id()
     }
 
-    /// Looks at the session's state. `look` must be short: the turn waits for it.
+    /// The epoch that this process owns: with a `seq` it makes a cursor that no crash makes ambiguous.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.shared.log.epoch()
+    }
+
+    /// Looks at the session's state. `look` must be short: the turn waits for it, and it must not call the session.
     pub fn state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        let _ = look;
-        unimplemented!()
+        look(&self.shared.state())
     }
 
-    /// Sends a message and starts a turn, which goes on whether or not the [`Turn`] is read or kept.
+    /// Sends a message and starts a turn, which goes on whether or not the [`Turn`] is read or kept. The message is durable
+    /// before a model is asked.
     ///
     /// # Errors
-    /// [`SendError`]; the message is not in the log then, except after a store error.
+    /// [`SendError::Busy`], [`SendError::Empty`], [`SendError::TooLong`], or the log's; the message is not in the log then.
     pub async fn send(&self, text: &str) -> Result<Turn, SendError> {
-        let _ = text;
-        unimplemented!()
+        self.send_as(text, UserKind::Prompt).await
     }
 
-    /// Gives a message to the turn that runs: it is in the log at once, and the model sees it after the current tools.
+    /// Like [`Session::send`], for a message that waited for the turn before to end.
     ///
     /// # Errors
-    /// [`SendError::Idle`] where no turn runs.
-    pub fn steer(&self, text: &str) -> Result<Seq, SendError> {
-        let _ = text;
-        unimplemented!()
+    /// As [`Session::send`].
+    pub async fn send_follow_up(&self, text: &str) -> Result<Turn, SendError> {
+        self.send_as(text, UserKind::FollowUp).await
+    }
+
+    async fn send_as(&self, text: &str, kind: UserKind) -> Result<Turn, SendError> {
+        if text.trim().is_empty() {
+            return Err(SendError::Empty);
+        }
+        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
+        self.check_length(&text).await?;
+        self.start(|shared| shared.append(UserMessage { text, kind, key: None }).map(|entry| entry.seq))
     }
 
     /// Asks the model again without a new message, after a turn that failed or was stopped.
     ///
     /// # Errors
-    /// [`SendError::Busy`].
-    pub async fn retry(&self) -> Result<Turn, SendError> {
-        unimplemented!()
+    /// [`SendError::Busy`], or [`SendError::Empty`] where nothing was ever said.
+    pub fn retry(&self) -> Result<Turn, SendError> {
+        if self.state(|state| state.context.is_empty()) {
+            return Err(SendError::Empty);
+        }
+        self.start(|shared| {
+            let text = "The last turn did not come to its end. Go on.".to_owned();
+            shared.append(Note { text }).map(|entry| entry.seq)
+        })
+    }
+
+    /// Starts a turn with the event that `open` appends. Whoever is first wins; a second one is busy.
+    fn start(&self, open: impl FnOnce(&Shared) -> Result<Seq, AppendError>) -> Result<Turn, SendError> {
+        let mut running = lock(&self.shared.running);
+        if running.as_ref().is_some_and(|running| running.outcome.borrow().is_none()) {
+            return Err(SendError::Busy);
+        }
+        self.shared.update_profile()?;
+        let first = open(&self.shared)?;
+        let (report, outcome) = watch::channel(None);
+        let interrupt = Interrupt::new();
+        let by = Arc::default();
+        let task = TurnTask::new(Arc::clone(&self.shared), interrupt.clone(), Arc::clone(&by), first);
+        let task = tokio::spawn(task.run(report));
+        *running = Some(Running { interrupt, by, outcome: outcome.clone(), task: Some(task) });
+        drop(running);
+        Ok(Turn::new(self.clone(), first, outcome))
+    }
+
+    /// Refuses a message that cannot fit even alone; a message whose bytes fit is not counted.
+    async fn check_length(&self, text: &str) -> Result<(), SendError> {
+        let budget = self.shared.budget();
+        let profile = self.state(|state| state.profile.clone());
+        let fixed = profile.map_or(0, |profile| {
+            profile.system.len() + profile.tools.iter().map(|tool| tool.parameters.to_string().len()).sum::<usize>()
+        });
+        if (text.len() + fixed) as u64 <= budget.input {
+            return Ok(());
+        }
+        let factor = lock(&self.shared.setup).model.limits().token_factor;
+        let owned = text.to_owned();
+        let counted = tokio::task::spawn_blocking(move || crate::tokens::count_tokens(&owned)).await.unwrap_or(text.len() as u64);
+        let tokens = (counted as f64 * factor).ceil() as u64;
+        // The system prompt and the tools are estimated by the usual four bytes a token.
+        let room = budget.input.saturating_sub(fixed as u64 / 4);
+        if tokens > room { Err(SendError::TooLong { tokens, room }) } else { Ok(()) }
+    }
+
+    /// Gives a message to the turn that runs: it is in the log at once, and the model sees it after the current tools.
+    ///
+    /// # Errors
+    /// [`SendError::Idle`] where no turn runs, [`SendError::Empty`], or the log's.
+    pub fn steer(&self, text: &str) -> Result<Seq, SendError> {
+        if text.trim().is_empty() {
+            return Err(SendError::Empty);
+        }
+        let running = lock(&self.shared.running);
+        if running.as_ref().is_none_or(|running| running.outcome.borrow().is_some()) {
+            return Err(SendError::Idle);
+        }
+        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
+        let entry = self.shared.append(UserMessage { text, kind: UserKind::Steer, key: None })?;
+        self.shared.log.start_commit(entry.seq);
+        Ok(entry.seq)
     }
 
     /// Stops the turn that runs, if one does, and keeps what came. `by` says who: `user`, `SIGINT`, ...
     pub fn interrupt(&self, by: &str) {
-        let _ = by;
+        if let Some(running) = &*lock(&self.shared.running) {
+            lock(&running.by).get_or_insert_with(|| by.to_owned());
+            running.interrupt.raise();
+        }
+    }
+
+    /// The interrupt of the turn that runs, for a signal handler that can only set a flag.
+    #[must_use]
+    pub fn interrupt_handle(&self) -> Option<Interrupt> {
+        lock(&self.shared.running).as_ref().map(|running| running.interrupt.clone())
     }
 
     /// Whether a turn runs.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        unimplemented!()
+        self.shared.is_busy()
     }
 
     /// The todo list: a cached read.
     #[must_use]
     pub fn todos(&self) -> Arc<Vec<Todo>> {
-        unimplemented!()
+        self.shared.todos.get()
     }
 
     /// Tells the model something, without a turn: it is sent with the next message.
     ///
     /// # Errors
-    /// [`SendError::Busy`], or the store's.
+    /// [`SendError::Empty`], or the log's.
     pub fn note(&self, text: &str) -> Result<Seq, SendError> {
-        let _ = text;
-        unimplemented!()
+        if text.trim().is_empty() {
+            return Err(SendError::Empty);
+        }
+        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
+        Ok(self.shared.append(Note { text })?.seq)
     }
 
     /// Names the session; empty takes the name away.
     ///
     /// # Errors
-    /// The store's.
+    /// The log's.
     pub fn rename(&self, name: &str) -> Result<Seq, SendError> {
-        let _ = name;
-        unimplemented!()
+        Ok(self.shared.append(SessionRenamed { name: name.trim().to_owned() })?.seq)
     }
 
     /// Another model answers from the next turn on.
     ///
     /// # Errors
-    /// [`SendError::Busy`], or the store's.
+    /// [`SendError::Busy`].
     pub fn set_model(&self, model: Arc<dyn Model>) -> Result<(), SendError> {
-        let _ = model;
-        unimplemented!()
+        self.change(|setup| setup.model = model)
     }
 
     /// The model may reason this much from the next turn on: `off`, `low`, `medium`, `high`.
     ///
     /// # Errors
-    /// [`SendError::Busy`], or the store's.
+    /// [`SendError::Busy`].
     pub fn set_effort(&self, effort: &str) -> Result<(), SendError> {
-        let _ = effort;
-        unimplemented!()
+        self.change(|setup| setup.effort = Some(effort.to_owned()))
     }
 
-    /// Trims the context now, as far as it goes; the number of messages that left.
+    /// Other permissions hold from the next tool call on.
+    pub fn set_permissions(&self, permissions: crate::Permissions) {
+        lock(&self.shared.setup).permissions = permissions;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Setup)) -> Result<(), SendError> {
+        if self.is_busy() {
+            return Err(SendError::Busy);
+        }
+        change(&mut lock(&self.shared.setup));
+        Ok(())
+    }
+
+    /// Trims the context now, as deep as it goes; how many messages left it.
     ///
     /// # Errors
-    /// [`SendError::Busy`], or the store's.
-    pub fn trim(&self) -> Result<usize, SendError> {
-        unimplemented!()
+    /// [`SendError::Busy`], or the log's.
+    pub async fn trim(&self) -> Result<usize, SendError> {
+        if self.is_busy() {
+            return Err(SendError::Busy);
+        }
+        Ok(crate::agent_loop::trim(&self.shared, 0, "user").await?.unwrap_or(0))
     }
 
     /// About how many tokens the next request takes, and how many there is room for.
-    #[must_use]
-    pub fn context_size(&self) -> (u64, u64) {
-        unimplemented!()
+    pub async fn context_size(&self) -> (u64, u64) {
+        (crate::agent_loop::estimate(&self.shared).await, self.shared.budget().input)
     }
 
     /// How far the log is, and what is wrong with its store right now.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        unimplemented!()
+        self.shared.log.progress()
     }
 
     /// Returns when all that happened is durable.
@@ -153,14 +395,26 @@ impl Session {
     /// # Errors
     /// The store's.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        self.shared.log.flush().await
     }
 
-    /// Interrupts the turn, waits for it, and lets go of the session.
+    /// Interrupts the turn, waits for it, and lets go of the session. Idempotent.
     ///
     /// # Errors
     /// The store's.
     pub async fn close(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        self.stop_turn("shutdown").await;
+        self.shared.log.close().await
+    }
+
+    pub(crate) async fn stop_turn(&self, by: &str) {
+        if self.is_busy() {
+            self.interrupt(by);
+        }
+        let task = lock(&self.shared.running).as_mut().and_then(|running| running.task.take());
+        if let Some(task) = task {
+            // A panic in the task was already told as the turn's outcome.
+            let _ = task.await;
+        }
     }
 }

@@ -1,16 +1,35 @@
 //! [`Turn`]: a cursor on a running turn.
 
 use crate::model::ModelFailure;
+use crate::session::{Session, lock};
 use futures_util::Stream;
-use session_store::{Entry, Seq, Usage};
+use futures_util::future::BoxFuture;
+use session_store::{AssistantMessage, Entry, Event, Seq, StoreError, Usage};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 
 /// A cursor on a turn that runs in a task of its own: a stream of [`TurnEvent`]s, at the reader's own pace. A slow reader slows
-/// neither the provider nor the log. Dropping it detaches; see [`Turn::interrupt_on_drop`].
-pub struct Turn {}
+/// neither the provider nor the log: it gets larger pieces, and events that left memory are read from the store. The stream ends after
+/// `turn.ended`. Dropping the cursor detaches from the turn, which goes on; see [`Turn::interrupt_on_drop`].
+pub struct Turn {
+    session: Session,
+    outcome: watch::Receiver<Option<Arc<TurnOutcome>>>,
+    activity: WatchStream<u64>,
+    /// The next event to show.
+    next: Seq,
+    /// Events that were taken and not yet shown.
+    queue: VecDeque<TurnEvent>,
+    backfill: Option<BoxFuture<'static, Result<Vec<Arc<Entry>>, StoreError>>>,
+    /// The message that is being shown, and how much of its text and reasoning was.
+    shown: (Option<Seq>, [u64; 2]),
+    ended: bool,
+    interrupt_on_drop: bool,
+}
 
 /// What a turn shows.
 #[derive(Clone, Debug)]
@@ -134,26 +153,177 @@ pub struct TurnOutcome {
 }
 
 impl Turn {
+    pub(crate) fn new(session: Session, first: Seq, outcome: watch::Receiver<Option<Arc<TurnOutcome>>>) -> Self {
+        let activity = WatchStream::new(session.shared.activity.subscribe());
+        Self {
+            session,
+            outcome,
+            activity,
+            next: first,
+            queue: VecDeque::new(),
+            backfill: None,
+            shown: (None, [0; 2]),
+            ended: false,
+            interrupt_on_drop: false,
+        }
+    }
+
     /// Waits for the end; needs no reading. Cancel-safe.
     pub async fn outcome(&self) -> Arc<TurnOutcome> {
-        unimplemented!()
+        let mut outcome = self.outcome.clone();
+        match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+            Ok(Some(outcome)) => outcome,
+            // The task is gone without a word: only the end of the async runtime does that.
+            _ => Arc::new(TurnOutcome {
+                reason: EndReason::Interrupted,
+                error: None,
+                text: String::new(),
+                model_calls: 0,
+                usage: Usage::default(),
+                denials: Vec::new(),
+                duration: Duration::ZERO,
+            }),
+        }
     }
 
     /// Stops the turn; what came is kept.
-    pub fn interrupt(&self) {}
+    pub fn interrupt(&self) {
+        self.session.interrupt("user");
+    }
 
     /// Dropping this cursor stops the turn from now on.
     #[must_use]
-    pub fn interrupt_on_drop(self) -> Self {
+    pub fn interrupt_on_drop(mut self) -> Self {
+        self.interrupt_on_drop = true;
         self
     }
+
+    /// Takes in what is new; false where there is nothing (or where it has to be read from the store first).
+    fn take_in(&mut self) -> bool {
+        let shared = &self.session.shared;
+        // The live text is looked at first: an event that ends a message is accepted only after all of its text is live.
+        let live = {
+            let live = lock(&shared.live);
+            live.message().map(|message| {
+                let [text, reasoning] = if self.shown.0 == Some(message) { self.shown.1 } else { [0; 2] };
+                let since = |kind, offset| live.since(kind, offset).to_owned();
+                (message, since(DeltaKind::Reasoning, reasoning), since(DeltaKind::Text, text))
+            })
+        };
+        let Some(entries) = shared.log.recent(self.next) else {
+            self.backfill = Some(Box::pin(read_range(self.session.clone(), self.next)));
+            return false;
+        };
+        let was_finished = |message: Seq| {
+            entries.iter().any(|entry| matches!(&entry.event, Event::AssistantMessage(finished) if finished.message == message))
+        };
+        // A message that was finished between the two looks: its own text says the rest.
+        let live = live.filter(|(message, ..)| !was_finished(*message));
+        self.take_entries(&entries);
+        if let Some((message, reasoning, text)) = live {
+            self.take_delta(message, DeltaKind::Reasoning, reasoning);
+            self.take_delta(message, DeltaKind::Text, text);
+        }
+        !self.queue.is_empty()
+    }
+
+    fn take_entries(&mut self, entries: &[Arc<Entry>]) {
+        for entry in entries {
+            if let Event::AssistantMessage(message) = &entry.event {
+                self.take_rest(message);
+            }
+            self.next = entry.seq + 1;
+            self.queue.push_back(TurnEvent::Entry(Arc::clone(entry)));
+        }
+    }
+
+    /// The text of a finished message that was not shown as it came.
+    fn take_rest(&mut self, message: &AssistantMessage) {
+        let shown = if self.shown.0 == Some(message.message) { self.shown.1[0] } else { 0 };
+        let text = message.text();
+        let rest = usize::try_from(shown).ok().and_then(|shown| text.get(shown..)).unwrap_or_default();
+        self.take_delta(message.message, DeltaKind::Text, rest.to_owned());
+    }
+
+    fn take_delta(&mut self, message: Seq, kind: DeltaKind, text: String) {
+        if self.shown.0 != Some(message) {
+            self.shown = (Some(message), [0; 2]);
+        }
+        if text.is_empty() {
+            return;
+        }
+        let place = &mut self.shown.1[usize::from(kind == DeltaKind::Reasoning)];
+        let offset = *place;
+        *place += text.len() as u64;
+        self.queue.push_back(TurnEvent::Delta(Delta { message, kind, offset, text }));
+    }
+}
+
+/// Reads the events from `from` that are no longer in memory.
+async fn read_range(session: Session, from: Seq) -> Result<Vec<Arc<Entry>>, StoreError> {
+    /// How many events are taken in at once.
+    const CHUNK: usize = 1_024;
+    let shared = &session.shared;
+    let accepted = shared.log.progress().borrow().accepted;
+    let upto = accepted.min(from + CHUNK as u64);
+    if let Some(last) = upto.checked_sub(1) {
+        shared.log.written(last).await?;
+    }
+    let mut reader = shared.store.read(shared.log.id(), from).await?;
+    let mut entries = Vec::new();
+    while entries.len() < CHUNK {
+        match reader.next().await? {
+            Some(entry) => entries.push(entry),
+            None => break,
+        }
+    }
+    Ok(entries)
 }
 
 impl Stream for Turn {
     type Item = TurnEvent;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<TurnEvent>> {
-        let _ = context;
-        unimplemented!()
+        let turn = self.get_mut();
+        loop {
+            if let Some(event) = turn.queue.pop_front() {
+                turn.ended |= matches!(&event, TurnEvent::Entry(entry) if matches!(entry.event, Event::TurnEnded(_)));
+                return Poll::Ready(Some(event));
+            }
+            if turn.ended {
+                return Poll::Ready(None);
+            }
+            if let Some(backfill) = &mut turn.backfill {
+                match backfill.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(entries)) if !entries.is_empty() => {
+                        turn.backfill = None;
+                        turn.take_entries(&entries);
+                        continue;
+                    }
+                    // What cannot be read is not shown; the outcome still tells how the turn ended.
+                    Poll::Ready(_) => return Poll::Ready(None),
+                }
+            }
+            if turn.take_in() || turn.backfill.is_some() {
+                continue;
+            }
+            let is_over = turn.outcome.borrow().is_some();
+            match Pin::new(&mut turn.activity).poll_next(context) {
+                Poll::Ready(Some(_)) => {}
+                // The turn ended before its closing event could be accepted (the store is gone).
+                Poll::Pending if is_over => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.interrupt_on_drop && self.outcome.borrow().is_none() {
+            self.session.interrupt("dropped");
+        }
     }
 }

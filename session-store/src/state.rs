@@ -170,6 +170,9 @@ pub struct State {
     pub usage: Usage,
     /// What the last complete call reported, and the `seq` of its message.
     pub last_usage: Option<(Seq, Usage)>,
+    /// The last event that changed what stands before messages already sent (a trim, its undo, another profile): reasoning made
+    /// before it is bound to a prefix that is no longer sent.
+    pub prefix_changed: Option<Seq>,
     /// How many messages (user, assistant, tool) there ever were.
     pub messages: u64,
     /// The trims and rewinds that can be undone, oldest first, by the `seq` of their events.
@@ -199,7 +202,12 @@ impl State {
                 self.created_at = Some(entry.at);
             }
             Event::SessionRenamed(renamed) => self.name = Some(renamed.name.clone()).filter(|name| !name.is_empty()),
-            Event::Profile(profile) => self.profile = Some(Arc::new(profile.clone())),
+            Event::Profile(profile) => {
+                if self.profile.as_ref().is_some_and(|before| before.hash != profile.hash) {
+                    self.change_prefix(entry.seq);
+                }
+                self.profile = Some(Arc::new(profile.clone()));
+            }
             Event::UserMessage(user) => self.user_message(entry, user.kind, &user.text),
             Event::Note(_) => self.push_or_wait(entry),
             Event::ModelRequest(request) => {
@@ -389,8 +397,7 @@ impl State {
         let place = self.context.partition_point(|slot| slot.order < order);
         self.context.insert(place, Slot { seq: entry.seq, order, message: note });
         self.put_aside(entry.seq, false, removed);
-        // What was reported before counted messages that are gone.
-        self.last_usage = None;
+        self.change_prefix(entry.seq);
     }
 
     fn rewound(&mut self, by: Seq, rewind: &ContextRewound) {
@@ -415,6 +422,12 @@ impl State {
         }
         self.context.extend(aside.slots);
         self.context.sort_by_key(|slot| slot.order);
+        self.change_prefix(by);
+    }
+
+    fn change_prefix(&mut self, by: Seq) {
+        self.prefix_changed = Some(by);
+        // What was reported before counted another prefix.
         self.last_usage = None;
     }
 

@@ -1,0 +1,380 @@
+//! The loop of a turn.
+//!
+//! ```text
+//! user message -> durable -> fit context -> project -> call model (stream) -> append as it comes
+//!              -> tool calls? -> approved, started (durable) -> run (parallel where read-only) -> results -> again
+//!              -> done | interrupted | limit | error: always a closing event, and exactly one result per tool call
+//! ```
+//!
+//! Each wait in here is a [`TurnTask::guard`]: it ends at once when the turn is interrupted or its store fails. What was received until
+//! then is in the log. `answer.rs` asks the model, `tool_calls.rs` runs tools, `context.rs` fits the window.
+
+use crate::context::{plan_trim, trim_event};
+use crate::interrupt::Interrupt;
+use crate::model::{FailureKind, ModelFailure};
+use crate::session::{Shared, lock};
+use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
+use session_store::{
+    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Seq, SessionStore, StopReason, StoreError,
+    ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
+};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long the end of an interrupted turn waits for the disk before it is reported.
+const INTERRUPT_GRACE: Duration = Duration::from_millis(20);
+/// How often an answer whose tool calls were cut at the length limit is followed by another.
+const CUT_CALLS_MAX: u32 = 2;
+
+/// A turn while it runs.
+pub(crate) struct TurnTask {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) interrupt: Interrupt,
+    by: Arc<Mutex<Option<String>>>,
+    /// The event that opened the turn.
+    first: Seq,
+    started: Instant,
+    pub(crate) model_calls: u64,
+    pub(crate) usage: Usage,
+    pub(crate) denials: Vec<Denial>,
+    /// How often the same call (name and arguments) was denied.
+    pub(crate) denied: HashMap<(String, String), u32>,
+    /// Text of this answer that came before its stream broke; what is asked for next continues it.
+    pub(crate) before_seam: String,
+    text: String,
+}
+
+/// Why a turn cannot go on.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It ends for a reason that is no failure.
+    End(EndReason),
+    /// It ends because something failed.
+    Failed(TurnError),
+}
+
+impl From<AppendError> for Stop {
+    fn from(error: AppendError) -> Self {
+        Self::Failed(TurnError::Store(error.to_string()))
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(TurnError::Store(error.to_string()))
+    }
+}
+
+impl From<ModelFailure> for Stop {
+    fn from(failure: ModelFailure) -> Self {
+        Self::Failed(TurnError::Model(failure))
+    }
+}
+
+impl TurnTask {
+    pub(crate) fn new(shared: Arc<Shared>, interrupt: Interrupt, by: Arc<Mutex<Option<String>>>, first: Seq) -> Self {
+        Self {
+            shared,
+            interrupt,
+            by,
+            first,
+            started: Instant::now(),
+            model_calls: 0,
+            usage: Usage::default(),
+            denials: Vec::new(),
+            denied: HashMap::new(),
+            before_seam: String::new(),
+            text: String::new(),
+        }
+    }
+
+    /// Runs the turn to its end, whatever happens, and reports how it ended.
+    pub(crate) async fn run(self, report: watch::Sender<Option<Arc<TurnOutcome>>>) {
+        let shared = Arc::clone(&self.shared);
+        let mut task = self;
+        // A task of its own, so that a panic anywhere in the turn becomes the turn's outcome.
+        let running = tokio::spawn(async move {
+            let stop = task.turns().await;
+            (task, stop)
+        });
+        let outcome = match running.await {
+            Ok((mut task, stop)) => task.end(stop).await,
+            Err(panic) => end_after_panic(&shared, &panic),
+        };
+        report.send_replace(Some(Arc::new(outcome)));
+        shared.bump();
+    }
+
+    async fn turns(&mut self) -> Stop {
+        match self.steps().await {
+            Ok(never) => match never {},
+            Err(stop) => stop,
+        }
+    }
+
+    /// The loop itself; it is left by a [`Stop`] only.
+    async fn steps(&mut self) -> Result<std::convert::Infallible, Stop> {
+        let shared = Arc::clone(&self.shared);
+        self.guard(shared.log.durable(self.first)).await??;
+        let limit = lock(&self.shared.setup).max_model_calls;
+        let mut cut_calls = 0;
+        loop {
+            if limit.is_some_and(|limit| self.model_calls >= limit) {
+                return Err(Stop::End(EndReason::MaxTurns));
+            }
+            let (answered, message) = self.ask().await?;
+            let calls: Vec<_> = message.tool_calls().cloned().collect();
+            self.remember_text(&message, calls.is_empty());
+            match &message.stop {
+                StopReason::Refusal => return Err(Stop::End(EndReason::Refusal)),
+                StopReason::MaxTokens => {
+                    self.not_run(&calls, "Not run: the answer was cut at its length limit.")?;
+                    cut_calls += 1;
+                    if calls.is_empty() || cut_calls > CUT_CALLS_MAX {
+                        return Err(Stop::End(EndReason::MaxTokens));
+                    }
+                }
+                _ if calls.is_empty() => {
+                    if !self.was_steered_since(answered) {
+                        return Err(Stop::End(EndReason::Done));
+                    }
+                }
+                _ => self.run_tools(&calls).await?,
+            }
+        }
+    }
+
+    /// The output of `wait`; ends at once where the turn is interrupted or the store is in trouble.
+    pub(crate) async fn guard<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut progress = self.shared.log.progress();
+        let trouble = async {
+            match progress.wait_for(|progress| progress.trouble.is_some()).await {
+                Ok(progress) => progress.trouble.as_ref().map(ToString::to_string).unwrap_or_default(),
+                Err(_) => "the session store is gone".to_owned(),
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.interrupt.raised() => Err(Stop::End(EndReason::Interrupted)),
+            why = trouble => Err(Stop::Failed(TurnError::Store(why))),
+            output = wait => Ok(output),
+        }
+    }
+
+    /// Accepts an event, waiting for room where the log is at its bound.
+    pub(crate) async fn append(&self, event: impl Into<Event>) -> Result<Arc<Entry>, Stop> {
+        let event = event.into();
+        loop {
+            match self.shared.append(event.clone()) {
+                Err(AppendError::Full { .. }) => self.guard(self.shared.log.reserve(0)).await??,
+                accepted => return Ok(accepted?),
+            }
+        }
+    }
+
+    /// Gives each of `calls` its one result without running it.
+    pub(crate) fn not_run(&self, calls: &[session_store::ToolCall], why: &str) -> Result<(), Stop> {
+        for call in calls {
+            self.finish_call(call, ToolOutcome::NotRun, why)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish_call(&self, call: &session_store::ToolCall, outcome: ToolOutcome, output: &str) -> Result<(), Stop> {
+        let (call, name, output) = (call.id.clone(), call.name.clone(), output.to_owned());
+        self.shared.append(ToolFinished { call, name, outcome, output, full: None, duration_ms: 0 })?;
+        Ok(())
+    }
+
+    fn remember_text(&mut self, message: &AssistantMessage, is_last: bool) {
+        let before = std::mem::take(&mut self.before_seam);
+        let text = before + &message.text();
+        if is_last || !text.is_empty() {
+            self.text = text;
+        }
+    }
+
+    /// Whether a message came in after the answer at `answered` was asked for: it wants an answer too.
+    fn was_steered_since(&self, answered: Seq) -> bool {
+        let state = self.shared.state();
+        let Some(place) = state.context.iter().rposition(|slot| slot.seq == answered) else { return false };
+        let is_steer = |message: &Message| matches!(message, Message::User { kind: UserKind::Steer, .. });
+        state.context[place..].iter().any(|slot| slot.message.as_deref().is_some_and(is_steer))
+    }
+
+    /// The closing events, durable before the end is reported.
+    async fn end(&mut self, stop: Stop) -> TurnOutcome {
+        let (reason, error) = match stop {
+            Stop::End(reason) => (reason, None),
+            Stop::Failed(TurnError::Model(failure)) if failure.kind.is_timeout() => {
+                (EndReason::Timeout, Some(TurnError::Model(failure)))
+            }
+            Stop::Failed(error) => (EndReason::Error, Some(error)),
+        };
+        lock(&self.shared.live).end();
+        if reason == EndReason::Interrupted {
+            let by = lock(&self.by).clone().unwrap_or_else(|| "user".to_owned());
+            let _ = self.shared.append(Interrupted { by });
+        }
+        self.answer_open_calls();
+        self.text.insert_str(0, &std::mem::take(&mut self.before_seam));
+        let mut outcome = TurnOutcome {
+            reason,
+            error,
+            text: std::mem::take(&mut self.text),
+            model_calls: self.model_calls,
+            usage: self.usage,
+            denials: std::mem::take(&mut self.denials),
+            duration: self.started.elapsed(),
+        };
+        let stored = match self.shared.append(turn_ended(&outcome)) {
+            Ok(entry) => self.commit_end(entry.seq, reason).await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(why) = stored
+            && !matches!(outcome.error, Some(TurnError::Store(_)))
+        {
+            outcome.reason = EndReason::Error;
+            outcome.error = Some(TurnError::Store(why));
+        }
+        outcome
+    }
+
+    async fn commit_end(&self, seq: Seq, reason: EndReason) -> Result<(), String> {
+        let mut progress = self.shared.log.progress();
+        if reason == EndReason::Interrupted || self.interrupt.is_raised() {
+            // Whoever stopped the turn gets control back now; the commit goes on without them.
+            self.shared.log.start_commit(seq);
+            let _ = tokio::time::timeout(INTERRUPT_GRACE, self.shared.log.durable(seq)).await;
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            stored = self.shared.log.durable(seq) => stored.map_err(|error| error.to_string()),
+            trouble = progress.wait_for(|progress| progress.trouble.is_some()) => {
+                Err(trouble.ok().and_then(|progress| progress.trouble.as_ref().map(ToString::to_string)).unwrap_or_default())
+            }
+            () = self.interrupt.raised() => Ok(()),
+        }
+    }
+
+    /// Every call of the turn gets its one result, also where the turn ended before it.
+    fn answer_open_calls(&self) {
+        answer_open_calls(&self.shared, "Not run: the turn ended before this call was started.");
+    }
+}
+
+/// Gives a result to each call of the last answer that has none: one that had started was stopped.
+fn answer_open_calls(shared: &Shared, not_run: &str) {
+    let open: Vec<(session_store::ToolCall, bool)> = {
+        let state = shared.state();
+        let last = state.context.iter().rev().find_map(|slot| match slot.message.as_deref() {
+            Some(Message::Assistant(answer)) => Some(answer),
+            _ => None,
+        });
+        let is_open = |call: &session_store::ToolCall| Some((call.clone(), state.unresolved.get(&call.id)?.started.is_some()));
+        last.map(|answer| answer.tool_calls().filter_map(is_open).collect()).unwrap_or_default()
+    };
+    for (call, started) in open {
+        let (outcome, output) = if started {
+            (ToolOutcome::Interrupted, "Stopped while it ran; it may have had some effect.")
+        } else {
+            (ToolOutcome::NotRun, not_run)
+        };
+        let _ = shared.append(ToolFinished {
+            call: call.id,
+            name: call.name,
+            outcome,
+            output: output.to_owned(),
+            full: None,
+            duration_ms: 0,
+        });
+    }
+}
+
+fn turn_ended(outcome: &TurnOutcome) -> TurnEnded {
+    TurnEnded {
+        reason: outcome.reason.as_str().to_owned(),
+        error: outcome.error.as_ref().map(ToString::to_string),
+        model_calls: outcome.model_calls,
+        usage: outcome.usage,
+        duration_ms: u64::try_from(outcome.duration.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn end_after_panic(shared: &Shared, panic: &tokio::task::JoinError) -> TurnOutcome {
+    let message = format!("the turn ended by a defect in the runtime: {panic}");
+    tracing::error!(session = %shared.log.id(), "{message}");
+    lock(&shared.live).end();
+    let _ = shared.append(Error { scope: "runtime".to_owned(), message: message.clone() });
+    answer_open_calls(shared, "Not run: the turn ended before this call was started.");
+    let outcome = TurnOutcome {
+        reason: EndReason::Error,
+        error: Some(TurnError::Panic(message)),
+        text: String::new(),
+        model_calls: 0,
+        usage: Usage::default(),
+        denials: Vec::new(),
+        duration: Duration::ZERO,
+    };
+    let _ = shared.append(turn_ended(&outcome));
+    outcome
+}
+
+/// About how many tokens the next request takes.
+pub(crate) async fn estimate(shared: &Arc<Shared>) -> u64 {
+    let shared = Arc::clone(shared);
+    let factor = lock(&shared.setup).model.limits().token_factor;
+    // Counting may load the tokenizer's table, and takes long for a long history.
+    let counted = tokio::task::spawn_blocking(move || {
+        let state = snapshot(&shared);
+        let profile = state.profile.clone().unwrap_or_else(|| Arc::new(empty_profile()));
+        lock(&shared.counter).estimate(&state, &profile, factor)
+    });
+    counted.await.unwrap_or(0)
+}
+
+/// Trims the context down to `target` tokens; how many messages left, or nothing where none could.
+pub(crate) async fn trim(shared: &Arc<Shared>, target: u64, reason: &str) -> Result<Option<usize>, AppendError> {
+    let before = estimate(shared).await;
+    let factor = lock(&shared.setup).model.limits().token_factor;
+    let state = snapshot(shared);
+    let Some(trim) = plan_trim(&state, &mut lock(&shared.counter), factor, before, target) else { return Ok(None) };
+    shared.append(trim_event(&trim, &state.todos, reason, before))?;
+    Ok(Some(trim.messages))
+}
+
+/// The parts of the state that counting reads. Bodies are shared, not copied.
+fn snapshot(shared: &Shared) -> session_store::State {
+    shared.state().clone()
+}
+
+fn empty_profile() -> session_store::Profile {
+    session_store::Profile {
+        hash: String::new(),
+        model: String::new(),
+        system: String::new(),
+        tools: Vec::new(),
+        parameters: session_store::Parameters::default(),
+        projection: crate::projection::PROJECTION_VERSION,
+    }
+}
+
+/// Whether a failure says that the context is too long.
+pub(crate) fn is_too_long(failure: &ModelFailure) -> bool {
+    failure.kind == FailureKind::ContextTooLong
+}
+
+/// Reads the bodies of context messages that a restore brought back, where they are missing.
+pub(crate) async fn hydrate(store: &Arc<dyn SessionStore>, shared: &Shared) -> Result<(), Stop> {
+    let missing = shared.state().missing();
+    let Some(&first) = missing.first() else { return Ok(()) };
+    let mut reader = store.read(shared.log.id(), first).await?;
+    while let Some(entry) = reader.next().await? {
+        shared.state().hydrate(&entry);
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Asking the model: fit, project, send, and take the answer in as it comes.
+//!
+//! A piece of text is in memory for readers at once, in the log within [`PIECE_WINDOW`], and written within two of
+//! them: what a kill costs of an answer is at most the store's window.
+
+use crate::agent_loop::{Stop, TurnTask, estimate, hydrate, is_too_long, trim};
+use crate::model::{FailureKind, Model, ModelEvent, ModelFailure};
+use crate::projection::project;
+use crate::retry::{Retry, RetryDecision};
+use crate::session::lock;
+use crate::turn::{DeltaKind, TurnError};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use session_store::{
+    AssistantMessage, AssistantReasoning, AssistantText, Block, Event, ModelError, ModelRequest, Note, Origin, Seq, StopReason,
+    Usage, sha256_hex,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long text may wait to become a logged piece: half of the store's default window, so that both together are one window.
+const PIECE_WINDOW: Duration = Duration::from_millis(250);
+/// A piece is logged at this size at once.
+const PIECE_BYTES: usize = 64 * 1024;
+/// How often a request is trimmed because the provider says that it is too long.
+const TOO_LONG_MAX: u32 = 3;
+/// How many parameters an endpoint may refuse one after the other.
+const LEARNED_MAX: u32 = 6;
+
+const GO_ON: &str =
+    "The connection broke while you were answering. Go on exactly where your text stopped, without repeating any of it.";
+
+/// An answer while it comes in.
+struct Incoming {
+    message: Seq,
+    origin: Origin,
+    blocks: Vec<Block>,
+    /// Bytes of text that are in `blocks`; the rest of the live text belongs to a block that is not complete.
+    text_in_blocks: usize,
+    /// Bytes of text and reasoning that are in logged pieces.
+    logged: [u64; 2],
+    /// When the first byte came that is not in a logged piece.
+    waiting_since: Option<Instant>,
+    calls: usize,
+    usage: Option<Usage>,
+}
+
+impl TurnTask {
+    /// One answer, whatever it takes: retries, trims, parameters left out. Gives the `seq` of its message, and the message.
+    pub(crate) async fn ask(&mut self) -> Result<(Seq, AssistantMessage), Stop> {
+        let (model, policy) = {
+            let setup = lock(&self.shared.setup);
+            (Arc::clone(&setup.model), setup.retry)
+        };
+        let mut retry = Retry::new(policy);
+        let (mut too_long, mut learned) = (0, 0);
+        loop {
+            let body = self.fit(&*model).await?;
+            let message = self.log_request(&*model, &body).await?;
+            let failure = match self.receive(&*model, body, message).await? {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let decision = match failure.kind {
+                FailureKind::Learned if learned < LEARNED_MAX => {
+                    learned += 1;
+                    RetryDecision::After(Duration::ZERO)
+                }
+                FailureKind::ContextTooLong if too_long < TOO_LONG_MAX => {
+                    too_long += 1;
+                    RetryDecision::After(Duration::ZERO)
+                }
+                _ => retry.next(&failure),
+            };
+            self.log_failure(message, &failure, &decision).await?;
+            match decision {
+                RetryDecision::After(pause) if is_too_long(&failure) => {
+                    self.shorten_by_a_fifth(&failure).await?;
+                    self.guard(tokio::time::sleep(pause)).await?;
+                }
+                RetryDecision::After(pause) => self.guard(tokio::time::sleep(pause)).await?,
+                _ => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// The body of the next request, after whatever trim it takes to fit the window.
+    async fn fit(&mut self, model: &dyn Model) -> Result<Bytes, Stop> {
+        hydrate(&self.shared.store, &self.shared).await?;
+        let budget = self.shared.budget();
+        let body = self.body(model, budget.output);
+        if body.len() as u64 <= budget.input {
+            return Ok(body);
+        }
+        let tokens = self.guard(estimate(&self.shared)).await?;
+        if tokens <= budget.input {
+            return Ok(body);
+        }
+        self.guard(trim(&self.shared, budget.input / 2, "budget")).await??;
+        let tokens = self.guard(estimate(&self.shared)).await?;
+        if tokens > budget.input {
+            return Err(Stop::Failed(TurnError::TooLong(format!(
+                "what has to be sent takes about {tokens} tokens, and the context window leaves room for {}",
+                budget.input
+            ))));
+        }
+        Ok(self.body(model, budget.output))
+    }
+
+    fn body(&self, model: &dyn Model, max_output_tokens: u64) -> Bytes {
+        let state = self.shared.state();
+        let Some(profile) = &state.profile else { return Bytes::new() };
+        model.body(&project(&state, profile, model.origin(), max_output_tokens))
+    }
+
+    /// The provider says that the request is too long, whatever we counted: at least a fifth of it leaves.
+    async fn shorten_by_a_fifth(&mut self, failure: &ModelFailure) -> Result<(), Stop> {
+        let tokens = self.guard(estimate(&self.shared)).await?;
+        match self.guard(trim(&self.shared, tokens / 5 * 4, "context_too_long")).await?? {
+            Some(_) => Ok(()),
+            None => Err(failure.clone().into()),
+        }
+    }
+
+    async fn log_request(&mut self, model: &dyn Model, body: &Bytes) -> Result<Seq, Stop> {
+        self.model_calls += 1;
+        let (profile, context) = {
+            let state = self.shared.state();
+            (state.profile.as_ref().map(|profile| profile.hash.clone()).unwrap_or_default(), state.context_ranges())
+        };
+        let request = ModelRequest {
+            origin: model.origin().clone(),
+            profile,
+            context,
+            body_sha256: sha256_hex(body),
+            body_bytes: body.len() as u64,
+            learned: model.learned(),
+        };
+        let entry = self.append(request).await?;
+        self.shared.log.start_commit(entry.seq);
+        lock(&self.shared.live).begin(entry.seq);
+        Ok(entry.seq)
+    }
+
+    async fn log_failure(&mut self, message: Seq, failure: &ModelFailure, decision: &RetryDecision) -> Result<(), Stop> {
+        let retry_in_ms = match decision {
+            RetryDecision::After(pause) => Some(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+            _ => None,
+        };
+        let (kind, detail) = (failure.kind.as_str().to_owned(), failure.detail.clone());
+        self.append(ModelError { message, kind, detail, status: failure.status, retry_in_ms }).await?;
+        if retry_in_ms.is_some() && !self.before_seam.is_empty() {
+            self.append(Note { text: GO_ON.to_owned() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a request and takes its answer in. The outer error ends the turn, the inner one is the call's own. In either
+    /// case what came is in the log.
+    async fn receive(
+        &mut self,
+        model: &dyn Model,
+        body: Bytes,
+        message: Seq,
+    ) -> Result<Result<(Seq, AssistantMessage), ModelFailure>, Stop> {
+        let mut incoming = Incoming::new(message, model.origin().clone());
+        let ended = self.stream(model, body, &mut incoming).await;
+        if let Some(usage) = &incoming.usage {
+            self.usage.add(usage);
+        }
+        match ended {
+            Ok(Ok((stop, opaque))) => {
+                let answer = AssistantMessage { stop, opaque, partial: false, ..self.whole(incoming) };
+                let entry = self.append(answer.clone()).await?;
+                lock(&self.shared.live).end();
+                Ok(Ok((entry.seq, answer)))
+            }
+            Ok(Err(failure)) => {
+                self.keep_partial(incoming)?;
+                Ok(Err(failure))
+            }
+            Err(stop) => {
+                // The first reason counts: a store that is in trouble is told by the turn's end.
+                let _ = self.keep_partial(incoming);
+                Err(stop)
+            }
+        }
+    }
+
+    /// Takes in the stream until its terminal event.
+    async fn stream(
+        &self,
+        model: &dyn Model,
+        body: Bytes,
+        incoming: &mut Incoming,
+    ) -> Result<Result<(StopReason, Option<serde_json::Value>), ModelFailure>, Stop> {
+        let clocks = lock(&self.shared.setup).clocks;
+        let mut stream = match self.guard(model.call(body, &clocks)).await? {
+            Ok(stream) => stream,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        loop {
+            let due = incoming.waiting_since.map_or(PIECE_WINDOW, |since| PIECE_WINDOW.saturating_sub(since.elapsed()));
+            let Ok(event) = tokio::time::timeout(due, self.guard(stream.next())).await else {
+                self.log_pieces(incoming).await?;
+                continue;
+            };
+            match event? {
+                None => {
+                    let detail = "the answer broke off before its end";
+                    return Ok(Err(ModelFailure::new(FailureKind::Reset, detail)));
+                }
+                Some(Err(failure)) => return Ok(Err(failure)),
+                Some(Ok(ModelEvent::Done { stop, opaque })) => return Ok(Ok((stop, opaque))),
+                Some(Ok(event)) => self.take_in(event, incoming).await?,
+            }
+        }
+    }
+
+    async fn take_in(&self, event: ModelEvent, incoming: &mut Incoming) -> Result<(), Stop> {
+        match event {
+            ModelEvent::Text(text) => self.show(DeltaKind::Text, &text, incoming).await?,
+            ModelEvent::Reasoning(text) => self.show(DeltaKind::Reasoning, &text, incoming).await?,
+            ModelEvent::Block(block) => incoming.add(block),
+            ModelEvent::Usage(usage) => incoming.usage = Some(usage),
+            ModelEvent::ToolArguments | ModelEvent::Done { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn show(&self, kind: DeltaKind, text: &str, incoming: &mut Incoming) -> Result<(), Stop> {
+        lock(&self.shared.live).push(kind, text);
+        self.shared.bump();
+        let since = *incoming.waiting_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= PIECE_WINDOW || self.unlogged(incoming) >= PIECE_BYTES {
+            self.log_pieces(incoming).await?;
+        }
+        Ok(())
+    }
+
+    fn unlogged(&self, incoming: &Incoming) -> usize {
+        let live = lock(&self.shared.live);
+        live.since(DeltaKind::Text, incoming.logged[0]).len() + live.since(DeltaKind::Reasoning, incoming.logged[1]).len()
+    }
+
+    /// Logs what came since the last pieces.
+    async fn log_pieces(&self, incoming: &mut Incoming) -> Result<(), Stop> {
+        incoming.waiting_since = None;
+        let (text, reasoning) = {
+            let live = lock(&self.shared.live);
+            (
+                live.since(DeltaKind::Text, incoming.logged[0]).to_owned(),
+                live.since(DeltaKind::Reasoning, incoming.logged[1]).to_owned(),
+            )
+        };
+        let message = incoming.message;
+        let [text_offset, reasoning_offset] = incoming.logged;
+        if !reasoning.is_empty() {
+            incoming.logged[1] += reasoning.len() as u64;
+            self.append_piece(AssistantReasoning { message, offset: reasoning_offset, text: reasoning }.into()).await?;
+        }
+        if !text.is_empty() {
+            incoming.logged[0] += text.len() as u64;
+            self.append_piece(AssistantText { message, offset: text_offset, text }.into()).await?;
+        }
+        Ok(())
+    }
+
+    /// Its oldest byte is up to a [`PIECE_WINDOW`] old, so it is written within the other half of the store's window.
+    async fn append_piece(&self, piece: Event) -> Result<(), Stop> {
+        use session_store::AppendError::Full;
+        loop {
+            match self.shared.append_with(|log| log.append_within(piece.clone(), PIECE_WINDOW)) {
+                Err(Full { .. }) => self.guard(self.shared.log.reserve(0)).await??,
+                accepted => return accepted.map(|_| ()).map_err(Stop::from),
+            }
+        }
+    }
+
+    /// What came of an answer that did not come to its end goes into the log as a partial message.
+    fn keep_partial(&mut self, incoming: Incoming) -> Result<(), Stop> {
+        let partial = self.whole(incoming);
+        lock(&self.shared.live).end();
+        if partial.blocks.is_empty() {
+            return Ok(());
+        }
+        self.before_seam.push_str(&partial.text());
+        let calls: Vec<_> = partial.tool_calls().cloned().collect();
+        self.shared.append(partial)?;
+        self.not_run(&calls, "Not run: the answer was cut off.")
+    }
+
+    /// The message as far as it came, with the text of a block that is not complete.
+    fn whole(&self, mut incoming: Incoming) -> AssistantMessage {
+        let rest = lock(&self.shared.live).since(DeltaKind::Text, incoming.text_in_blocks as u64).to_owned();
+        if !rest.is_empty() {
+            incoming.blocks.push(Block::Text { text: rest });
+        }
+        AssistantMessage {
+            message: incoming.message,
+            origin: incoming.origin,
+            blocks: incoming.blocks,
+            stop: StopReason::Cut,
+            partial: true,
+            usage: incoming.usage,
+            opaque: None,
+        }
+    }
+}
+
+impl Incoming {
+    fn new(message: Seq, origin: Origin) -> Self {
+        Self {
+            message,
+            origin,
+            blocks: Vec::new(),
+            text_in_blocks: 0,
+            logged: [0; 2],
+            waiting_since: None,
+            calls: 0,
+            usage: None,
+        }
+    }
+
+    fn add(&mut self, mut block: Block) {
+        match &mut block {
+            Block::Text { text } => self.text_in_blocks += text.len(),
+            Block::ToolCall(call) => {
+                call.id = format!("call_{}_{}", self.message, self.calls);
+                self.calls += 1;
+            }
+            _ => {}
+        }
+        self.blocks.push(block);
+    }
+}

@@ -1,0 +1,176 @@
+//! The projection: what a model is sent, as a pure function of the session's state and of who is asked.
+//!
+//! The log is never repaired; this function makes a legal conversation of whatever it holds. `ARCHITECTURE.md` has its
+//! rules as a table. Their common aim: what was sent once keeps its bytes, until an event says otherwise.
+//!
+//! A version of the rules is part of the profile ([`PROJECTION_VERSION`]): a session is always projected by the rules it was
+//! started with, because providers bind reasoning to the exact prefix before it.
+
+use crate::model::{Conversation, Sent, SentResult};
+use session_store::{
+    AssistantMessage, Block, Message, Origin, Profile, Slot, State, StopReason, ToolCall, ToolOutcome, Unresolved,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// The version of the rules below.
+pub const PROJECTION_VERSION: u32 = 1;
+
+const CUT: &str = "[Your answer above was cut off before it was complete.]";
+const MISSING: &str = "[Earlier messages of this conversation are missing.]";
+const CONTINUE: &str = "Continue.";
+const NO_OUTPUT: &str = "(no output)";
+const NOT_RUN: &str = "Not run: the session stopped before this call was started.";
+const UNKNOWN: &str = "Outcome unknown: the session was cut off while this call ran. It may have run, wholly or in part. Check before you do it again.";
+const LOST: &str =
+    "Result lost: the session was cut off while this call ran. It only reads; call it again if you need the result.";
+
+/// What `target` is sent for `state`. Legal for every provider: see [`Conversation`].
+#[must_use]
+pub fn project(state: &State, profile: &Arc<Profile>, target: &Origin, max_output_tokens: u64) -> Conversation {
+    let mut projection = Projection { state, target, sent: Vec::new(), ids: HashSet::new() };
+    let mut slots = state.context.as_slice();
+    while let Some((slot, rest)) = slots.split_first() {
+        // Everything up to the next answer belongs to this one: its results, and what was said meanwhile.
+        let end = rest.iter().position(is_answer).unwrap_or(rest.len());
+        match slot.message.as_deref() {
+            Some(Message::Assistant(answer)) => projection.step(slot, answer, &rest[..end]),
+            _ => projection.texts(&slots[..=end]),
+        }
+        slots = &rest[end..];
+    }
+    projection.finish();
+    Conversation { profile: Arc::clone(profile), max_output_tokens, messages: projection.sent }
+}
+
+fn is_answer(slot: &Slot) -> bool {
+    matches!(slot.message.as_deref(), Some(Message::Assistant(_)))
+}
+
+struct Projection<'a> {
+    state: &'a State,
+    target: &'a Origin,
+    sent: Vec<Sent>,
+    /// The ids of tool calls sent so far: no provider takes one twice.
+    ids: HashSet<String>,
+}
+
+impl Projection<'_> {
+    /// An answer, the results of its calls, and the texts that came in meanwhile.
+    fn step(&mut self, slot: &Slot, answer: &AssistantMessage, following: &[Slot]) {
+        let own = answer.origin == *self.target;
+        let reasons = own && !answer.partial && self.state.prefix_changed.is_none_or(|changed| slot.seq > changed);
+        let mut calls = Vec::new();
+        let mut blocks = Vec::new();
+        for block in &answer.blocks {
+            match block {
+                Block::Text { text } if !text.trim().is_empty() => blocks.push(block.clone()),
+                Block::Reasoning { opaque: Some(_), .. } | Block::Opaque { .. } if reasons => blocks.push(block.clone()),
+                Block::ToolCall(call) if !answer.partial => {
+                    let sent = ToolCall { id: self.id(call, own), name: legal_name(&call.name), ..call.clone() };
+                    blocks.push(Block::ToolCall(sent.clone()));
+                    calls.push((call.id.as_str(), sent));
+                }
+                _ => {}
+            }
+        }
+        if blocks.iter().any(|block| matches!(block, Block::Text { .. } | Block::ToolCall(_))) {
+            if matches!(self.sent.last(), None | Some(Sent::Assistant { .. })) {
+                let text = if self.sent.is_empty() { MISSING } else { CONTINUE };
+                self.text(text);
+            }
+            self.sent.push(Sent::Assistant { blocks, opaque: answer.opaque.clone().filter(|_| reasons) });
+            if !calls.is_empty() {
+                self.results(&calls, answer, following);
+            }
+            if answer.partial {
+                self.text(CUT);
+            }
+        }
+        self.texts(following);
+    }
+
+    /// One result for each call, in call order: the recorded one, or words for what is known instead.
+    fn results(&mut self, calls: &[(&str, ToolCall)], answer: &AssistantMessage, following: &[Slot]) {
+        let mut recorded: HashMap<&str, (ToolOutcome, &str)> = HashMap::new();
+        for slot in following {
+            if let Some(Message::ToolResult { call, outcome, output, .. }) = slot.message.as_deref() {
+                recorded.entry(call.as_str()).or_insert((*outcome, output));
+            }
+        }
+        let results = calls.iter().map(|(own_id, sent)| {
+            let (output, is_error) = match recorded.get(own_id) {
+                Some((outcome, output)) => ((*output).to_owned(), *outcome != ToolOutcome::Ok),
+                None => (without_result(&self.state.unresolved, own_id, answer), true),
+            };
+            let output = if output.trim().is_empty() { NO_OUTPUT.to_owned() } else { output };
+            SentResult { id: sent.id.clone(), name: sent.name.clone(), output, is_error }
+        });
+        let results = results.collect();
+        self.sent.push(Sent::ToolResults(results));
+    }
+
+    fn texts(&mut self, slots: &[Slot]) {
+        for slot in slots {
+            if let Some(Message::User { text, .. } | Message::Note { text }) = slot.message.as_deref() {
+                self.text(text);
+            }
+        }
+    }
+
+    /// Adds words of the person or of the runtime; neighbours merge, blank ones go.
+    fn text(&mut self, text: &str) {
+        if text.trim().is_empty() {
+            return;
+        }
+        match self.sent.last_mut() {
+            Some(Sent::User(texts)) => texts.push(text.to_owned()),
+            _ => self.sent.push(Sent::User(vec![text.to_owned()])),
+        }
+    }
+
+    /// The provider's own id for its own calls, ours for all others, and never one twice.
+    fn id(&mut self, call: &ToolCall, own: bool) -> String {
+        let theirs = own && is_legal_id(&call.provider_id) && !self.ids.contains(&call.provider_id);
+        let mut id = if theirs { call.provider_id.clone() } else { call.id.clone() };
+        if !is_legal_id(&id) {
+            id = format!("call_{}", self.ids.len());
+        }
+        while !self.ids.insert(id.clone()) {
+            id = format!("call_x{}", self.ids.len());
+        }
+        id
+    }
+
+    fn finish(&mut self) {
+        match self.sent.last() {
+            None => self.text(MISSING),
+            Some(Sent::Assistant { .. }) => self.text(CONTINUE),
+            Some(_) => {}
+        }
+    }
+}
+
+fn without_result(unresolved: &BTreeMap<String, Unresolved>, call: &str, answer: &AssistantMessage) -> String {
+    let Some(known) = unresolved.get(call) else { return UNKNOWN.to_owned() };
+    match (&known.denied, known.started) {
+        (Some(reason), _) => format!("Denied: {reason}"),
+        (None, Some(false)) => LOST.to_owned(),
+        (None, Some(true)) => UNKNOWN.to_owned(),
+        (None, None) if known.gap => UNKNOWN.to_owned(),
+        (None, None) if answer.stop == StopReason::MaxTokens => "Not run: the answer was cut at its length limit.".to_owned(),
+        (None, None) => NOT_RUN.to_owned(),
+    }
+}
+
+/// What both Anthropic (`^[a-zA-Z0-9_-]+$`, 64 at most) and OpenAI (40 characters at most) take.
+fn is_legal_id(id: &str) -> bool {
+    (1..=40).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// A tool's name that providers take back, also where a model made one up.
+fn legal_name(name: &str) -> String {
+    let legal = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
+    let name: String = name.chars().take(64).map(legal).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}

@@ -1,0 +1,271 @@
+//! The tool calls of an answer: prepare (arguments, permission), execute, finalise. Each ends with exactly one result.
+//!
+//! Calls without side effects run side by side; a call with side effects runs alone, after `tool.started` is durable, so that a
+//! crash can never hide that it may have run.
+
+use crate::agent_loop::{Stop, TurnTask};
+use crate::permissions::{PermissionMode, Permissions};
+use crate::secrets::without_credentials;
+use crate::session::lock;
+use crate::tokens::floor_char_boundary;
+use crate::tool::{Approval, ApprovalRequest, Tool, ToolContext, ToolError, ToolOutput};
+use crate::tools::check_arguments;
+use crate::turn::{Denial, EndReason, TurnError};
+use futures_util::future::join_all;
+use serde_json::Value;
+use session_store::{Error, SideRef, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolStarted};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinError;
+use tokio::time::Instant;
+
+/// What a model sees of a result at most, in bytes; the whole is kept beside the log.
+const RESULT_BYTES: usize = 32 * 1024;
+/// How long a tool has to end by itself once the turn is interrupted.
+const INTERRUPT_GRACE: Duration = Duration::from_millis(20);
+/// The same call is refused this often before the turn ends.
+const DENIED_MAX: u32 = 3;
+
+/// A call that may run.
+struct Prepared {
+    call: ToolCall,
+    tool: Arc<dyn Tool>,
+    arguments: Value,
+    context: ToolContext,
+}
+
+/// How a tool's run ended.
+enum Ran {
+    Finished(Result<ToolOutput, ToolError>),
+    Panicked(JoinError),
+    /// With what the tool itself said of it, where it was quick.
+    Interrupted(Option<String>),
+    OutOfTime(Duration),
+}
+
+enum Verdict {
+    Approved(&'static str),
+    Denied { by: &'static str, reason: String },
+}
+
+impl TurnTask {
+    /// Runs the calls of an answer, in order where they have side effects.
+    pub(crate) async fn run_tools(&mut self, calls: &[ToolCall]) -> Result<(), Stop> {
+        let mut readers = Vec::new();
+        for call in calls {
+            let Some(prepared) = self.prepare(call).await? else { continue };
+            if prepared.tool.side_effects() {
+                self.run_side_by_side(std::mem::take(&mut readers)).await?;
+                self.run_alone(prepared).await?;
+            } else {
+                readers.push(prepared);
+            }
+        }
+        self.run_side_by_side(readers).await?;
+        if self.denied.values().any(|times| *times >= DENIED_MAX) {
+            return Err(Stop::End(EndReason::Denied));
+        }
+        Ok(())
+    }
+
+    /// Checks the arguments and the permission; nothing where the call got its result already.
+    async fn prepare(&mut self, call: &ToolCall) -> Result<Option<Prepared>, Stop> {
+        let setup = lock(&self.shared.setup).clone();
+        let Some(tool) = setup.tools.iter().find(|tool| tool.spec().name == call.name).cloned() else {
+            let names: Vec<String> = setup.tools.iter().map(|tool| tool.spec().name).collect();
+            let why = format!("There is no tool `{}`. The tools are: {}.", call.name, names.join(", "));
+            self.finish_call(call, ToolOutcome::InvalidArguments, &why)?;
+            return Ok(None);
+        };
+        let checked = check_arguments(&tool.spec(), &call.arguments).and_then(|arguments| setup.secrets.reveal(arguments));
+        let arguments = match checked {
+            Ok(arguments) => arguments,
+            Err(why) => {
+                self.finish_call(call, ToolOutcome::InvalidArguments, &why)?;
+                return Ok(None);
+            }
+        };
+        let context = ToolContext {
+            session: self.shared.log.id(),
+            call: call.id.clone(),
+            cwd: setup.cwd.clone(),
+            add_dirs: setup.add_dirs.clone(),
+            env: Arc::new(without_credentials(&setup.env)),
+            interrupt: self.interrupt.clone(),
+            todos: self.shared.todos.get(),
+        };
+        let prepared = Prepared { call: call.clone(), tool, arguments, context };
+        match self.permit(&setup.permissions, &prepared).await? {
+            Verdict::Approved(by) => {
+                self.append(ToolApproved { call: call.id.clone(), by: by.to_owned() }).await?;
+                Ok(Some(prepared))
+            }
+            Verdict::Denied { by, reason } => {
+                self.deny(call, by, reason).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn permit(&self, permissions: &Permissions, prepared: &Prepared) -> Result<Verdict, Stop> {
+        let name = &prepared.call.name;
+        if permissions.disallowed.contains(name) {
+            return Ok(denied("disallowed_tools", format!("the tool `{name}` is disallowed in this session")));
+        }
+        if permissions.allowed.contains(name) {
+            return Ok(Verdict::Approved("allowed_tools"));
+        }
+        let described = (permissions.mode != PermissionMode::Allow)
+            .then(|| prepared.tool.needs_approval(&prepared.arguments, &prepared.context));
+        match (permissions.mode, described, &permissions.approver) {
+            (PermissionMode::Allow, ..) | (_, Some(false), _) => Ok(Verdict::Approved("mode")),
+            (PermissionMode::ReadOnly, ..) => Ok(denied("mode", "the permission mode is read-only".to_owned())),
+            (PermissionMode::Ask, ..) if lock(&self.shared.approved).contains(name) => Ok(Verdict::Approved("session")),
+            (PermissionMode::Ask, _, None) => {
+                Ok(denied("nobody_to_ask", "it needs approval, and nobody can be asked".to_owned()))
+            }
+            (PermissionMode::Ask, _, Some(approver)) => {
+                let request = ApprovalRequest {
+                    call: prepared.call.id.clone(),
+                    tool: name.clone(),
+                    arguments: prepared.call.arguments.clone(),
+                    description: prepared.tool.describe(&prepared.arguments),
+                };
+                Ok(match self.guard(approver.ask(request)).await? {
+                    Approval::Approve => Verdict::Approved("user"),
+                    Approval::ApproveAlways => {
+                        lock(&self.shared.approved).insert(name.clone());
+                        Verdict::Approved("user")
+                    }
+                    Approval::Deny(reason) if reason.trim().is_empty() => denied("user", "the user said no".to_owned()),
+                    Approval::Deny(reason) => denied("user", format!("the user said no: {reason}")),
+                })
+            }
+        }
+    }
+
+    async fn deny(&mut self, call: &ToolCall, by: &'static str, reason: String) -> Result<(), Stop> {
+        let id = call.id.clone();
+        self.append(ToolDenied { call: id, by: by.to_owned(), reason: reason.clone() }).await?;
+        self.finish_call(call, ToolOutcome::Denied, &format!("Denied: {reason}."))?;
+        *self.denied.entry((call.name.clone(), call.arguments.clone())).or_default() += 1;
+        let (tool, arguments) = (call.name.clone(), call.arguments.clone());
+        self.denials.push(Denial { tool, arguments, reason, by: by.to_owned() });
+        Ok(())
+    }
+
+    async fn run_side_by_side(&mut self, readers: Vec<Prepared>) -> Result<(), Stop> {
+        for prepared in &readers {
+            self.append(started(prepared)).await?;
+        }
+        let ended = join_all(readers.iter().map(|prepared| async move { (run(prepared).await, prepared) })).await;
+        let mut stop = None;
+        for ((ran, took), prepared) in ended {
+            stop = self.finalise(prepared, ran, took).await?.or(stop);
+        }
+        stop.map_or(Ok(()), Err)
+    }
+
+    async fn run_alone(&mut self, prepared: Prepared) -> Result<(), Stop> {
+        // Nothing with side effects starts while a killed process may still be at work.
+        self.guard(crate::tools::reaper().idle(self.shared.log.id())).await?;
+        let entry = self.append(started(&prepared)).await?;
+        let shared = Arc::clone(&self.shared);
+        self.guard(shared.log.durable(entry.seq)).await??;
+        let (ran, took) = run(&prepared).await;
+        self.finalise(&prepared, ran, took).await?.map_or(Ok(()), Err)
+    }
+
+    /// Logs the one result. Gives a reason to stop where there is one; the results of the other calls come first.
+    async fn finalise(&self, prepared: &Prepared, ran: Ran, took: Duration) -> Result<Option<Stop>, Stop> {
+        let mut stop = None;
+        let (outcome, text) = match ran {
+            Ran::Finished(Ok(output)) => {
+                if let Some(todos) = output.todos {
+                    self.shared.append(TodosChanged { todos: Arc::new(todos) })?;
+                }
+                (ToolOutcome::Ok, output.text)
+            }
+            Ran::Finished(Err(error)) => (ToolOutcome::Error, error.0),
+            Ran::OutOfTime(limit) => {
+                let limit = limit.as_secs_f64();
+                (ToolOutcome::Timeout, format!("Stopped at its time limit of {limit} s; it may have had some effect."))
+            }
+            Ran::Interrupted(words) => {
+                stop = Some(Stop::End(EndReason::Interrupted));
+                let words = words.unwrap_or_else(|| "Stopped by the user while it ran; it may have had some effect.".to_owned());
+                (ToolOutcome::Interrupted, words)
+            }
+            Ran::Panicked(panic) => {
+                let message = format!("the tool `{}` failed by a defect of its own: {panic}", prepared.call.name);
+                self.shared.append(Error { scope: "tool".to_owned(), message: message.clone() })?;
+                stop = Some(Stop::Failed(TurnError::Panic(message.clone())));
+                (ToolOutcome::Error, message)
+            }
+        };
+        let text = lock(&self.shared.setup).secrets.hide(text);
+        let (output, full) = self.shorten(text)?;
+        let (call, name) = (prepared.call.id.clone(), prepared.call.name.clone());
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let entry = self.shared.append(ToolFinished { call, name, outcome, output, full, duration_ms })?;
+        self.shared.log.start_commit(entry.seq);
+        Ok(stop)
+    }
+
+    /// A result that is too long is kept whole beside the log, and the model sees its head and its tail.
+    fn shorten(&self, text: String) -> Result<(String, Option<SideRef>), Stop> {
+        // A result must not fill the window: a token is about four bytes.
+        let window = usize::try_from(self.shared.budget().input).unwrap_or(usize::MAX);
+        let bound = RESULT_BYTES.min(window.saturating_mul(2)).max(256);
+        if text.len() <= bound {
+            return Ok((text, None));
+        }
+        let head = floor_char_boundary(&text, bound / 4 * 3);
+        let tail = floor_char_boundary(&text, text.len() - bound / 4);
+        let left_out = tail - head;
+        let short = format!("{}\n[... {left_out} bytes left out ...]\n{}", &text[..head], &text[tail..]);
+        let full = self.shared.log.put_side(text.into_bytes())?;
+        Ok((short, Some(full)))
+    }
+}
+
+fn denied(by: &'static str, reason: String) -> Verdict {
+    Verdict::Denied { by, reason }
+}
+
+fn started(prepared: &Prepared) -> ToolStarted {
+    ToolStarted { call: prepared.call.id.clone(), name: prepared.call.name.clone(), side_effects: prepared.tool.side_effects() }
+}
+
+/// Runs a tool in a task of its own, so that its panic is its own, until it ends, is interrupted, or is out of time.
+async fn run(prepared: &Prepared) -> (Ran, Duration) {
+    let start = Instant::now();
+    let limit = prepared.tool.time_limit();
+    let interrupt = prepared.context.interrupt.clone();
+    let (tool, arguments, context) = (Arc::clone(&prepared.tool), prepared.arguments.clone(), prepared.context.clone());
+    let mut task = AbortOnDrop(tokio::spawn(async move { tool.run(arguments, context).await }));
+    let ran = tokio::select! {
+        biased;
+        ended = &mut task.0 => ended.map_or_else(Ran::Panicked, Ran::Finished),
+        () = interrupt.raised() => {
+            // A tool that listens gets to say what it did; its words are the result then, and the turn still stops.
+            let words = match tokio::time::timeout(INTERRUPT_GRACE, &mut task.0).await {
+                Ok(Ok(Ok(output))) => Some(output.text),
+                Ok(Ok(Err(error))) => Some(error.0),
+                _ => None,
+            };
+            Ran::Interrupted(words)
+        }
+        () = tokio::time::sleep(limit) => Ran::OutOfTime(limit),
+    };
+    (ran, start.elapsed())
+}
+
+/// Whoever awaits a tool owns it: when the wait is dropped, so is the tool.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
