@@ -29,6 +29,22 @@ pub struct Entry {
     pub event: Event,
 }
 
+impl Entry {
+    /// Appends the entry as one line of JSON, as in the log but for its checksum: `seq`, `at`, `type`, then the event's fields. No newline.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("{{\"seq\":{},\"at\":\"{}\",\"type\":", self.seq, self.at).as_bytes());
+        out.extend_from_slice(Value::from(self.event.type_name()).to_string().as_bytes());
+        let fields = out.len();
+        if self.event.write_fields(out).is_err() || out.ends_with(b"{}") && out.len() == fields + 2 {
+            out.truncate(fields);
+            out.push(b'}');
+        } else {
+            // The fields are a whole object, which continues the one that was begun.
+            out[fields] = b',';
+        }
+    }
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $name:literal => $variant:ident),+ $(,)?) => {
         /// Everything that can happen in a session.
