@@ -28,6 +28,10 @@ pub trait Model: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Prepares what the first call would otherwise wait for (an HTTP client with the system's certificates). May be called at
+    /// any time, also never; dropping the future leaves the work to the first call.
+    async fn warm(&self) {}
+
     /// Sends `body` and gives the answer as it comes, once the response's head is there. Each wait, here and in the
     /// stream, is limited by `clocks`. Dropping the future or the stream drops the connection.
     ///

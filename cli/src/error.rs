@@ -2,7 +2,7 @@
 
 use crate::output;
 use agent_runtime::SendError;
-use agent_runtime::session_store::{ShutdownError, StoreError};
+use agent_runtime::session_store::{AppendError, ShutdownError, StoreError};
 use std::path::PathBuf;
 use std::{fmt, io};
 
@@ -170,6 +170,9 @@ impl From<SendError> for CliError {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Store(error) => Self::from(error),
+            SendError::Append(error @ (AppendError::Full { .. } | AppendError::NotOpen { .. })) => {
+                Self::new(Exit::Store, error.to_string()).hint("`longhand doctor` looks at the home and its disk")
+            }
             SendError::Empty => Self::usage(error.to_string()),
             SendError::TooLong { .. } => {
                 Self::failed(error.to_string()).hint("send less, or choose a model with a larger context window")

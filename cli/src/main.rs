@@ -9,8 +9,11 @@ mod args;
 mod chat;
 mod commands;
 mod error;
+mod instructions;
+mod models;
 mod output;
 mod print;
+mod resolve;
 mod safe_text;
 mod setup;
 mod signals;
@@ -36,14 +39,17 @@ fn dispatch(args: Args) -> Result<Exit, CliError> {
         return commands::completions::run(args);
     }
     let app = App::new(&args.globals)?;
+    if let Some(Command::Doctor(args)) = &args.command {
+        return commands::doctor::run(&app, args);
+    }
     app.block_on(async {
         match args.command {
             Some(Command::Sessions(args)) => commands::sessions::run(&app, args).await,
             Some(Command::Replay(args)) => commands::replay::run(&app, args).await,
-            Some(Command::Doctor(args)) => commands::doctor::run(&app, &args).await,
+            Some(Command::Doctor(args)) => commands::doctor::run(&app, &args),
             Some(Command::Completions(args)) => commands::completions::run(&args),
             None if print::is_asked_for(&args.run) => print::run(&app, args.run).await,
-            None => chat::run(&app, setup::Plan::new(&app, args.run).await?).await,
+            None => chat::run(&app, setup::Plan::new(&app, args.run, setup::Manner::Chat).await?).await,
         }
     })?
 }

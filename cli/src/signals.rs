@@ -12,6 +12,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    last: Option<Caught>,
 }
 
 /// A signal that came.
@@ -41,17 +42,25 @@ impl Signals {
             interrupt: catch(SIGINT).map_err(failed)?,
             terminate: catch(SIGTERM).map_err(failed)?,
             hang_up: catch(SIGHUP).map_err(failed)?,
+            last: None,
         })
     }
 
     /// The next signal. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Caught {
-        tokio::select! {
+        let caught = tokio::select! {
             Some(()) = self.interrupt.recv() => Caught { number: SIGINT, name: "SIGINT" },
             Some(()) = self.terminate.recv() => Caught { number: SIGTERM, name: "SIGTERM" },
             Some(()) = self.hang_up.recv() => Caught { number: SIGHUP, name: "SIGHUP" },
             else => std::future::pending().await,
-        }
+        };
+        self.last = Some(caught);
+        caught
+    }
+
+    /// The signal that came last.
+    pub(crate) fn last(&self) -> Option<Caught> {
+        self.last
     }
 }
 

@@ -29,6 +29,22 @@ pub struct Entry {
     pub event: Event,
 }
 
+impl Entry {
+    /// Appends the entry as one line of JSON, as in the log but for its checksum: `seq`, `at`, `type`, then the event's fields. No newline.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("{{\"seq\":{},\"at\":\"{}\",\"type\":", self.seq, self.at).as_bytes());
+        out.extend_from_slice(Value::from(self.event.type_name()).to_string().as_bytes());
+        let fields = out.len();
+        if self.event.write_fields(out).is_err() || out.ends_with(b"{}") && out.len() == fields + 2 {
+            out.truncate(fields);
+            out.push(b'}');
+        } else {
+            // The fields are a whole object, which continues the one that was begun.
+            out[fields] = b',';
+        }
+    }
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $name:literal => $variant:ident),+ $(,)?) => {
         /// Everything that can happen in a session.
@@ -57,7 +73,7 @@ macro_rules! events {
             pub(crate) fn write_fields(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
                 match self {
                     $(Self::$variant(fields) => serde_json::to_writer(out, fields),)+
-                    Self::Unknown(unknown) => serde_json::to_writer(out, &unknown.fields),
+                    Self::Unknown(unknown) => unknown.write_fields(out),
                 }
             }
 
@@ -65,13 +81,7 @@ macro_rules! events {
             pub(crate) fn read_fields(type_name: &str, json: &[u8]) -> serde_json::Result<Self> {
                 Ok(match type_name {
                     $($name => Self::$variant(serde_json::from_slice(json)?),)+
-                    _ => {
-                        let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(json)?;
-                        for own in ["seq", "at", "type", "crc"] {
-                            fields.shift_remove(own);
-                        }
-                        Self::Unknown(Unknown { type_name: type_name.to_owned(), fields })
-                    }
+                    _ => return Self::read_unknown(type_name, json),
                 })
             }
         }
@@ -141,7 +151,17 @@ events! {
     "compacted" => Compacted,
 }
 
+/// The members of a line that are not fields of its event.
+const RESERVED: [&str; 5] = ["seq", "at", "type", "side", "crc"];
+
 impl Event {
+    /// Reads any JSON object as an event of a type that this build does not know.
+    pub(crate) fn read_unknown(type_name: &str, json: &[u8]) -> serde_json::Result<Self> {
+        let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(json)?;
+        RESERVED.iter().for_each(|own| drop(fields.shift_remove(*own)));
+        Ok(Self::Unknown(Unknown { type_name: type_name.to_owned(), fields }))
+    }
+
     /// Whether this event closes something (a turn, a tool call, the session). Closing events may use the reserve that
     /// a full buffer keeps for them, so that a session can always say how it ended.
     #[must_use]
@@ -160,6 +180,19 @@ pub struct Unknown {
     pub type_name: String,
     /// All other fields, in their order.
     pub fields: serde_json::Map<String, Value>,
+}
+
+impl Unknown {
+    /// Appends the fields to `out`, without those whose names a line uses itself.
+    fn write_fields(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        use serde::ser::{SerializeMap, Serializer};
+        let mut json = serde_json::Serializer::new(out);
+        let mut map = json.serialize_map(None)?;
+        for (name, value) in self.fields.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str())) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
 }
 
 /// `opened`: the first line of an epoch. The first `opened` of an epoch in the file owns the session; a later one has lost.

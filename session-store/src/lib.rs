@@ -4,6 +4,7 @@ mod error;
 mod event;
 mod id;
 mod line;
+mod scan;
 mod side;
 mod state;
 mod stats;

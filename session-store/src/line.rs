@@ -1,6 +1,214 @@
 //! The record format: one event as one line of JSON, its checksum chained to the line before.
+//!
+//! ```text
+//! {"seq":7,"at":"2026-01-31T23:59:59.999Z","type":"user.message","text":"hello","crc":"1a2b3c4d"}
+//! |<------------------- body: what the checksum covers ----------------------->||<-- 18 bytes -->|
+//! ```
+//!
+//! The CRC-32C of a line covers its body and starts from the CRC of the line before (the first from 0), so it is the CRC
+//! of all bodies up to here as if they were one text. It is checked without parsing. An event whose fields are too large
+//! for a line has them in a side file, a JSON object; its line names the file in `side` instead.
+//!
+//! This module encodes and decodes single lines. Whether a line continues the chain, and what becomes of one that does
+//! not, is the [scanner's](crate::scan) to say.
 
-use serde::Serialize;
+use crate::event::{Entry, Event, SideRef};
+use crate::id::Seq;
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// What every line ends in, with eight lower-case hexadecimal digits between the two: 18 bytes.
+pub(crate) const CRC_KEY: &[u8] = b",\"crc\":\"";
+const CRC_END: &[u8] = b"\"}";
+pub(crate) const CRC_DIGITS: usize = 8;
+/// How many bytes of a line its own checksum takes.
+pub(crate) const CRC_BYTES: usize = CRC_KEY.len() + CRC_DIGITS + CRC_END.len();
+
+/// What a line holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decoded {
+    /// A whole event. `sound` is false: only the chain can tell.
+    Entry(Entry),
+    /// An event whose fields are in a side file.
+    Side(SideLine),
+}
+
+/// A line whose event has its fields in a side file: read that, then [`Event::read_fields`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SideLine {
+    /// The event's place.
+    pub(crate) seq: Seq,
+    /// When it was accepted.
+    pub(crate) at: Timestamp,
+    /// Whether the line's checksum continued the chain.
+    pub(crate) sound: bool,
+    /// The event's `type`.
+    pub(crate) type_name: String,
+    /// Where its fields are.
+    pub(crate) side: SideRef,
+}
+
+impl Decoded {
+    pub(crate) fn seq(&self) -> Seq {
+        match self {
+            Self::Entry(entry) => entry.seq,
+            Self::Side(line) => line.seq,
+        }
+    }
+}
+
+/// Appends the line of `event`, with its newline, to `out`, and returns its checksum, which the next line starts from.
+pub(crate) fn encode(out: &mut Vec<u8>, previous_crc: u32, seq: Seq, at: Timestamp, event: &Event) -> u32 {
+    let start = out.len();
+    write_head(out, seq, at, event.type_name());
+    let fields = out.len();
+    if event.write_fields(out).is_err() {
+        // Cannot happen (see there); an event without its fields is still a line that every reader understands.
+        out.truncate(fields);
+        out.extend_from_slice(b"{}");
+    }
+    splice_fields(out, fields);
+    finish(out, start, previous_crc)
+}
+
+/// Like [`encode`], for an event of type `type_name` whose fields are in the side file `side`.
+pub(crate) fn encode_side(out: &mut Vec<u8>, previous_crc: u32, seq: Seq, at: Timestamp, type_name: &str, side: &SideRef) -> u32 {
+    let start = out.len();
+    write_head(out, seq, at, type_name);
+    out.extend_from_slice(b",\"side\":{\"sha256\":");
+    write_string(out, &side.sha256);
+    out.extend_from_slice(b",\"bytes\":");
+    write_number(out, side.bytes);
+    out.push(b'}');
+    finish(out, start, previous_crc)
+}
+
+/// Reads a line (without its newline), whoever wrote it; nothing where it is no record.
+///
+/// A type that this build does not know, and one that it knows but whose fields it cannot read, is an
+/// [`Event::Unknown`] with all its fields.
+pub(crate) fn decode(line: &[u8]) -> Option<Decoded> {
+    let head = Head::scan(line).or_else(|| Head::parse(line))?;
+    if head.seq > SEQ_MAX {
+        return None;
+    }
+    if let Some(side) = head.side {
+        return Some(Decoded::Side(SideLine {
+            seq: head.seq,
+            at: head.at,
+            sound: false,
+            type_name: head.type_name.into_owned(),
+            side,
+        }));
+    }
+    let event = Event::read_fields(&head.type_name, line).or_else(|_| Event::read_unknown(&head.type_name, line)).ok()?;
+    Some(Decoded::Entry(Entry { seq: head.seq, at: head.at, sound: false, event }))
+}
+
+/// The body of a line and the checksum that it claims, where it ends as a line must.
+pub(crate) fn claim(line: &[u8]) -> Option<(&[u8], u32)> {
+    let (body, tail) = line.split_at_checked(line.len().checked_sub(CRC_BYTES)?)?;
+    let digits = tail.strip_prefix(CRC_KEY)?.strip_suffix(CRC_END)?;
+    let crc = digits.iter().try_fold(0, |crc, digit| match digit {
+        b'0'..=b'9' => Some(crc << 4 | u32::from(digit - b'0')),
+        b'a'..=b'f' => Some(crc << 4 | u32::from(digit - b'a' + 10)),
+        _ => None,
+    })?;
+    Some((body, crc))
+}
+
+/// The largest `seq`: what every JSON reader can hold exactly.
+const SEQ_MAX: Seq = (1 << 53) - 1;
+
+/// The members that every line starts with.
+#[derive(Deserialize)]
+struct Head<'a> {
+    seq: Seq,
+    at: Timestamp,
+    #[serde(rename = "type", borrow)]
+    type_name: Cow<'a, str>,
+    #[serde(default)]
+    side: Option<SideRef>,
+}
+
+impl<'a> Head<'a> {
+    /// Reads the head of a line as this format writes it, byte by byte; nothing where the line was written otherwise.
+    fn scan(line: &'a [u8]) -> Option<Self> {
+        let rest = line.strip_prefix(b"{\"seq\":")?;
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (seq, rest) = rest.split_at_checked(digits)?;
+        let rest = rest.strip_prefix(b",\"at\":\"")?;
+        let (at, rest) = rest.split_at_checked(24)?;
+        let rest = rest.strip_prefix(b"\",\"type\":\"")?;
+        let name = rest.iter().position(|byte| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_'))?;
+        let (type_name, rest) = rest.split_at_checked(name)?;
+        let rest = rest.strip_prefix(b"\"")?;
+        if rest.starts_with(b",\"side\":") {
+            return None;
+        }
+        Some(Self {
+            seq: std::str::from_utf8(seq).ok()?.parse().ok()?,
+            at: Timestamp::from_bytes(at.try_into().ok()?)?,
+            type_name: Cow::Borrowed(std::str::from_utf8(type_name).ok()?),
+            side: None,
+        })
+    }
+
+    /// Reads the head of any JSON object that has these members, in whatever order and form.
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
+    }
+}
+
+fn write_head(out: &mut Vec<u8>, seq: Seq, at: Timestamp, type_name: &str) {
+    out.extend_from_slice(b"{\"seq\":");
+    write_number(out, seq);
+    out.extend_from_slice(b",\"at\":\"");
+    out.extend_from_slice(&at.to_bytes());
+    out.extend_from_slice(b"\",\"type\":");
+    write_string(out, type_name);
+}
+
+/// Turns the object at `at`, the end of `out`, into further members of the object around it.
+fn splice_fields(out: &mut Vec<u8>, at: usize) {
+    if out.len() - at <= b"{}".len() {
+        out.truncate(at);
+    } else {
+        out[at] = b',';
+        out.pop();
+    }
+}
+
+fn finish(out: &mut Vec<u8>, start: usize, previous_crc: u32) -> u32 {
+    let crc = crc32c::crc32c_append(previous_crc, &out[start..]);
+    out.extend_from_slice(CRC_KEY);
+    for place in (0..CRC_DIGITS).rev() {
+        out.push(b"0123456789abcdef"[(crc >> (4 * place) & 0xf) as usize]);
+    }
+    out.extend_from_slice(CRC_END);
+    out.push(b'\n');
+    crc
+}
+
+fn write_number(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    // Writing a string to memory cannot fail.
+    let _ = serde_json::to_writer(out, text);
+}
 
 /// Something wrong in a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -93,6 +93,8 @@ pub struct Unresolved {
     pub started: Option<bool>,
     /// Lines are missing after the call: whether it started cannot be known.
     pub gap: bool,
+    /// A model was asked since: what it was told of this call stays so.
+    pub settled: bool,
 }
 
 /// An answer that is coming in, or that was when its writer died.
@@ -184,7 +186,7 @@ impl State {
     /// The state after `entry`. Entries are expected in the order of `seq`; a gap is noticed and marked.
     pub fn apply(&mut self, entry: &Entry) {
         if entry.seq > self.next_seq {
-            self.unresolved.values_mut().for_each(|call| call.gap = true);
+            self.unresolved.values_mut().filter(|call| !call.settled).for_each(|call| call.gap = true);
         }
         self.next_seq = self.next_seq.max(entry.seq.saturating_add(1));
         self.created_at.get_or_insert(entry.at);
@@ -212,6 +214,7 @@ impl State {
             Event::Note(_) => self.push_or_wait(entry),
             Event::ModelRequest(request) => {
                 self.end_in_flight();
+                self.unresolved.values_mut().for_each(|call| call.settled = true);
                 self.in_flight = Some(InFlight { message: entry.seq, origin: request.origin.clone(), ..InFlight::default() });
                 if let Some(turn) = &mut self.turn {
                     turn.model_calls += 1;
@@ -228,11 +231,13 @@ impl State {
                 }
             }
             Event::AssistantMessage(message) => self.assistant_message(entry, message),
-            Event::ToolApproved(approved) => self.call(&approved.call).approved = true,
-            Event::ToolDenied(denied) => self.call(&denied.call).denied = Some(denied.reason.clone()),
-            Event::ToolStarted(started) => self.call(&started.call).started = Some(started.side_effects),
+            Event::ToolApproved(approved) => self.call(&approved.call, |call| call.approved = true),
+            Event::ToolDenied(denied) => self.call(&denied.call, |call| call.denied = Some(denied.reason.clone())),
+            Event::ToolStarted(started) => self.call(&started.call, |call| call.started = Some(started.side_effects)),
             Event::ToolFinished(finished) => {
-                self.unresolved.remove(&finished.call);
+                if self.unresolved.get(&finished.call).is_some_and(|call| !call.settled) {
+                    self.unresolved.remove(&finished.call);
+                }
                 self.messages += 1;
                 self.push_or_wait(entry);
             }
@@ -364,8 +369,11 @@ impl State {
         self.in_flight.as_mut().filter(|answer| answer.message == message)
     }
 
-    fn call(&mut self, id: &str) -> &mut Unresolved {
-        self.unresolved.entry(id.to_owned()).or_default()
+    /// Notes something of a call that a model was not yet told about.
+    fn call(&mut self, id: &str, note: impl FnOnce(&mut Unresolved)) {
+        if let Some(call) = self.unresolved.get_mut(id).filter(|call| !call.settled) {
+            note(call);
+        }
     }
 
     fn push_or_wait(&mut self, entry: &Entry) {

@@ -44,6 +44,18 @@ impl Timestamp {
         text
     }
 
+    /// Reads the written form, and no other; nothing for a text or a date that it cannot be.
+    pub(crate) fn from_bytes(text: &[u8; 24]) -> Option<Self> {
+        let number = |from: usize, to: usize| {
+            text[from..to].iter().try_fold(0_i64, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
+        };
+        let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+        let (hour, minute, second, ms) = (number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 23)?);
+        let moment = Self(days_from_civil(year, month, day) * MS_PER_DAY + ((hour * 60 + minute) * 60 + second) * 1000 + ms);
+        // Written again it is the same text, or else it was no moment (a month 13, say).
+        (moment.to_bytes() == *text).then_some(moment)
+    }
+
     /// The date part as (year, month, day), as the folders of a session file are named.
     #[must_use]
     pub fn date(self) -> (i64, i64, i64) {
@@ -69,6 +81,16 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// The other way round: Howard Hinnant's `days_from_civil`.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
 }
 
 impl fmt::Display for Timestamp {
@@ -130,6 +152,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_no_moment_is_not_read_as_one() {
+        for text in
+            ["2026-13-01T00:00:00.000Z", "2026-02-29T00:00:00.000Z", "2026-01-01T24:00:00.000Z", "2026-01-01 00:00:00.000Z"]
+        {
+            let bytes: &[u8; 24] = text.as_bytes().try_into().expect("24 bytes");
+            assert_eq!(Timestamp::from_bytes(bytes), None, "{text}");
+        }
+    }
+
+    #[test]
     fn written_form_agrees_with_jiff_over_four_millennia() {
         for step in -20_000..40_000_i64 {
             let ms = step * 86_399_987 / 7 * 5;
@@ -137,6 +169,7 @@ mod tests {
             let theirs = jiff::Timestamp::from_millisecond(ours.as_ms()).expect("in range");
             assert_eq!(ours.to_string(), format!("{theirs:.3}"));
             assert_eq!(ours.to_string().parse(), Ok(ours));
+            assert_eq!(Timestamp::from_bytes(&ours.to_bytes()), Some(ours));
         }
     }
 }

@@ -1,0 +1,331 @@
+//! What a server's refusal means: one table from statuses and words to [`FailureKind`], and one for parameters that a server
+//! does not take.
+//!
+//! A server's words are foreign text: at most 4 kB of them are kept, control characters are made visible, and the key is taken out
+//! (some servers repeat it).
+
+use super::endpoint::Secret;
+use crate::model::{FailureKind, ModelFailure};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+/// The most that is kept of a server's words, in bytes.
+const WORDS_MAX: usize = 4096;
+
+/// Who is asked: what an error says of it, and what it must never say.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// As `anthropic at api.anthropic.com`.
+    pub(crate) name: String,
+    pub(crate) secret: Option<Secret>,
+}
+
+impl Peer {
+    /// A failure in our words, with foreign ones after them.
+    pub(crate) fn failure(&self, kind: FailureKind, ours: &str, theirs: &str) -> ModelFailure {
+        let theirs = self.safe(theirs);
+        let colon = if theirs.is_empty() { "" } else { ": " };
+        ModelFailure::new(kind, format!("{} {ours}{colon}{theirs}", self.name))
+    }
+
+    /// What the server's refusal means.
+    pub(crate) fn refusal(&self, status: Option<u16>, error: &ServerError, retry_after: Option<Duration>) -> ModelFailure {
+        let answered = match status {
+            Some(status @ 300..=399) => format!("answered {status}, and redirects are not followed"),
+            Some(status) => format!("answered {status}"),
+            None => "broke off".to_owned(),
+        };
+        let label = if error.label.is_empty() { String::new() } else { format!("{}: ", error.label) };
+        let failure = self.failure(kind_of(status, error), &answered, &format!("{label}{}", error.message));
+        ModelFailure { status, retry_after, ..failure }
+    }
+
+    fn safe(&self, words: &str) -> String {
+        let words = match &self.secret {
+            Some(secret) if !secret.expose().is_empty() => words.replace(secret.expose(), "[key]"),
+            _ => words.to_owned(),
+        };
+        let words = words.trim();
+        let shown = &words[..words.floor_char_boundary(WORDS_MAX)];
+        let cut = if shown.len() < words.len() { " [...]" } else { "" };
+        let visible = |c: char| match c {
+            '\n' | '\r' | '\t' => ' ',
+            c if c.is_control() => '\u{FFFD}',
+            c => c,
+        };
+        shown.chars().map(visible).chain(cut.chars()).collect()
+    }
+}
+
+/// A server's refusal, from one of the many shapes that it comes in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ServerError {
+    pub(crate) message: String,
+    /// Its type and its code, joined.
+    pub(crate) label: String,
+    /// The parameter that it names.
+    param: String,
+    /// A status that it gives as a code, inside of a stream.
+    code: Option<u16>,
+}
+
+impl ServerError {
+    /// The error in a whole body: JSON in any of the known shapes, or plain words.
+    pub(crate) fn parse(body: &[u8]) -> Self {
+        let parsed = serde_json::from_slice::<Value>(body).ok();
+        parsed
+            .as_ref()
+            .and_then(Self::from_json)
+            .unwrap_or_else(|| Self { message: String::from_utf8_lossy(body).into_owned(), ..Self::default() })
+    }
+
+    /// The error that `json` says it is, if it does. Known shapes: `{"error": {..}}` (OpenAI, Anthropic, llama.cpp),
+    /// `{"error": "words"}` (Ollama), `{"object": "error", ..}` (older vLLM), `{"detail": ..}` (FastAPI), and the first in an array (Google).
+    pub(crate) fn from_json(json: &Value) -> Option<Self> {
+        let error = match json {
+            Value::Array(all) => return all.first().and_then(Self::from_json),
+            _ if !json["error"].is_null() => &json["error"],
+            _ if !json["detail"].is_null() => &json["detail"],
+            _ if json["object"] == "error" || json["type"] == "error" => json,
+            _ => return None,
+        };
+        let message = match (&error["message"], error) {
+            (Value::String(message), _) | (_, Value::String(message)) => message.clone(),
+            (_, other) => other.to_string(),
+        };
+        let code = &error["code"];
+        let words = [error["type"].as_str(), code.as_str(), error["status"].as_str()];
+        let mut label: Vec<_> = words.into_iter().flatten().collect();
+        label.dedup();
+        Some(Self {
+            message,
+            label: label.join(" "),
+            param: error["param"].as_str().unwrap_or_default().to_owned(),
+            code: code.as_u64().or_else(|| code.as_str()?.parse().ok()).and_then(|code| u16::try_from(code).ok()),
+        })
+    }
+
+    fn words(&self) -> String {
+        format!("{} {}", self.label, self.message).to_ascii_lowercase()
+    }
+}
+
+/// How the providers say that the context is too long: Anthropic, OpenAI and LiteLLM, vLLM (two), llama.cpp (three), Ollama, Bedrock, Google.
+const CONTEXT_WORDS: [&str; 14] = [
+    "prompt is too long",
+    "exceed context limit",
+    "request_too_large",
+    "context_length_exceeded",
+    "contextwindowexceeded",
+    "maximum context length",
+    "model's context length",
+    "exceed_context_size",
+    "exceeds the available context size",
+    "exceed the available context size",
+    "exceeded max context length",
+    "exceeds the context window",
+    "input is too long",
+    "input token count",
+];
+
+const QUOTA_WORDS: [&str; 6] = [
+    "insufficient_quota",
+    "billing_error",
+    "billing_hard_limit_reached",
+    "credit balance is too low",
+    "insufficient balance",
+    "insufficient credits",
+];
+
+const AUTH_WORDS: [&str; 4] = ["authentication_error", "permission_error", "invalid_api_key", "api_key_invalid"];
+
+fn kind_of(status: Option<u16>, error: &ServerError) -> FailureKind {
+    let words = error.words();
+    let says = |any: &[&str]| any.iter().any(|word| words.contains(word));
+    // A 2xx that turns out to be an error tells nothing by its status; nor does the 200 of a stream that breaks off.
+    let told = status.filter(|status| !(200..300).contains(status)).or(error.code.filter(|code| *code >= 400));
+    if matches!(told, None | Some(400 | 413 | 422 | 500)) && says(&CONTEXT_WORDS) {
+        return FailureKind::ContextTooLong;
+    }
+    if matches!(told, None | Some(400 | 402 | 403 | 429)) && says(&QUOTA_WORDS) {
+        return FailureKind::Quota;
+    }
+    match told {
+        Some(401 | 403) => FailureKind::Auth,
+        Some(400) if says(&AUTH_WORDS) => FailureKind::Auth,
+        Some(402) => FailureKind::Quota,
+        Some(404) => FailureKind::NotFound,
+        Some(408 | 409 | 425) => FailureKind::Server,
+        Some(413) => FailureKind::ContextTooLong,
+        Some(429) => FailureKind::RateLimit,
+        Some(529) => FailureKind::Overloaded,
+        Some(500..) if says(&["overloaded_error"]) => FailureKind::Overloaded,
+        Some(500..) => FailureKind::Server,
+        Some(_) => FailureKind::BadRequest,
+        None if says(&["overloaded"]) => FailureKind::Overloaded,
+        None if says(&["rate_limit"]) => FailureKind::RateLimit,
+        None if says(&AUTH_WORDS) => FailureKind::Auth,
+        None if says(&["not_found"]) => FailureKind::NotFound,
+        None if says(&["invalid_request", "badrequest", "bad_request"]) => FailureKind::BadRequest,
+        None => FailureKind::Server,
+    }
+}
+
+/// A parameter that a server may not take.
+pub(crate) struct Learnable {
+    /// What is remembered once it was refused.
+    pub(crate) name: &'static str,
+    /// What a body holds that sends it.
+    pub(crate) sent_as: &'static str,
+    /// What a refusal calls it, one of these.
+    pub(crate) called: &'static [&'static str],
+}
+
+/// What was learned of an endpoint and model: the names of parameters that it refused.
+#[derive(Debug, Default)]
+pub(crate) struct Learned(RwLock<BTreeSet<String>>);
+
+impl Learned {
+    pub(crate) fn new(names: impl IntoIterator<Item = String>) -> Self {
+        Self(RwLock::new(names.into_iter().collect()))
+    }
+
+    /// All of it, in order.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn add(&self, name: impl Into<String>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.into());
+    }
+
+    /// Remembers the parameter of `body` that `error` names, if it does. What is learned is not sent any more, so that
+    /// each can be learned once, and trying again comes to an end.
+    pub(crate) fn learn(&self, table: &'static [Learnable], body: &[u8], error: &ServerError) -> Option<&'static str> {
+        let message = error.message.to_ascii_lowercase();
+        let names = |text: &str, row: &Learnable| row.called.iter().any(|word| has_word(text, word));
+        let sent = |row: &&Learnable| contains(body, row.sent_as.as_bytes());
+        let by_param = table.iter().filter(sent).find(|row| names(&error.param, row));
+        let row = by_param.or_else(|| table.iter().filter(sent).find(|row| names(&message, row)))?;
+        self.add(row.name);
+        Some(row.name)
+    }
+}
+
+fn contains(body: &[u8], part: &[u8]) -> bool {
+    body.windows(part.len()).any(|window| window == part)
+}
+
+/// Whether `text` has `word` as a whole name, not as a part of a longer one.
+fn has_word(text: &str, word: &str) -> bool {
+    let part_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(part_of_name) && !text[at + word.len()..].starts_with(part_of_name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Peer {
+        Peer { name: "openai at example.com".to_owned(), secret: Some(Secret::new("sk-very-secret")) }
+    }
+
+    fn kind(status: u16, body: &str) -> FailureKind {
+        kind_of(Some(status), &ServerError::parse(body.as_bytes()))
+    }
+
+    #[test]
+    fn each_provider_says_in_its_own_words_that_the_context_is_too_long() {
+        for (status, body) in [
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000"}}"#,
+            ),
+            (413, r#"{"type":"error","error":{"type":"request_too_large","message":"Request exceeds the maximum size"}}"#),
+            (
+                400,
+                r#"{"error":{"message":"This model's maximum context length is 8192 tokens. However, you requested 9000","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+            ),
+            (
+                400,
+                r#"{"object":"error","message":"'max_tokens' or 'max_completion_tokens' is too large: 8192. This model's maximum context length is 8192 tokens","type":"BadRequestError","param":null,"code":400}"#,
+            ),
+            (
+                400,
+                r#"{"error":{"message":"You passed 1015 input tokens. However, the model's context length is only 1024 tokens","type":"BadRequestError","param":"input_tokens","code":400}}"#,
+            ),
+            (
+                400,
+                r#"{"error":{"code":400,"message":"the request exceeds the available context size, try increasing it","type":"exceed_context_size_error","n_ctx":256}}"#,
+            ),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"the request exceeds the available context size. try increasing the context size or enable context shift","type":"server_error"}}"#,
+            ),
+            (400, r#"{"error":"prompt too long; exceeded max context length by 412 tokens"}"#),
+            (
+                400,
+                r#"{"error":{"message":"litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException","type":null,"param":null,"code":"400"}}"#,
+            ),
+        ] {
+            assert_eq!(kind(status, body), FailureKind::ContextTooLong, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_account_without_credit_is_not_a_rate_limit() {
+        for (status, body) in [
+            (
+                429,
+                r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API"}}"#,
+            ),
+            (402, r#"{"error":{"message":"Insufficient Balance","type":"unknown_error"}}"#),
+            (403, r#"{"type":"error","error":{"type":"billing_error","message":"There's an issue with billing"}}"#),
+        ] {
+            assert_eq!(kind(status, body), FailureKind::Quota, "{body}");
+        }
+        assert_eq!(kind(429, r#"{"error":{"type":"rate_limit_error","message":"slow down"}}"#), FailureKind::RateLimit);
+    }
+
+    #[test]
+    fn an_error_inside_of_a_stream_is_told_by_its_type_or_its_code() {
+        for (error, expected) in [
+            (r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, FailureKind::Overloaded),
+            (r#"{"error":{"type":"api_error","message":"Internal"}}"#, FailureKind::Server),
+            (r#"{"error":{"type":"rate_limit_error","message":"x"}}"#, FailureKind::RateLimit),
+            (r#"{"error":{"code":429,"message":"provider said so"}}"#, FailureKind::RateLimit),
+            (r#"{"error":{"code":"502","message":"bad gateway"}}"#, FailureKind::Server),
+            (r#"{"error":{"type":"invalid_request_error","message":"x"}}"#, FailureKind::BadRequest),
+            (r#"{"error":{"message":"x","code":"context_length_exceeded"}}"#, FailureKind::ContextTooLong),
+        ] {
+            assert_eq!(kind_of(None, &ServerError::parse(error.as_bytes())), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn words_of_a_server_are_bounded_visible_and_without_the_key() {
+        let error = ServerError::parse(format!("bad\u{1b}[2J key sk-very-secret {}", "ä".repeat(9000)).as_bytes());
+        let detail = peer().refusal(Some(401), &error, None).detail;
+        assert!(detail.starts_with("openai at example.com answered 401: bad\u{FFFD}[2J key [key] ää"), "{detail:.80}");
+        assert!(detail.ends_with("ä [...]") && detail.len() < WORDS_MAX + 100, "{}", detail.len());
+    }
+
+    #[test]
+    fn a_name_is_found_only_as_a_whole() {
+        assert!(has_word("unsupported parameter: 'max_tokens' here", "max_tokens"));
+        assert!(has_word("thinking.type.enabled is not supported", "thinking"));
+        assert!(!has_word("reasoning_effort is unknown", "reasoning"));
+        assert!(!has_word("xmax_tokens", "max_tokens"));
+    }
+}
