@@ -1,5 +1,7 @@
 //! The commands that are typed into the chat: `/help` and the others.
 
+use agent_runtime::PermissionMode;
+
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Slash {
@@ -15,7 +17,8 @@ pub(super) enum Slash {
     Context,
     Usage,
     Tools,
-    Permissions,
+    /// Shows who may run what, or changes the mode.
+    Permissions(Option<PermissionMode>),
     Compact,
     Export {
         format: ExportFormat,
@@ -69,7 +72,7 @@ pub(super) const COMMANDS: [Help; 16] = [
     help("/context", "", "what the model is sent, and how much room there is"),
     help("/usage", "", "tokens used"),
     help("/tools", "", "what the model can call"),
-    help("/permissions", "", "which tools run without asking"),
+    help("/permissions", "[ask|read-only|allow]", "which tools run without asking"),
     help("/compact", "", "take old steps out of the context"),
     help("/export", "[jsonl|markdown|html] [FILE]", "write the session to a file"),
     help("/rename", "NAME", "name the session"),
@@ -110,7 +113,13 @@ fn command(name: &str, rest: &str) -> Result<Slash, String> {
         "/context" => bare(Slash::Context),
         "/usage" => bare(Slash::Usage),
         "/tools" => bare(Slash::Tools),
-        "/permissions" => bare(Slash::Permissions),
+        "/permissions" => match rest {
+            "" => Ok(Slash::Permissions(None)),
+            "ask" => Ok(Slash::Permissions(Some(PermissionMode::Ask))),
+            "read-only" => Ok(Slash::Permissions(Some(PermissionMode::ReadOnly))),
+            "allow" => Ok(Slash::Permissions(Some(PermissionMode::Allow))),
+            _ => Err("`/permissions` is one of `ask`, `read-only` and `allow`".to_owned()),
+        },
         "/compact" => bare(Slash::Compact),
         "/export" => export(rest),
         "/rename" => argument.map(Slash::Rename).ok_or_else(|| "`/rename` wants a name".to_owned()),

@@ -234,6 +234,16 @@ impl Ui {
         self.editor.set(text);
     }
 
+    /// This message goes when what runs is over.
+    pub(super) fn queue(&mut self, text: String) {
+        self.queue.push_back(text);
+    }
+
+    /// Whether a command of the person's runs.
+    pub(super) fn is_shell(&self) -> bool {
+        self.is_shell
+    }
+
     /// What is in the input line.
     pub(super) fn input(&self) -> String {
         self.editor.content()
@@ -594,7 +604,7 @@ impl Ui {
 fn is_harmless(command: &Slash) -> bool {
     matches!(
         command,
-        Slash::Help | Slash::Todos | Slash::Usage | Slash::Context | Slash::Tools | Slash::Permissions | Slash::Rename(_) | Slash::Quit
+        Slash::Help | Slash::Todos | Slash::Usage | Slash::Context | Slash::Tools | Slash::Permissions(None) | Slash::Rename(_) | Slash::Quit
     )
 }
 
