@@ -6,7 +6,8 @@ use crate::commands::replay::ReplayArgs;
 use crate::commands::sessions::SessionsArgs;
 use crate::error::CliError;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -117,7 +118,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     pub(crate) output_format: Option<OutputFormat>,
     /// The same as `--output-format stream-json`
-    #[arg(long, conflicts_with = "output_format", help_heading = "Output")]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 
     /// What happens to a tool call that needs approval [default: ask; read-only with `-p`]
@@ -205,8 +206,11 @@ impl Args {
     /// # Errors
     /// Wrong usage.
     pub(crate) fn typed() -> Result<Option<Self>, CliError> {
-        match Self::try_parse() {
-            Ok(args) => args.checked().map(Some),
+        match Self::command().try_get_matches() {
+            Ok(matches) => {
+                refuse_what_a_command_ignores(&matches)?;
+                Self::from_arg_matches(&matches).map_err(|error| wrong_usage(&error))?.checked().map(Some)
+            }
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 // A closed standard output is no failure, and there is nothing else to do here.
                 let _ = error.print();
@@ -216,14 +220,29 @@ impl Args {
         }
     }
 
-    /// Options of a chat beside a command would be ignored, so they are refused.
     fn checked(self) -> Result<Self, CliError> {
         let run = &self.run;
         if run.fork_session && !run.go_on && run.resume.is_none() {
             return Err(CliError::usage("`--fork-session` needs a session to fork").hint("add `-c` or `-r ID`"));
         }
+        if run.json && run.output_format.is_some_and(|format| format != OutputFormat::StreamJson) {
+            return Err(
+                CliError::usage("`--json` and `--output-format` say different things").hint("`--json` means `stream-json`")
+            );
+        }
         Ok(self)
     }
+}
+
+/// Options of a chat before a command would have no effect, so they are refused.
+fn refuse_what_a_command_ignores(matches: &ArgMatches) -> Result<(), CliError> {
+    let Some(command) = matches.subcommand_name() else { return Ok(()) };
+    let program = Args::command();
+    let is_typed = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let Some(ignored) = program.get_arguments().filter(|arg| !arg.is_global_set()).find(is_typed) else { return Ok(()) };
+    let name = ignored.get_long().map_or_else(|| "a prompt".to_owned(), |long| format!("`--{long}`"));
+    Err(CliError::usage(format!("{name} has no meaning before the command `{command}`"))
+        .hint(format!("`longhand {command} --help` lists what can be typed after it")))
 }
 
 /// What clap says, in our own form: the message, then its tips as hints.

@@ -38,8 +38,8 @@ pub(crate) fn of_project(cwd: &Path, home: Option<&Path>) -> String {
 }
 
 /// The system prompt of a new session.
-pub(crate) fn system_prompt(base: String, instructions: &str, appended: Option<&str>) -> String {
-    let parts = [Some(base.as_str()), Some(instructions), appended];
+pub(crate) fn system_prompt(base: &str, instructions: &str, appended: Option<&str>) -> String {
+    let parts = [Some(base), Some(instructions), appended];
     parts.into_iter().flatten().filter(|part| !part.trim().is_empty()).collect::<Vec<_>>().join("\n\n")
 }
 
@@ -150,7 +150,7 @@ mod tests {
     fn changed_instructions_are_told_once() {
         let old = "<instructions file=\"x\">\nold\n</instructions>";
         let new = "<instructions file=\"x\">\nnew\n</instructions>";
-        let system = system_prompt("base".to_owned(), old, Some("more"));
+        let system = system_prompt("base", old, Some("more"));
         assert_eq!(note_of_change(&state_with(&system, &[]), old), None);
         let note = note_of_change(&state_with(&system, &[]), new).expect("changed");
         assert_eq!(note_of_change(&state_with(&system, &[&note]), new), None);

@@ -126,6 +126,7 @@ impl Models {
         };
         Self {
             http: HttpClient::with_system_proxy(),
+            warming: Mutex::new(None),
             base_url,
             found: Provider::ALL.map(|provider| (provider, found(provider))).to_vec(),
         }

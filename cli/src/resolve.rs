@@ -1,7 +1,7 @@
 //! From what a person types for a session to its id: the whole id, the exact name, or the start of the id.
 
 use crate::error::CliError;
-use agent_runtime::session_store::{SessionId, SessionStore, SessionSummary, StoreError};
+use session_store::{SessionId, SessionStore, SessionSummary, StoreError};
 use std::fmt::Write;
 
 /// How many sessions are named where what was typed fits none or many.

@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::instructions;
 use crate::models::{ModelName, Models};
 use crate::resolve;
-use agent_runtime::session_store::{Message, SessionId, SessionListState, SessionStore, State};
+use agent_runtime::session_store::{Loaded, Message, SessionId, SessionListState, SessionStore, State};
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -73,15 +73,33 @@ pub(crate) struct Plan {
     _nothing_kept: Option<TempDir>,
 }
 
+/// A session that was opened.
+pub(crate) struct Opened {
+    /// The session.
+    pub(crate) session: Session,
+    /// What the person should know of its log.
+    pub(crate) notice: Option<String>,
+}
+
 impl Plan {
     /// Makes sense of what was typed.
     ///
     /// # Errors
     /// Wrong usage; a model without a key; a session that is not there.
     pub(crate) async fn new(app: &App, typed: RunArgs, manner: Manner) -> Result<Self, CliError> {
+        if manner == Manner::Chat && (typed.json || typed.output_format.is_some()) {
+            return Err(
+                CliError::usage("a chat has no output format").hint("`-p` prints one turn in the format that is asked for")
+            );
+        }
+        if typed.max_output_tokens.zip(typed.context_window).is_some_and(|(output, window)| output >= window) {
+            return Err(CliError::usage("`--max-output-tokens` leaves no room in `--context-window`")
+                .hint("the answer is part of the window: make it smaller, or the window larger"));
+        }
         let cwd = directory(typed.cd.as_deref().unwrap_or(Path::new(".")))?;
         let add_dirs = typed.add_dir.iter().map(|dir| directory(dir)).collect::<Result<_, _>>()?;
         let tools = visible_tools(&typed)?;
+        typed.model.as_deref().map(ModelName::parse).transpose()?;
         if typed.base_url.is_some() && typed.model.is_none() && !typed.go_on && typed.resume.is_none() {
             return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
         }
@@ -163,14 +181,15 @@ impl Plan {
     ///
     /// # Errors
     /// The store's; a stored session whose model has no key.
-    pub(crate) async fn open(&self, choice: SessionChoice, approver: Option<Arc<dyn Approver>>) -> Result<Session, CliError> {
+    pub(crate) async fn open(&self, choice: SessionChoice, approver: Option<Arc<dyn Approver>>) -> Result<Opened, CliError> {
         let stored = match choice {
             SessionChoice::New => None,
-            SessionChoice::Resume(id) | SessionChoice::Fork { parent: id, .. } => Some(self.store().load(id).await?.state),
+            SessionChoice::Resume(id) | SessionChoice::Fork { parent: id, .. } => Some(self.store().load(id).await?),
             SessionChoice::Pick { .. } => return Err(which_session()),
         };
-        let instructions = instructions::of_project(&self.cwd, self.user_home.as_deref());
-        let setup = self.setup(stored.as_ref(), &instructions, approver)?;
+        let state = stored.as_ref().map(|stored| &stored.state);
+        let instructions = self.instructions().await;
+        let setup = self.setup(state, &instructions, approver)?;
         let session = match choice {
             SessionChoice::Resume(id) => self.runtime.resume(id, setup).await?,
             SessionChoice::Fork { parent, at } => self.runtime.fork(parent, at, setup).await?,
@@ -179,11 +198,18 @@ impl Plan {
         if let Some(name) = &self.typed.name {
             session.rename(name)?;
         }
-        let notes = stored.map(|_| session.state(|state| self.notes(state, &instructions))).unwrap_or_default();
+        let notes = stored.as_ref().map(|_| session.state(|state| self.notes(state, &instructions))).unwrap_or_default();
         for note in notes {
             session.note(&note)?;
         }
-        Ok(session)
+        Ok(Opened { session, notice: stored.and_then(|stored| notice(&stored)) })
+    }
+
+    /// The instructions of the project, read on a thread that may block.
+    async fn instructions(&self) -> String {
+        let (cwd, home) = (self.cwd.clone(), self.user_home.clone());
+        // Reading cannot panic; without an answer there are no instructions.
+        tokio::task::spawn_blocking(move || instructions::of_project(&cwd, home.as_deref())).await.unwrap_or_default()
     }
 
     /// Ends every turn, makes all durable and lets go of every session.
@@ -202,6 +228,7 @@ impl Plan {
     async fn choose(&self) -> Result<SessionChoice, CliError> {
         let typed = &self.typed;
         let id = match &typed.resume {
+            Some(None) if self.manner == Manner::Print => return Err(which_session()),
             Some(None) => return Ok(SessionChoice::Pick { fork: typed.fork_session }),
             Some(Some(text)) => resolve::resolve(self.store().as_ref(), text).await?,
             None if typed.go_on => self.newest_here().await?,
@@ -246,7 +273,7 @@ impl Plan {
             return None;
         }
         let base = self.typed.system_prompt.clone().unwrap_or_else(|| instructions::default_prompt(&self.cwd));
-        Some(instructions::system_prompt(base, instructions, self.typed.append_system_prompt.as_deref()))
+        Some(instructions::system_prompt(&base, instructions, self.typed.append_system_prompt.as_deref()))
     }
 
     /// What a resumed session has to be told.
@@ -316,6 +343,20 @@ impl Plan {
                 "set `ANTHROPIC_API_KEY` or `OPENAI_API_KEY`, name a model with `-m PROVIDER/NAME`, or try it without a key: `-m offline`",
             )),
         }
+    }
+}
+
+/// What is said of a stored session whose log has damage.
+fn notice(stored: &Loaded) -> Option<String> {
+    let id = stored.state.session.map(|id| id.to_string()).unwrap_or_default();
+    match stored.problems.len() {
+        0 => None,
+        _ if stored.state.next_seq == 0 => {
+            Some("the file of this session holds no sound record: it goes on as an empty conversation".to_owned())
+        }
+        count => Some(format!(
+            "the log of this session is damaged in {count} places: all that is sound in it is here; `longhand sessions verify {id}` names them"
+        )),
     }
 }
 

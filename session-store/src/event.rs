@@ -30,17 +30,24 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Appends the entry as one line of JSON, as in the log but for its checksum: `seq`, `at`, `type`, then the event's fields. No newline.
+    /// Appends the entry as one JSON object, as a line of the log has it, without checksum and newline.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(format!("{{\"seq\":{},\"at\":\"{}\",\"type\":", self.seq, self.at).as_bytes());
-        out.extend_from_slice(Value::from(self.event.type_name()).to_string().as_bytes());
-        let fields = out.len();
-        if self.event.write_fields(out).is_err() || out.ends_with(b"{}") && out.len() == fields + 2 {
-            out.truncate(fields);
-            out.push(b'}');
-        } else {
-            // The fields are a whole object, which continues the one that was begun.
-            out[fields] = b',';
+        crate::line::write_json(out, self.seq, self.at, &self.event);
+    }
+
+    /// Appends the entry as a line of a log, newline included, that follows a line with the checksum `previous_crc` (0:
+    /// it is the first), and returns the line's own checksum.
+    pub fn write_line(&self, out: &mut Vec<u8>, previous_crc: u32) -> u32 {
+        crate::line::encode(out, previous_crc, self.seq, self.at, &self.event)
+    }
+
+    /// Reads a line of a log without its newline, or what [`Entry::write_json`] wrote; nothing where it is neither, or
+    /// where the event's fields are in a side file. The checksum is not looked at: `sound` is false.
+    #[must_use]
+    pub fn read_line(line: &[u8]) -> Option<Self> {
+        match crate::line::decode(line)? {
+            crate::line::Decoded::Entry(entry) => Some(entry),
+            crate::line::Decoded::Side(_) => None,
         }
     }
 }
@@ -57,6 +64,10 @@ macro_rules! events {
         }
 
         impl Event {
+            /// The types that this build knows.
+            #[cfg(test)]
+            pub(crate) const TYPES: &[&str] = &[$($name),+];
+
             /// The event's `type`, as written in the log.
             #[must_use]
             pub fn type_name(&self) -> &str {

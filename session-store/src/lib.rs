@@ -4,6 +4,8 @@ mod error;
 mod event;
 mod id;
 mod line;
+#[cfg(test)]
+mod samples;
 mod scan;
 mod side;
 mod state;

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 
 /// What every line ends in, with eight lower-case hexadecimal digits between the two: 18 bytes.
 pub(crate) const CRC_KEY: &[u8] = b",\"crc\":\"";
-const CRC_END: &[u8] = b"\"}";
+pub(crate) const CRC_END: &[u8] = b"\"}";
 pub(crate) const CRC_DIGITS: usize = 8;
 /// How many bytes of a line its own checksum takes.
 pub(crate) const CRC_BYTES: usize = CRC_KEY.len() + CRC_DIGITS + CRC_END.len();
@@ -61,15 +61,14 @@ impl Decoded {
 /// Appends the line of `event`, with its newline, to `out`, and returns its checksum, which the next line starts from.
 pub(crate) fn encode(out: &mut Vec<u8>, previous_crc: u32, seq: Seq, at: Timestamp, event: &Event) -> u32 {
     let start = out.len();
-    write_head(out, seq, at, event.type_name());
-    let fields = out.len();
-    if event.write_fields(out).is_err() {
-        // Cannot happen (see there); an event without its fields is still a line that every reader understands.
-        out.truncate(fields);
-        out.extend_from_slice(b"{}");
-    }
-    splice_fields(out, fields);
+    write_open_object(out, seq, at, event);
     finish(out, start, previous_crc)
+}
+
+/// Appends the same object without checksum and newline.
+pub(crate) fn write_json(out: &mut Vec<u8>, seq: Seq, at: Timestamp, event: &Event) {
+    write_open_object(out, seq, at, event);
+    out.push(b'}');
 }
 
 /// Like [`encode`], for an event of type `type_name` whose fields are in the side file `side`.
@@ -110,12 +109,16 @@ pub(crate) fn decode(line: &[u8]) -> Option<Decoded> {
 pub(crate) fn claim(line: &[u8]) -> Option<(&[u8], u32)> {
     let (body, tail) = line.split_at_checked(line.len().checked_sub(CRC_BYTES)?)?;
     let digits = tail.strip_prefix(CRC_KEY)?.strip_suffix(CRC_END)?;
-    let crc = digits.iter().try_fold(0, |crc, digit| match digit {
-        b'0'..=b'9' => Some(crc << 4 | u32::from(digit - b'0')),
-        b'a'..=b'f' => Some(crc << 4 | u32::from(digit - b'a' + 10)),
+    Some((body, hexadecimal(digits)?))
+}
+
+/// The number that `digits`, at most eight in lower case, are.
+pub(crate) fn hexadecimal(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |number, digit| match digit {
+        b'0'..=b'9' => Some(number << 4 | u32::from(digit - b'0')),
+        b'a'..=b'f' => Some(number << 4 | u32::from(digit - b'a' + 10)),
         _ => None,
-    })?;
-    Some((body, crc))
+    })
 }
 
 /// The largest `seq`: what every JSON reader can hold exactly.
@@ -168,6 +171,18 @@ fn write_head(out: &mut Vec<u8>, seq: Seq, at: Timestamp, type_name: &str) {
     out.extend_from_slice(&at.to_bytes());
     out.extend_from_slice(b"\",\"type\":");
     write_string(out, type_name);
+}
+
+/// Appends the object of an event, all but its closing brace.
+fn write_open_object(out: &mut Vec<u8>, seq: Seq, at: Timestamp, event: &Event) {
+    write_head(out, seq, at, event.type_name());
+    let fields = out.len();
+    if event.write_fields(out).is_err() {
+        // Cannot happen (see there); an event without its fields is still a line that every reader understands.
+        out.truncate(fields);
+        out.extend_from_slice(b"{}");
+    }
+    splice_fields(out, fields);
 }
 
 /// Turns the object at `at`, the end of `out`, into further members of the object around it.
@@ -246,4 +261,110 @@ pub enum ProblemKind {
     SideFile,
     /// The file holds no sound record.
     Empty,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{any_event, every_event};
+    use crate::side::sha256_hex;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn read(line: &[u8]) -> Entry {
+        match decode(line) {
+            Some(Decoded::Entry(entry)) => entry,
+            other => panic!("{other:?} from {}", String::from_utf8_lossy(line)),
+        }
+    }
+
+    #[test]
+    fn the_samples_hold_every_type_once() {
+        let mut types: Vec<String> = every_event().iter().map(|event| event.type_name().to_owned()).collect();
+        let mut known: Vec<&str> = Event::TYPES.to_vec();
+        types.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(types, known);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read_again(event in any_event(), seq in 0..=SEQ_MAX, at in any::<i64>(), previous in any::<u32>()) {
+            let at = Timestamp::from_ms(at);
+            let mut line = b"before".to_vec();
+            let crc = encode(&mut line, previous, seq, at, &event);
+            let line = &line[b"before".len()..];
+            prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+            let line = &line[..line.len() - 1];
+
+            let (body, claimed) = claim(line).expect("a checksum");
+            prop_assert_eq!(claimed, crc);
+            prop_assert_eq!(crc32c::crc32c_append(previous, body), crc);
+            prop_assert_eq!(read(line), Entry { seq, at, sound: false, event });
+
+            let json: Value = serde_json::from_slice(line).expect("JSON");
+            let names: Vec<&String> = json.as_object().expect("an object").keys().collect();
+            prop_assert_eq!((names[0].as_str(), names[1].as_str(), names[2].as_str()), ("seq", "at", "type"));
+            prop_assert_eq!(names[names.len() - 1], "crc");
+        }
+
+        #[test]
+        fn any_bytes_can_be_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = (decode(&bytes), claim(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_in_whatever_form_another_tool_left_it() {
+        for event in every_event() {
+            let mut line = Vec::new();
+            encode(&mut line, 0, 3, Timestamp::from_ms(5), &event);
+            let json: Value = serde_json::from_slice(&line).expect("JSON");
+            let mut members: Vec<_> = json.as_object().expect("an object").clone().into_iter().collect();
+            members.reverse();
+            let other = serde_json::to_vec_pretty(&Value::Object(members.into_iter().collect())).expect("JSON");
+            assert_eq!(read(&other), Entry { seq: 3, at: Timestamp::from_ms(5), sound: false, event });
+        }
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_do_not_stop_an_older_one() {
+        let line = br#"{"seq":1,"at":"2026-01-31T23:59:59.999Z","type":"note","text":"hello","mood":"calm","crc":"00000000"}"#;
+        assert_eq!(read(line).event, Event::from(crate::event::Note { text: "hello".to_owned() }));
+    }
+
+    #[test]
+    fn a_known_type_with_fields_that_do_not_fit_is_kept_as_unknown() {
+        let line = br#"{"seq":1,"at":"2026-01-31T23:59:59.999Z","type":"tool.finished","outcome":"teleported","crc":"00000000"}"#;
+        let Event::Unknown(unknown) = read(line).event else { panic!("not unknown") };
+        assert_eq!(unknown.type_name, "tool.finished");
+        assert_eq!(Value::Object(unknown.fields), serde_json::json!({"outcome": "teleported"}));
+    }
+
+    #[test]
+    fn a_line_names_the_side_file_that_has_its_fields() {
+        let side = SideRef { sha256: sha256_hex(b"fields"), bytes: 2_000_000 };
+        let (mut line, at) = (Vec::new(), Timestamp::from_ms(7));
+        let crc = encode_side(&mut line, 9, 4, at, "tool.finished", &side);
+        let line = line.strip_suffix(b"\n").expect("a newline");
+        assert_eq!(claim(line).expect("a checksum").1, crc);
+        let expected = SideLine { seq: 4, at, sound: false, type_name: "tool.finished".to_owned(), side };
+        assert_eq!(decode(line), Some(Decoded::Side(expected)));
+    }
+
+    #[test]
+    fn what_is_no_record_is_not_read_as_one() {
+        let lines: [&[u8]; 7] = [
+            b"",
+            b"{}",
+            b"null",
+            br#"{"seq":-1,"at":"2026-01-31T23:59:59.999Z","type":"note","text":""}"#,
+            br#"{"seq":9007199254740992,"at":"2026-01-31T23:59:59.999Z","type":"note","text":""}"#,
+            br#"{"seq":1,"at":"yesterday","type":"note","text":""}"#,
+            br#"{"seq":1,"at":"2026-01-31T23:59:59.999Z","text":""}"#,
+        ];
+        for line in lines {
+            assert_eq!(decode(line), None, "{}", String::from_utf8_lossy(line));
+        }
+    }
 }

@@ -24,7 +24,7 @@
 
 use crate::event::{Entry, Event, Recovered};
 use crate::id::Seq;
-use crate::line::{CRC_BYTES, CRC_DIGITS, CRC_KEY, Decoded, Problem, ProblemKind, SideLine, claim, decode};
+use crate::line::{CRC_BYTES, CRC_DIGITS, CRC_END, CRC_KEY, Decoded, Problem, ProblemKind, SideLine, claim, decode, hexadecimal};
 use serde::de::IgnoredAny;
 use std::collections::VecDeque;
 use std::io::BufRead;
@@ -227,7 +227,7 @@ impl Scanner {
     /// Reads on.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<Scanned>) {
         while !bytes.is_empty() {
-            let line_end = newline(bytes);
+            let line_end = find_byte(bytes, b'\n');
             let (now, rest) = bytes.split_at(line_end.map_or(bytes.len(), |end| end + 1));
             bytes = rest;
             let line = line_end.map_or(now, |end| &now[..end]);
@@ -478,7 +478,7 @@ impl Scanner {
     /// Takes linear time: a value that does not end is left at its first error, and nesting is bounded.
     fn salvage(&mut self, text: &[u8], before: usize, out: &mut Vec<Scanned>) -> usize {
         let (mut found, mut from) = (0, 0);
-        while let Some(start) = find(&text[from..], RECORD_START).map(|at| from + at) {
+        while let Some(start) = find_record(text, from) {
             from = start + 1;
             let mut values = serde_json::Deserializer::from_slice(&text[start..]).into_iter::<IgnoredAny>();
             if !matches!(values.next(), Some(Ok(IgnoredAny))) {
@@ -497,17 +497,19 @@ impl Scanner {
     /// say (its checksum was).
     fn guess(&mut self, text: &[u8]) {
         let next = self.head.next + 1;
-        let by_key = rfind(text, CRC_KEY);
+        // Found by its key, and by its distance from the end: the damage may be in either.
+        let by_key = find_crc_key(text);
         let by_length = text.len().checked_sub(CRC_BYTES);
-        for body_end in by_key.into_iter().chain(by_length.filter(|end| Some(*end) != by_key)) {
-            let (body, rest) = text.split_at(body_end);
-            let said = rest.get(CRC_KEY.len()..CRC_KEY.len() + CRC_DIGITS).and_then(|digits| std::str::from_utf8(digits).ok());
-            if let Some(crc) = said.and_then(|digits| u32::from_str_radix(digits, 16).ok()) {
+        let digits_by_key = by_key.map(|key| key + CRC_KEY.len());
+        let digits_by_length = text.len().checked_sub(CRC_DIGITS + CRC_END.len());
+        for digits in digits_by_key.into_iter().chain(digits_by_length) {
+            if let Some(crc) = text.get(digits..digits + CRC_DIGITS).and_then(hexadecimal) {
                 self.guesses.push(End { crc, next, more: () });
             }
-            self.guesses.push(End { crc: crc32c::crc32c_append(self.head.crc, body), next, more: () });
-            if self.tail.crc != self.head.crc {
-                self.guesses.push(End { crc: crc32c::crc32c_append(self.tail.crc, body), next, more: () });
+        }
+        for body_end in by_key.into_iter().chain(by_length) {
+            for seed in [self.head.crc, self.tail.crc] {
+                self.guesses.push(End { crc: crc32c::crc32c_append(seed, &text[..body_end]), next, more: () });
             }
         }
     }
@@ -564,6 +566,7 @@ impl<T> Default for Ends<T> {
 
 impl<T> Ends<T> {
     fn push(&mut self, end: End<T>) {
+        self.forget(end.crc, end.next);
         remember(&mut self.0, end);
     }
 
@@ -591,20 +594,29 @@ fn opened_epoch(record: &Decoded) -> Option<u64> {
     }
 }
 
-/// Where the first newline is.
-fn newline(mut bytes: &[u8]) -> Option<usize> {
+/// Where `byte` first is.
+fn find_byte(mut bytes: &[u8], byte: u8) -> Option<usize> {
     let whole = bytes;
     // The standard library's fastest search for a byte; reading from memory cannot fail.
-    let passed = bytes.skip_until(b'\n').unwrap_or(0);
-    whole[..passed].ends_with(b"\n").then(|| passed - 1)
+    let passed = bytes.skip_until(byte).unwrap_or(0);
+    whole[..passed].ends_with(&[byte]).then(|| passed - 1)
 }
 
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).position(|window| window == what)
+/// Where a record may start, from `from` on.
+fn find_record(text: &[u8], mut from: usize) -> Option<usize> {
+    loop {
+        let at = from + find_byte(&text[from..], RECORD_START[0])?;
+        if text[at..].starts_with(RECORD_START) {
+            return Some(at);
+        }
+        from = at + 1;
+    }
 }
 
-fn rfind(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).rposition(|window| window == what)
+/// Where the checksum of a damaged line starts: its key is near the end, if anywhere.
+fn find_crc_key(text: &[u8]) -> Option<usize> {
+    let near_end = text.len().saturating_sub(1024);
+    text[near_end..].windows(CRC_KEY.len()).rposition(|window| window == CRC_KEY).map(|at| near_end + at)
 }
 
 /// Without white space around it, and without a byte-order mark before it.
@@ -651,46 +663,4 @@ const BACKWARDS: [u8; 256] = {
 };
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Note;
-    use crate::line::encode;
-    use crate::time::Timestamp;
-
-    fn log(count: u64) -> Vec<Vec<u8>> {
-        let mut crc = 0;
-        (0..count)
-            .map(|seq| {
-                let mut line = Vec::new();
-                let event = Event::Note(Note { text: format!("words {seq}") });
-                crc = encode(&mut line, crc, seq, Timestamp::from_ms(1_700_000_000_000), &event);
-                line
-            })
-            .collect()
-    }
-
-    fn scan(bytes: &[u8]) -> Vec<Scanned> {
-        let (mut scanner, mut out) = (Scanner::new(), Vec::new());
-        scanner.feed(bytes, &mut out);
-        scanner.finish(&mut out);
-        out
-    }
-
-    #[test]
-    fn a_whole_log_is_sound_and_without_problems() {
-        let found = scan(&log(20).concat());
-        assert_eq!(found.len(), 20);
-        for (seq, item) in found.iter().enumerate() {
-            assert!(matches!(item, Scanned::Entry { entry, .. } if entry.sound && entry.seq == seq as u64), "{item:?}");
-        }
-    }
-
-    #[test]
-    fn a_checksum_runs_backwards() {
-        for body in [&b""[..], b"x", b"{\"seq\":0}", &[0; 1000]] {
-            for seed in [0, 1, 0xdead_beef, u32::MAX] {
-                assert_eq!(seed_of(body, crc32c::crc32c_append(seed, body)), seed);
-            }
-        }
-    }
-}
+mod tests;

@@ -74,7 +74,7 @@ pub(super) fn of_file(path: &str, output: &str) -> String {
     if let Some(first) = headings.first() {
         told.push_str(&format!(" Its first heading is **{first}**"));
         if headings.len() > 1 {
-            told.push_str(&format!(", and {} follow", counted(headings.len() - 1, "more heading", "more headings")));
+            told.push_str(&format!(", followed by {} more", headings.len() - 1));
         }
         told.push('.');
     }

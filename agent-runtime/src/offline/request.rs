@@ -75,8 +75,11 @@ fn plan_items(prompt: &str) -> Option<Vec<&str>> {
 
 /// The steps of a prompt: several where each part is one, else the whole as one.
 fn steps(prompt: &str) -> Option<Vec<Step>> {
-    let parts = prompt.split([';', '\n']).flat_map(|part| part.split(" then ")).map(|part| part.trim().trim_end_matches(','));
-    let parts: Vec<&str> = parts.map(|part| part.strip_suffix(" and").unwrap_or(part)).filter(|part| !part.is_empty()).collect();
+    let parts = prompt.split([';', '\n']).flat_map(|part| part.split(" then ")).map(|part| {
+        let part = part.trim();
+        part.strip_suffix(" and").unwrap_or(part).trim_end_matches(',')
+    });
+    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
     if parts.len() > 1
         && let Some(steps) = parts.iter().map(|part| Step::parse(part)).collect()
     {
@@ -138,7 +141,7 @@ fn several(steps: &[Step], view: &View<'_>) -> Reply {
             _ => "pending",
         };
         let items = steps.iter().enumerate().map(|(index, step)| json!({"content": step.title(), "status": status(index)}));
-        calls.push(todo(items.collect()));
+        calls.push(todo(&items.collect::<Vec<_>>()));
     }
     if let Some(step) = steps.get(done) {
         calls.insert(0, step.call());
@@ -161,14 +164,14 @@ fn plan(items: &[&str], view: &View<'_>) -> Reply {
     match view.result(0) {
         None => {
             let items = items.iter().map(|item| json!({"content": item, "status": "pending"}));
-            Reply::call("I write the list down.", vec![todo(items.collect())])
+            Reply::call("I write the list down.", vec![todo(&items.collect::<Vec<_>>())])
         }
         Some(done) if done.is_error => Reply::say(format!("The list was not taken: {}", done.output.trim())),
         Some(_) => Reply::say(format!("The todo list has {} now.", facts::counted(items.len(), "item", "items"))),
     }
 }
 
-fn todo(items: Vec<Value>) -> Call {
+fn todo(items: &[Value]) -> Call {
     Call { name: "todo".into(), arguments: json!({ "todos": items }).to_string() }
 }
 

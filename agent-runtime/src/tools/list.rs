@@ -108,7 +108,7 @@ pub(super) fn walk(root: &Path) -> WalkBuilder {
         .require_git(false)
         .git_global(false)
         .follow_links(false)
-        .sort_by_file_name(|a, b| a.cmp(b))
+        .sort_by_file_name(Ord::cmp)
         .filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git");
     walk
 }

@@ -103,7 +103,12 @@ fn clip(kept: &[u8], length: u64, most: usize) -> String {
     if length <= most as u64 {
         return text.into_owned();
     }
-    format!("{} [... a line of {length} bytes]", &text[..text.floor_char_boundary(most)])
+    format!("{} [... a line of {length} bytes]", &text[..floor(&text, most)])
+}
+
+/// The last place of a character at or before `at`.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0)
 }
 
 /// Asked by long file work between its steps: whether anybody still waits for it.

@@ -103,6 +103,7 @@ pub(super) fn open_text(place: &Place) -> Result<BufReader<File>, ToolError> {
     Ok(file)
 }
 
+#[derive(Clone, Copy)]
 struct Lines {
     /// The first, from 1.
     from: u64,

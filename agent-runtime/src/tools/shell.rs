@@ -276,13 +276,13 @@ async fn follow(child: &mut dyn ChildWrapper, pipe: &mut pipe::Receiver, output:
     let status = loop {
         tokio::select! {
             status = child.inner_mut().wait() => break status.ok(),
-            read = pipe.read(&mut buffer), if open => open = take(read, &buffer, output),
+            read = pipe.read(&mut buffer), if open => open = take(&read, &buffer, output),
         }
     };
     // Something that was left in the background may hold the pipe for ever.
     let _ = timeout(DRAIN_WAIT, async {
         while open {
-            open = take(pipe.read(&mut buffer).await, &buffer, output);
+            open = take(&pipe.read(&mut buffer).await, &buffer, output);
         }
     })
     .await;
@@ -290,11 +290,11 @@ async fn follow(child: &mut dyn ChildWrapper, pipe: &mut pipe::Receiver, output:
 }
 
 /// Whether there may be more.
-fn take(read: io::Result<usize>, buffer: &[u8], output: &Mutex<Captured>) -> bool {
+fn take(read: &io::Result<usize>, buffer: &[u8], output: &Mutex<Captured>) -> bool {
     match read {
         Ok(0) | Err(_) => false,
         Ok(count) => {
-            lock(output).push(&buffer[..count]);
+            lock(output).push(&buffer[..*count]);
             true
         }
     }
