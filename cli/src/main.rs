@@ -9,15 +9,18 @@ mod args;
 mod chat;
 mod commands;
 mod error;
+mod export;
 mod instructions;
 mod models;
 mod output;
 mod print;
+mod raw_lines;
 mod resolve;
 mod safe_text;
 mod setup;
 mod signals;
 mod stdin;
+mod transcript;
 
 use crate::app::App;
 use crate::args::{Args, Command};
