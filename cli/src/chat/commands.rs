@@ -2,8 +2,9 @@
 
 use super::driver::{Chat, Done, short_id, words};
 use super::feed::todo_lines;
-use super::slash::{COMMANDS, Slash};
+use super::slash::{COMMANDS, ExportFormat, Slash};
 use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
+use crate::commands::sessions::{export, log_path};
 use crate::error::CliError;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
@@ -167,6 +168,34 @@ impl Chat<'_> {
                     Ok(0) => Line::plain("There is nothing that could leave the context."),
                     Ok(count) => Line::plain(format!("{count} messages left the context; the log has them all.")),
                     Err(error) => Line::new(safe_line(&error.to_string()), ERROR),
+                }])
+            }),
+        );
+    }
+
+    fn export(&mut self, session: &Session, format: ExportFormat, path: Option<String>) {
+        if format == ExportFormat::Jsonl && !self.plan.is_kept() {
+            return self.ui.tell("With --no-session there is no log to copy; markdown and html work.", ERROR);
+        }
+        let id = session.id();
+        let path = path.unwrap_or_else(|| format!("longhand-{}.{}", short_id(id), format.extension()));
+        let path = self.plan.cwd().join(path);
+        let (store, log, session) = (Arc::clone(self.plan.runtime().store()), log_path(self.app, id), session.clone());
+        self.run_job(
+            "exporting",
+            Box::pin(async move {
+                let written = async {
+                    session.flush().await?;
+                    let format = match format {
+                        ExportFormat::Jsonl => export::Format::Jsonl,
+                        ExportFormat::Markdown => export::Format::Markdown,
+                        ExportFormat::Html => export::Format::Html,
+                    };
+                    export::write_file(store.as_ref(), &log, id, format, &path).await
+                };
+                Done::Told(vec![match written.await {
+                    Ok(()) => Line::plain(format!("Written to {}", safe_line(&path.to_string_lossy()))),
+                    Err(error) => Line::new(safe_line(&words(&error)), ERROR),
                 }])
             }),
         );

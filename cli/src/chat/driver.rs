@@ -67,7 +67,7 @@ pub(super) struct Pending {
 
 /// A chat in a terminal.
 pub(super) struct Chat<'a> {
-    app: &'a App,
+    pub(super) app: &'a App,
     pub(super) plan: &'a Plan,
     pub(super) ui: Ui,
     screen: Screen,
@@ -79,6 +79,8 @@ pub(super) struct Chat<'a> {
     pub(super) session: Option<Session>,
     turn: Option<Turn>,
     job: Option<Job<'a>>,
+    /// The job is a command of the person's, which may be dropped.
+    is_shell: bool,
     /// Somebody pressed Esc before the turn had begun.
     stop_wanted: bool,
     pub(super) pending: Pending,
@@ -131,6 +133,7 @@ impl<'a> Chat<'a> {
             session: None,
             turn: None,
             job: None,
+            is_shell: false,
             stop_wanted: false,
             pending: Pending::default(),
             mode: None,
@@ -340,6 +343,7 @@ impl<'a> Chat<'a> {
         let cwd = self.plan.cwd();
         let what = command.clone();
         self.run_job(&what, Box::pin(async move { Done::Shell(shell::run(command, cwd).await) }));
+        self.is_shell = true;
     }
 
     fn stop(&mut self) {
@@ -347,8 +351,8 @@ impl<'a> Chat<'a> {
             self.interrupt("user");
         } else if self.job.is_some() {
             self.stop_wanted = true;
-            if self.ui.is_shell() {
-                // Dropping it kills it.
+            if std::mem::take(&mut self.is_shell) {
+                // Dropping it kills the command.
                 self.job = None;
                 self.ui.tell("Stopped.", WARN);
                 self.over(false);
@@ -403,6 +407,7 @@ impl<'a> Chat<'a> {
 
     fn done(&mut self, done: Done) {
         self.last_paint = None;
+        self.is_shell = false;
         match done {
             Done::Started { text, session, turn } => self.started(&text, session, turn),
             Done::TurnOver(outcome) => self.turn_over(&outcome),

@@ -239,11 +239,6 @@ impl Ui {
         self.queue.push_back(text);
     }
 
-    /// Whether a command of the person's runs.
-    pub(super) fn is_shell(&self) -> bool {
-        self.is_shell
-    }
-
     /// What is in the input line.
     pub(super) fn input(&self) -> String {
         self.editor.content()
@@ -259,6 +254,12 @@ impl Ui {
         let limit = self.size.limit();
         let rows = self.above.begin(Part::Notice);
         rows.extend(lines.into_iter().map(|line| line.truncated(limit)));
+    }
+
+    /// Prints lines that are wrapped already.
+    pub(super) fn print_wrapped(&mut self, lines: Vec<Line>) {
+        self.above.begin(Part::Notice).extend(lines);
+        self.above.end_part();
     }
 
     /// Says something below the input line, until the next key.
