@@ -14,7 +14,7 @@ use super::ui::{Effect, Start, TICK, Ui, Work};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::safe_text::safe_line;
-use crate::setup::{Plan, SessionChoice};
+use crate::setup::{Opened, Plan, SessionChoice};
 use crate::signals::Signals;
 use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
@@ -40,11 +40,11 @@ pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Done> + 'a>>;
 /// What came of a job.
 pub(super) enum Done {
     /// A message was sent (or not, and then it is given back).
-    Started { text: String, session: Option<Session>, turn: Result<Turn, String> },
+    Started { text: String, session: Option<Opened>, turn: Result<Turn, String> },
     /// A turn is over, and so is what its end had to wait for.
     TurnOver(Arc<TurnOutcome>),
     /// Another session was opened.
-    Opened(Result<Session, String>),
+    Opened(Result<Opened, String>),
     /// The session was let go of.
     Closed(Result<(), String>),
     /// The sessions there are; whether the one that is picked is to be copied.
@@ -308,15 +308,15 @@ impl<'a> Chat<'a> {
             "writing it down",
             Box::pin(async move {
                 let opened = match session {
-                    Some(session) => Ok(session),
+                    Some(session) => Ok(Opened { session, notice: None }),
                     None => plan.open(choice, Some(approver)).await,
                 };
-                let session = match opened {
-                    Ok(session) => session,
+                let opened = match opened {
+                    Ok(opened) => opened,
                     Err(error) => return Done::Started { text, session: None, turn: Err(words(&error)) },
                 };
-                let turn = send(&session, &text, pending, is_follow_up).await;
-                Done::Started { text, turn: turn.map_err(|error| words(&error.into())), session: Some(session) }
+                let turn = send(&opened.session, &text, pending, is_follow_up).await;
+                Done::Started { text, turn: turn.map_err(|error| words(&error.into())), session: Some(opened) }
             }),
         );
     }
@@ -392,12 +392,12 @@ impl<'a> Chat<'a> {
                     return Done::Opened(Err(words(&error.into())));
                 }
                 match plan.open(choice, Some(approver)).await {
-                    Ok(session) => {
+                    Ok(opened) => {
                         if let Some(before) = before {
                             // It is flushed; what remains is its lock, which goes with this process at the latest.
                             let _ = before.close().await;
                         }
-                        Done::Opened(Ok(session))
+                        Done::Opened(Ok(opened))
                     }
                     Err(error) => Done::Opened(Err(words(&error))),
                 }
@@ -411,9 +411,9 @@ impl<'a> Chat<'a> {
         match done {
             Done::Started { text, session, turn } => self.started(&text, session, turn),
             Done::TurnOver(outcome) => self.turn_over(&outcome),
-            Done::Opened(Ok(session)) => {
-                self.seam(&session);
-                self.use_session(session);
+            Done::Opened(Ok(opened)) => {
+                self.seam(&opened.session);
+                self.use_session(opened);
                 self.over(true);
             }
             Done::Closed(closed) => {
@@ -454,9 +454,9 @@ impl<'a> Chat<'a> {
         }
     }
 
-    fn started(&mut self, text: &str, session: Option<Session>, turn: Result<Turn, String>) {
-        if let Some(session) = session {
-            self.use_session(session);
+    fn started(&mut self, text: &str, opened: Option<Opened>, turn: Result<Turn, String>) {
+        if let Some(opened) = opened {
+            self.use_session(opened);
         }
         match turn {
             Ok(turn) => self.begin_turn(turn),
@@ -476,7 +476,11 @@ impl<'a> Chat<'a> {
         }
     }
 
-    fn use_session(&mut self, session: Session) {
+    fn use_session(&mut self, opened: Opened) {
+        let Opened { session, notice } = opened;
+        if let Some(notice) = notice {
+            self.ui.tell(&notice, WARN);
+        }
         if self.session.as_ref().map(Session::id) != Some(session.id()) {
             self.progress = Some(session.progress());
             self.is_in_trouble = false;
