@@ -2,6 +2,7 @@
 //!
 //! The runtime asks through [`ChatApprover`], over a bounded channel; the chat shows the whole call and answers through the [`Ask`]. A prompt takes no key that was
 //! typed before it appeared: it listens only after [`GRACE`] without a key, and what is typed until then goes to the input line, where it was meant to go.
+//! A letter that is no answer begins a message, so that the letters behind it are none either.
 //! When the turn is stopped, the runtime drops its side, and the prompt goes away.
 
 use super::editor::{Edit, Editor};
@@ -113,6 +114,11 @@ impl Prompt {
                 (Taken::Yes, None)
             }
             Key::Escape | Key::CtrlC => (Taken::Stop, None),
+            // Somebody writes a message: the rest of the word is no answer either.
+            Key::Edit(_) => {
+                self.quiet_since = now;
+                (Taken::NotYet, None)
+            }
             _ => (Taken::Yes, None),
         }
     }
@@ -175,6 +181,10 @@ fn details(request: &ApprovalRequest, look: Look, limit: usize) -> Vec<Line> {
     };
     let (minus, plus) = if look == Look::Styled { (ERROR, GOOD) } else { (PLAIN, PLAIN) };
     for (name, value) in &arguments {
+        // What the first line says in full is not said again.
+        if value.as_str().is_some_and(|text| !text.is_empty() && request.description.ends_with(text)) {
+            continue;
+        }
         let (mark, style) = match name.as_str() {
             "old" => ("  - ", minus),
             "new" | "content" => ("  + ", plus),
@@ -238,6 +248,17 @@ mod tests {
         assert_eq!(prompt.key(YES, at(290)).0, Taken::NotYet);
         assert_eq!(prompt.key(YES, at(580)).0, Taken::NotYet);
         assert_eq!(prompt.key(YES, at(900)), (Taken::Answered, Some(Approval::Approve)));
+    }
+
+    #[test]
+    fn a_message_that_is_typed_into_a_prompt_is_no_answer() {
+        let (ask, _answered) = ask("shell", "shell: rm x", r#"{"command":"rm x"}"#);
+        let start = Instant::now();
+        let mut prompt = Prompt::new(ask, start);
+        for (at, key) in "try any other way".chars().enumerate() {
+            let now = start + GRACE + Duration::from_millis(at as u64 * 100);
+            assert_eq!(prompt.key(Key::Edit(Edit::Insert(key)), now).0, Taken::NotYet);
+        }
     }
 
     #[test]

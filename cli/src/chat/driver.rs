@@ -174,7 +174,7 @@ impl<'a> Chat<'a> {
                     self.job = None;
                     self.done(done);
                 }
-                Some(ask) = self.asks.recv() => self.ui.ask(ask, Instant::now()),
+                Some(ask) = self.asks.recv() => self.ask(ask),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
                 caught = signals.next() => {
                     self.interrupt(caught.name);
@@ -213,7 +213,7 @@ impl<'a> Chat<'a> {
     fn welcome(&mut self) {
         let version = env!("CARGO_PKG_VERSION");
         self.ui.tell(
-            &format!("longhand {version}: every word is written down as it comes; after a crash or a kill, `longhand -c` goes on."),
+            &format!("longhand {version}: every word is written down as it comes; after a crash, `longhand -c` goes on."),
             PLAIN,
         );
         let cwd = self.plan.cwd().display();
@@ -509,6 +509,14 @@ impl<'a> Chat<'a> {
         self.ui.print(lines);
         self.pending.notes.push(ran.note());
         self.over(true);
+    }
+
+    /// Shows a question, behind all that happened before it was asked.
+    fn ask(&mut self, ask: Ask) {
+        while let Some(Some(event)) = next_event(&mut self.turn).now_or_never() {
+            self.ui.turn_event(&event);
+        }
+        self.ui.ask(ask, Instant::now());
     }
 
     fn turn_event(&mut self, event: Option<TurnEvent>) {

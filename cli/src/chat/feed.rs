@@ -14,6 +14,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The tool whose result is the list that [`Event::TodosChanged`] shows.
+const TODO_TOOL: &str = "todo";
 /// How many lines of a tool's result are shown.
 const RESULT_LINES: usize = 4;
 /// How many columns a tool's call or a line of its result may take before it is cut, on any terminal.
@@ -135,7 +137,7 @@ impl Feed {
             (Phase::Thinking, _) => format!("{} thinks", self.model),
             (Phase::Answering, _) => format!("{} answers", self.model),
             (Phase::Retrying { why }, _) => why.clone(),
-            (Phase::Deciding, _) => "tools".to_owned(),
+            (Phase::Deciding, _) => "tool calls".to_owned(),
         }
     }
 
@@ -223,6 +225,9 @@ impl Feed {
         let was_running = self.running.iter().any(|running| running.call == finished.call);
         self.running.retain(|running| running.call != finished.call);
         let description = self.described.remove(&finished.call).unwrap_or_else(|| one_line(&finished.name));
+        if finished.name == TODO_TOOL && finished.outcome == ToolOutcome::Ok {
+            return;
+        }
         let lines = above.begin(Part::Tools);
         if !was_running {
             lines.push(call_line(&description));
@@ -315,7 +320,11 @@ fn result_lines(finished: &ToolFinished, about: Option<&str>) -> Vec<Line> {
         _ => ("ended", WARN),
     };
     let output = safe(finished.output.trim_end()).replace('\t', "    ");
-    let lines: Vec<&str> = output.lines().collect();
+    let lines: Vec<&str> = match finished.outcome {
+        // The word says all of it.
+        ToolOutcome::NotRun => Vec::new(),
+        _ => output.lines().collect(),
+    };
     let mut summary = about.map_or_else(Line::default, |about| Line::new(format!("{about}: "), DIM)).with(word, style);
     if finished.duration_ms >= 100 {
         summary.push(format!(", {}", seconds(Duration::from_millis(finished.duration_ms))), DIM);

@@ -541,6 +541,7 @@ impl Ui {
         let mut rows = Vec::new();
         let (what, since) = match &self.work {
             Work::Idle => return rows,
+            Work::Turn { since } if !self.prompts.is_empty() => ("waiting for your answer".to_owned(), *since),
             Work::Turn { since } => (self.feed.waits_for(), *since),
             Work::Other { what, since } => (what.clone(), *since),
         };
