@@ -5,9 +5,9 @@ use agent_runtime::session_store::{
     Entry, Event, FileStore, FileStoreOptions, SessionId, SessionStore, StopReason, ToolOutcome, ToolSpec, Usage, UserKind,
 };
 use agent_runtime::{
-    Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, ModelFailure, ModelLimits, PermissionMode, Permissions, RetryPolicy,
-    Runtime, ScriptedAnswer, ScriptedModel, Secrets, SendError, Sent, Session, Setup, Tool, ToolContext, ToolError, ToolOutput, Turn, TurnError,
-    TurnEvent,
+    Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, ModelFailure, ModelLimits, PermissionMode,
+    Permissions, RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Secrets, SendError, Sent, Session, Setup, Tool,
+    ToolContext, ToolError, ToolOutput, Turn, TurnError, TurnEvent,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -204,7 +204,8 @@ async fn read(turn: &mut Turn) -> (HashMap<u64, String>, Vec<Arc<Entry>>) {
 }
 
 fn outcomes(entries: &[Arc<Entry>]) -> Vec<ToolOutcome> {
-    let outcome = |entry: &Arc<Entry>| if let Event::ToolFinished(finished) = &entry.event { Some(finished.outcome) } else { None };
+    let outcome =
+        |entry: &Arc<Entry>| if let Event::ToolFinished(finished) = &entry.event { Some(finished.outcome) } else { None };
     entries.iter().filter_map(outcome).collect()
 }
 
@@ -263,8 +264,13 @@ async fn what_a_model_gets_wrong_goes_back_to_it_and_the_turn_goes_on() {
 #[tokio::test]
 async fn an_interrupt_keeps_what_came_and_the_session_goes_on() {
     let world = World::new();
-    let (session, model) =
-        world.session([answer("The first half").wait(LONG).text(" and the second"), answer("Again."), answer("").tool_call("change", "{}")]).await;
+    let (session, model) = world
+        .session([
+            answer("The first half").wait(LONG).text(" and the second"),
+            answer("Again."),
+            answer("").tool_call("change", "{}"),
+        ])
+        .await;
     let mut turn = session.send("write").await.expect("a turn");
     while let Some(event) = turn.next().await {
         if matches!(event, TurnEvent::Delta(_)) {
@@ -286,7 +292,12 @@ async fn an_interrupt_keeps_what_came_and_the_session_goes_on() {
 async fn an_interrupt_ends_every_kind_of_wait() {
     let world = World::new();
     let failure = ModelFailure { retry_after: Some(LONG), ..ModelFailure::new(FailureKind::RateLimit, "slow down") };
-    let waits = [ScriptedAnswer::new().head_after(LONG), answer("").wait(LONG), answer("").tool_call("change", "{}").wait(LONG), ScriptedAnswer::failure(failure)];
+    let waits = [
+        ScriptedAnswer::new().head_after(LONG),
+        answer("").wait(LONG),
+        answer("").tool_call("change", "{}").wait(LONG),
+        ScriptedAnswer::failure(failure),
+    ];
     for wait in waits {
         let (session, _) = world.session([wait]).await;
         let turn = session.send("wait").await.expect("a turn");
@@ -348,7 +359,9 @@ async fn dropping_the_turn_detaches_and_a_second_send_is_busy() {
     assert!(matches!(session.send(" \n").await, Err(SendError::Empty)));
     assert!(matches!(session.steer("late"), Err(SendError::Idle)));
     let entries = world.end(session).await;
-    let message = entries.iter().find_map(|entry| if let Event::AssistantMessage(message) = &entry.event { Some(message.text()) } else { None });
+    let message = entries
+        .iter()
+        .find_map(|entry| if let Event::AssistantMessage(message) = &entry.event { Some(message.text()) } else { None });
     assert_eq!(message.as_deref(), Some("slow but whole"));
 }
 
@@ -390,8 +403,13 @@ async fn live_pieces_and_logged_pieces_add_up_to_the_same_bytes_also_for_a_slow_
     let mut slow = session.send("write").await.expect("a turn");
     slow.outcome().await;
     let (texts, entries) = read(&mut slow).await;
-    let logged: String = entries.iter().filter_map(|entry| if let Event::AssistantText(piece) = &entry.event { Some(piece.text.as_str()) } else { None }).collect();
-    let whole = entries.iter().find_map(|entry| if let Event::AssistantMessage(message) = &entry.event { Some(message.text()) } else { None });
+    let logged: String = entries
+        .iter()
+        .filter_map(|entry| if let Event::AssistantText(piece) = &entry.event { Some(piece.text.as_str()) } else { None })
+        .collect();
+    let whole = entries
+        .iter()
+        .find_map(|entry| if let Event::AssistantMessage(message) = &entry.event { Some(message.text()) } else { None });
     let shown = texts.values().next().expect("one message").clone();
     assert_eq!(Some(&shown), whole.as_ref());
     assert!(!logged.is_empty() && shown.starts_with(&logged));
@@ -462,9 +480,17 @@ async fn permissions_decide_what_runs() {
     let cases: [(Permissions, ToolOutcome, &str); 5] = [
         (Permissions::default(), ToolOutcome::Denied, "nobody_to_ask"),
         (Permissions { mode: PermissionMode::ReadOnly, ..Permissions::default() }, ToolOutcome::Denied, "mode"),
-        (Permissions { allowed: ["change".to_owned()].into(), mode: PermissionMode::ReadOnly, ..Permissions::default() }, ToolOutcome::Ok, ""),
+        (
+            Permissions { allowed: ["change".to_owned()].into(), mode: PermissionMode::ReadOnly, ..Permissions::default() },
+            ToolOutcome::Ok,
+            "",
+        ),
         (Permissions { approver: Some(Arc::new(Answers(Approval::Approve))), ..Permissions::default() }, ToolOutcome::Ok, ""),
-        (Permissions { approver: Some(Arc::new(Answers(Approval::Deny("not now".to_owned())))), ..Permissions::default() }, ToolOutcome::Denied, "user"),
+        (
+            Permissions { approver: Some(Arc::new(Answers(Approval::Deny("not now".to_owned())))), ..Permissions::default() },
+            ToolOutcome::Denied,
+            "user",
+        ),
     ];
     for (permissions, expected, by) in cases {
         let model = Arc::new(ScriptedModel::new([call(), answer("ok")]));
@@ -479,7 +505,8 @@ async fn permissions_decide_what_runs() {
         assert_eq!(results, [expected, ToolOutcome::Ok]);
     }
     let model = Arc::new(ScriptedModel::new([call(), call(), call(), call()]));
-    let session = world.runtime.create(Setup { permissions: Permissions::default(), ..world.setup(&model) }).await.expect("a session");
+    let session =
+        world.runtime.create(Setup { permissions: Permissions::default(), ..world.setup(&model) }).await.expect("a session");
     let outcome = session.send("insist").await.expect("a turn").outcome().await;
     assert_eq!((outcome.reason, outcome.model_calls), (EndReason::Denied, 3));
     world.end(session).await;
@@ -518,10 +545,13 @@ async fn a_message_that_cannot_fit_is_refused_and_a_result_that_is_too_long_is_s
     let session = world.runtime.create(world.setup(&model)).await.expect("a session");
     assert_eq!(session.send("look").await.expect("a turn").outcome().await.reason, EndReason::Done);
     let entries = world.entries(&session).await;
-    let finished = entries.iter().find_map(|entry| if let Event::ToolFinished(finished) = &entry.event { Some(finished.clone()) } else { None });
+    let finished = entries
+        .iter()
+        .find_map(|entry| if let Event::ToolFinished(finished) = &entry.event { Some(finished.clone()) } else { None });
     let finished = finished.expect("a result");
     assert!(finished.output.len() < 40_000 && finished.output.contains("left out"));
-    let whole = world.runtime.store().read_side(session.id(), &finished.full.expect("the whole is kept")).await.expect("it is there");
+    let whole =
+        world.runtime.store().read_side(session.id(), &finished.full.expect("the whole is kept")).await.expect("it is there");
     assert_eq!(whole.len(), long.len() + " (0)".len());
     world.end(session).await;
 

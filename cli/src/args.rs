@@ -83,7 +83,7 @@ pub(crate) struct RunArgs {
     #[arg(long, help_heading = "Session")]
     pub(crate) fork_session: bool,
     /// With `--fork-session`: copy up to and with this event
-    #[arg(long, value_name = "SEQ", requires = "fork_session", help_heading = "Session")]
+    #[arg(long, value_name = "SEQ", help_heading = "Session")]
     pub(crate) at: Option<u64>,
     /// Name the session
     #[arg(short, long, value_name = "NAME", help_heading = "Session")]
@@ -138,13 +138,13 @@ pub(crate) struct RunArgs {
     pub(crate) disallowed_tools: Vec<String>,
 
     /// Model calls before the turn ends
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) max_turns: Option<u64>,
     /// The longest answer, in tokens
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) max_output_tokens: Option<u64>,
     /// Tokens that the context may take, the answer included [default: the model's window]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) context_window: Option<u64>,
     /// Seconds until there is a connection [default: 10]
     #[arg(long, value_name = "SECS", value_parser = seconds, help_heading = "Limits")]
@@ -225,6 +225,10 @@ impl Args {
         if run.fork_session && !run.go_on && run.resume.is_none() {
             return Err(CliError::usage("`--fork-session` needs a session to fork").hint("add `-c` or `-r ID`"));
         }
+        if run.at.is_some() && !run.fork_session {
+            return Err(CliError::usage("`--at` needs `--fork-session`")
+                .hint("a session goes on at its end; a copy of it can go on from any place: `-r ID --fork-session --at SEQ`"));
+        }
         if run.json && run.output_format.is_some_and(|format| format != OutputFormat::StreamJson) {
             return Err(
                 CliError::usage("`--json` and `--output-format` say different things").hint("`--json` means `stream-json`")
@@ -245,14 +249,40 @@ fn refuse_what_a_command_ignores(matches: &ArgMatches) -> Result<(), CliError> {
         .hint(format!("`longhand {command} --help` lists what can be typed after it")))
 }
 
-/// What clap says, in our own form: the message, then its tips as hints.
+/// What clap says, in our own form: one sentence with names in backticks, then what to do.
 fn wrong_usage(error: &clap::Error) -> CliError {
     let rendered = error.to_string().replace('\'', "`");
-    let mut paragraphs = rendered.split("\n\n").map(str::trim);
-    let message = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
-    let tips: Vec<&str> = rendered.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).collect();
-    let hint = if tips.is_empty() { "`longhand --help` lists what can be typed".to_owned() } else { tips.join("; ") };
-    CliError::usage(message).hint(hint)
+    let mut lines = rendered.lines().map(str::trim);
+    let message = bare_names(lines.next().unwrap_or_default().trim_start_matches("error: "));
+    let rest: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    let tips = rest.iter().filter_map(|line| line.strip_prefix("tip: "));
+    let choices = rest.iter().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
+    let hints: Vec<&str> = choices.chain(tips).collect();
+    match error.kind() {
+        ErrorKind::MissingSubcommand => {
+            let command = message.split('`').nth(1).unwrap_or("longhand");
+            CliError::usage(format!("`{command}` needs a command after it")).hint(format!("`{command} --help` lists them"))
+        }
+        ErrorKind::MissingRequiredArgument => {
+            let missing: Vec<&str> = rest.iter().copied().filter(|line| !line.is_empty()).collect();
+            CliError::usage(format!("{} is missing", missing.join(", "))).hint("`--help` says what it is")
+        }
+        _ if hints.is_empty() => CliError::usage(message).hint("`longhand --help` lists what can be typed"),
+        _ => CliError::usage(message).hint(hints.join("; ")),
+    }
+}
+
+/// `--name <NAME>` in backticks becomes `--name`.
+fn bare_names(message: &str) -> String {
+    let bare = |(place, part): (usize, &str)| match part.split_once(' ') {
+        Some((name, _)) if place % 2 == 1 && name.starts_with("--") => name.to_owned(),
+        _ => part.to_owned(),
+    };
+    message.split('`').enumerate().map(bare).collect::<Vec<_>>().join("`")
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a whole number, 1 or more".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

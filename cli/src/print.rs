@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::args::{OutputFormat, PermissionMode, RunArgs};
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::setup::{Manner, Opened, Plan, SessionChoice};
+use crate::setup::{Manner, Opened, Plan};
 use crate::signals::{Caught, Signals};
 use crate::stdin;
 use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, Progress, Seq};
@@ -89,13 +89,13 @@ async fn one_turn(
     };
     let opened = unless_caught(signals, plan.open(plan.choice, approver)).await.transpose();
     let ended = match opened {
-        Ok(Some(Opened { session, notice })) => {
+        Ok(Some(Opened { session, first, notice })) => {
             if let Some(notice) = notice {
                 output::stderr(&format!("warning: {notice}\n"));
             }
             report.opened(&session, plan.is_kept());
             let watch = Watch::new(app.is_verbose(), format, writer, signals, report);
-            watch.turn(&plan, &session, &message).await
+            watch.turn(&plan, &session, first, &message).await
         }
         Ok(None) => Ok(report.stopped_early(signals)),
         Err(error) => Err(error),
@@ -159,8 +159,7 @@ impl<'a> Watch<'a> {
     }
 
     /// One turn, from the message to its end.
-    async fn turn(mut self, plan: &Plan, session: &Session, message: &str) -> Result<Exit, CliError> {
-        let first = first_to_print(session, plan.choice);
+    async fn turn(mut self, plan: &Plan, session: &Session, first: Seq, message: &str) -> Result<Exit, CliError> {
         let mut turn = session.send(message).await?;
         let mut progress = session.progress();
         let mut is_first = true;
@@ -279,15 +278,6 @@ fn tell_step(message: &AssistantMessage) {
     if !text.trim().is_empty() {
         output::stderr(&format!("{}\n", text.trim_end()));
     }
-}
-
-/// The first event that is new in this run.
-fn first_to_print(session: &Session, choice: SessionChoice) -> Seq {
-    session.state(|state| match choice {
-        SessionChoice::New => 0,
-        SessionChoice::Fork { .. } => state.parent.map_or(0, |(_, at)| at + 1),
-        _ => state.next_seq,
-    })
 }
 
 fn line_of(entry: &Entry) -> Vec<u8> {

@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::instructions;
 use crate::models::{ModelName, Models};
 use crate::resolve;
-use agent_runtime::session_store::{Loaded, Message, SessionId, SessionListState, SessionStore, State};
+use agent_runtime::session_store::{Loaded, Message, Seq, SessionId, SessionListState, SessionStore, State};
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,8 @@ pub(crate) struct Plan {
 pub(crate) struct Opened {
     /// The session.
     pub(crate) session: Session,
+    /// The first event that was not there before.
+    pub(crate) first: Seq,
     /// What the person should know of its log.
     pub(crate) notice: Option<String>,
 }
@@ -105,7 +107,7 @@ impl Plan {
         }
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
-        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path))?;
+        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path));
         let mut plan = Self {
             prompt: typed.prompt.clone(),
             choice: SessionChoice::New,
@@ -202,7 +204,11 @@ impl Plan {
         for note in notes {
             session.note(&note)?;
         }
-        Ok(Opened { session, notice: stored.and_then(|stored| notice(&stored)) })
+        let first = match choice {
+            SessionChoice::Fork { .. } => session.state(|state| state.parent.map_or(0, |(_, last)| last + 1)),
+            _ => state.map_or(0, |state| state.next_seq),
+        };
+        Ok(Opened { session, first, notice: stored.as_ref().and_then(notice) })
     }
 
     /// The instructions of the project, read on a thread that may block.
@@ -355,7 +361,8 @@ fn notice(stored: &Loaded) -> Option<String> {
             Some("the file of this session holds no sound record: it goes on as an empty conversation".to_owned())
         }
         count => Some(format!(
-            "the log of this session is damaged in {count} places: all that is sound in it is here; `longhand sessions verify {id}` names them"
+            "the log of this session is damaged ({}): all that is sound in it is here; `longhand sessions verify {id}` tells more",
+            if count == 1 { "one place".to_owned() } else { format!("{count} places") }
         )),
     }
 }

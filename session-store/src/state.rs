@@ -116,8 +116,17 @@ pub struct InFlight {
 #[derive(Clone, Debug, PartialEq)]
 struct SetAside {
     by: Seq,
-    is_rewind: bool,
-    slots: Vec<Slot>,
+    /// For a rewind, or the undoing of one, the last event that stayed; nothing for a trim, whose note stays instead.
+    rewound_to: Option<Seq>,
+    slots: Vec<Away>,
+}
+
+/// A message that is not in the context.
+#[derive(Clone, Debug, PartialEq)]
+struct Away {
+    slot: Slot,
+    /// For one that a rewind took from among the messages of an earlier trim, that trim: there it goes back to.
+    trim: Option<Seq>,
 }
 
 /// A turn that has not ended.
@@ -231,7 +240,8 @@ impl State {
                 }
             }
             Event::AssistantMessage(message) => self.assistant_message(entry, message),
-            Event::ToolApproved(approved) => self.call(&approved.call, |call| call.approved = true),
+            // What cannot be checked is no reason to take a call for approved.
+            Event::ToolApproved(approved) if entry.sound => self.call(&approved.call, |call| call.approved = true),
             Event::ToolDenied(denied) => self.call(&denied.call, |call| call.denied = Some(denied.reason.clone())),
             Event::ToolStarted(started) => self.call(&started.call, |call| call.started = Some(started.side_effects)),
             Event::ToolFinished(finished) => {
@@ -253,7 +263,12 @@ impl State {
                 self.turn = None;
                 self.last_turn = Some(Arc::new(ended.clone()));
             }
-            Event::ModelError(_)
+            Event::ModelError(error) => {
+                if self.answer(error.message).is_some() {
+                    self.end_in_flight();
+                }
+            }
+            Event::ToolApproved(_)
             | Event::Checkpoint(_)
             | Event::Interrupted(_)
             | Event::Error(_)
@@ -283,21 +298,19 @@ impl State {
     /// Fills in bodies of the context from `entry`, where they are missing. Feed it the log from the smallest
     /// [`State::missing`] on.
     pub fn hydrate(&mut self, entry: &Entry) {
-        let (seq, body) = match &entry.event {
-            Event::AssistantText(piece) => (piece.message, None),
-            event => (entry.seq, Message::from_event(event)),
-        };
+        let seq = if let Event::AssistantText(piece) = &entry.event { piece.message } else { entry.seq };
         let Some(slot) = self.context.iter_mut().find(|slot| slot.seq == seq) else { return };
         match (&entry.event, slot.message.as_ref().map(Arc::as_ref)) {
-            (Event::AssistantText(piece), None) => {
-                slot.message = Some(Arc::new(cut_answer(piece.message, Origin::default(), piece.text.clone())));
+            // Only an answer that was cut has the `seq` of its request; its text follows in pieces.
+            (Event::ModelRequest(request), None) => {
+                slot.message = Some(Arc::new(cut_answer(seq, request.origin.clone(), String::new())));
             }
             (Event::AssistantText(piece), Some(Message::Assistant(answer))) if answer.stop == StopReason::Cut => {
                 let mut text = answer.text();
                 add_piece(&mut text, piece.offset, &piece.text);
-                slot.message = Some(Arc::new(cut_answer(piece.message, answer.origin.clone(), text)));
+                slot.message = Some(Arc::new(cut_answer(seq, answer.origin.clone(), text)));
             }
-            (_, None) => slot.message = body.map(Arc::new),
+            (event, None) => slot.message = Message::from_event(event).map(Arc::new),
             _ => {}
         }
     }
@@ -340,6 +353,10 @@ impl State {
     }
 
     fn assistant_message(&mut self, entry: &Entry, message: &AssistantMessage) {
+        if self.answer(message.message).is_none() {
+            // The request of this message was lost; what came of another one stays.
+            self.end_in_flight();
+        }
         let waiting = self.in_flight.take().map(|answer| answer.waiting).unwrap_or_default();
         self.messages += 1;
         for call in message.tool_calls() {
@@ -404,33 +421,87 @@ impl State {
         let note = Message::from_event(&entry.event).map(Arc::new);
         let place = self.context.partition_point(|slot| slot.order < order);
         self.context.insert(place, Slot { seq: entry.seq, order, message: note });
-        self.put_aside(entry.seq, false, removed);
+        self.put_aside(entry.seq, None, away(removed, None));
         self.change_prefix(entry.seq);
     }
 
     fn rewound(&mut self, by: Seq, rewind: &ContextRewound) {
         self.end_in_flight();
-        let (kept, removed): (Vec<Slot>, Vec<Slot>) =
-            std::mem::take(&mut self.context).into_iter().partition(|slot| slot.seq <= rewind.to);
-        self.context = kept;
-        self.put_aside(by, true, removed);
+        let mut removed = away(self.take_after(rewind.to), None);
+        // A note that stays stands for messages before `to` and, perhaps, for some after it: those go as well, so that
+        // undoing its trim does not bring them back.
+        let live = self.set_aside.iter().filter(|aside| self.is_live_trim(aside));
+        let late: Vec<Seq> = live
+            .flat_map(|trim| &trim.slots)
+            .filter(|away| !self.is_up_to(&away.slot, rewind.to))
+            .map(|away| away.slot.seq)
+            .collect();
+        for trim in self.set_aside.iter_mut().filter(|aside| aside.rewound_to.is_none()) {
+            let taken = trim.slots.extract_if(.., |away| late.contains(&away.slot.seq));
+            removed.extend(taken.map(|away| Away { trim: Some(trim.by), ..away }));
+        }
+        self.put_aside(by, Some(rewind.to), removed);
         self.last_usage = None;
     }
 
     fn restored(&mut self, by: Seq, restored: &ContextRestored) {
         let Some(place) = self.set_aside.iter().position(|aside| aside.by == restored.undo) else { return };
         let aside = self.set_aside.remove(place);
-        if aside.is_rewind {
-            let (kept, since): (Vec<Slot>, Vec<Slot>) =
-                std::mem::take(&mut self.context).into_iter().partition(|slot| slot.seq < aside.by);
-            self.context = kept;
-            self.put_aside(by, true, since);
+        if let Some(to) = aside.rewound_to {
+            self.end_in_flight();
+            let since = away(self.take_after(to), None);
+            self.put_aside(by, Some(to), since);
+            self.bring_back(aside.slots);
         } else {
-            self.context.retain(|slot| slot.seq != aside.by);
+            self.replace_note(&aside);
         }
-        self.context.extend(aside.slots);
         self.context.sort_by_key(|slot| slot.order);
         self.change_prefix(by);
+    }
+
+    /// Ends a rewind: its messages go back to the trims that they were taken from, and else into the context.
+    fn bring_back(&mut self, messages: Vec<Away>) {
+        for Away { slot, trim } in messages {
+            match self.set_aside.iter_mut().find(|aside| Some(aside.by) == trim) {
+                Some(trim) => trim.slots.push(Away { slot, trim: None }),
+                None => self.context.push(slot),
+            }
+        }
+    }
+
+    /// Ends a trim: its messages come back where its note stands, which may have been put aside since.
+    fn replace_note(&mut self, trim: &SetAside) {
+        let messages = trim.slots.iter().map(|away| away.slot.clone());
+        for other in &mut self.set_aside {
+            if let Some(note) = other.slots.iter().position(|away| away.slot.seq == trim.by) {
+                let note = other.slots.swap_remove(note);
+                return other.slots.extend(away(messages, note.trim));
+            }
+        }
+        self.context.retain(|slot| slot.seq != trim.by);
+        self.context.extend(messages);
+    }
+
+    /// Takes what stands after the event `to` out of the context; the note of a trim stands where its messages stood.
+    fn take_after(&mut self, to: Seq) -> Vec<Slot> {
+        let (kept, taken): (Vec<Slot>, Vec<Slot>) =
+            std::mem::take(&mut self.context).into_iter().partition(|slot| self.is_up_to(slot, to));
+        self.context = kept;
+        taken
+    }
+
+    fn is_up_to(&self, slot: &Slot, to: Seq) -> bool {
+        let is_note_up_to = |aside: &SetAside| {
+            aside.by == slot.seq && aside.rewound_to.is_none() && aside.slots.iter().any(|away| self.is_up_to(&away.slot, to))
+        };
+        slot.seq <= to || self.set_aside.iter().any(is_note_up_to)
+    }
+
+    /// Whether the note of a trim is in the context, or would be but for a later trim.
+    fn is_live_trim(&self, trim: &SetAside) -> bool {
+        let is_in = |aside: &SetAside| aside.slots.iter().any(|away| away.slot.seq == trim.by) && self.is_live_trim(aside);
+        let is_in_context = || self.context.iter().any(|slot| slot.seq == trim.by);
+        trim.rewound_to.is_none() && (is_in_context() || self.set_aside.iter().any(is_in))
     }
 
     fn change_prefix(&mut self, by: Seq) {
@@ -439,10 +510,14 @@ impl State {
         self.last_usage = None;
     }
 
-    fn put_aside(&mut self, by: Seq, is_rewind: bool, mut slots: Vec<Slot>) {
-        slots.iter_mut().for_each(|slot| slot.message = None);
-        self.set_aside.push(SetAside { by, is_rewind, slots });
+    fn put_aside(&mut self, by: Seq, rewound_to: Option<Seq>, mut slots: Vec<Away>) {
+        slots.iter_mut().for_each(|away| away.slot.message = None);
+        self.set_aside.push(SetAside { by, rewound_to, slots });
     }
+}
+
+fn away(slots: impl IntoIterator<Item = Slot>, trim: Option<Seq>) -> Vec<Away> {
+    slots.into_iter().map(|slot| Away { slot, trim }).collect()
 }
 
 fn cut_answer(message: Seq, origin: Origin, text: String) -> Message {
@@ -463,3 +538,6 @@ fn add_piece(whole: &mut String, offset: u64, piece: &str) {
     let known = usize::try_from(have.saturating_sub(offset)).unwrap_or(usize::MAX);
     whole.push_str(piece.get(known..).unwrap_or_default());
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use session_store::{
     AssistantMessage, AssistantReasoning, AssistantText, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event,
-    Interrupted, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State, StopReason, Timestamp, ToolApproved,
-    ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolSpec, ToolStarted, TurnEnded, Usage, UserKind, UserMessage,
+    Interrupted, ModelError, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State, StopReason, Timestamp,
+    ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolSpec, ToolStarted, TurnEnded, Usage, UserKind,
+    UserMessage,
 };
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ enum End {
     Refusal,
     Cut,
     OnlyPieces,
-    Nothing,
+    Failed,
 }
 
 #[derive(Clone, Debug)]
@@ -107,7 +108,7 @@ fn end() -> impl Strategy<Value = End> {
         1 => Just(End::Refusal),
         1 => Just(End::Cut),
         1 => Just(End::OnlyPieces),
-        1 => Just(End::Nothing),
+        1 => Just(End::Failed),
     ]
 }
 
@@ -130,18 +131,21 @@ struct Writer {
     /// After each entry: the body that was sent with it, if it is a request.
     sent: Vec<Option<Value>>,
     state: State,
+    /// How many lines are missing before the next one.
+    lost: u64,
 }
 
 impl Writer {
     fn new() -> Self {
-        let mut writer = Self { models: models(), asked: 0, entries: Vec::new(), sent: Vec::new(), state: State::default() };
+        let mut writer =
+            Self { models: models(), asked: 0, entries: Vec::new(), sent: Vec::new(), state: State::default(), lost: 0 };
         writer.open();
         writer.profile();
         writer
     }
 
     fn push(&mut self, event: impl Into<Event>) -> u64 {
-        let seq = self.state.next_seq;
+        let seq = self.state.next_seq + std::mem::take(&mut self.lost);
         let entry = Entry { seq, at: Timestamp::from_ms(0), sound: true, event: event.into() };
         self.state.apply(&entry);
         self.entries.push(entry);
@@ -223,7 +227,11 @@ impl Writer {
                 }
             }
             Step::Crash => self.open(),
-            Step::Lose(count) => self.state.next_seq += count,
+            // Lines are lost at a crash, and the next owner is the first to see it.
+            Step::Lose(count) => {
+                self.lost += count;
+                self.open();
+            }
             Step::SwitchModel => {
                 self.asked = 1 - self.asked;
                 self.profile();
@@ -274,7 +282,13 @@ impl Writer {
             }));
         }
         let (stop, partial) = match end {
-            End::OnlyPieces | End::Nothing => return,
+            // The writer dies, or the call fails.
+            End::OnlyPieces => return self.open(),
+            End::Failed => {
+                let (kind, detail) = ("server".to_owned(), "oops".to_owned());
+                self.push(ModelError { message, kind, detail, status: None, retry_in_ms: None });
+                return;
+            }
             End::Complete if calls.is_empty() => (StopReason::EndTurn, false),
             End::Complete => (StopReason::ToolUse, false),
             End::MaxTokens => (StopReason::MaxTokens, false),
@@ -401,7 +415,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn every_prefix_of_every_log_is_accepted_by_every_provider(steps in prop::collection::vec(step(), 1..24)) {

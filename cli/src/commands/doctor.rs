@@ -7,7 +7,7 @@ use crate::error::{CliError, Exit};
 use crate::models::Provider;
 use crate::output::Stdout;
 use crate::safe_text::safe_line;
-use agent_runtime::session_store::SessionId;
+use agent_runtime::session_store::{FileSystem, RealFs, SessionId};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
@@ -286,8 +286,7 @@ fn file_system(_path: &Path) -> Option<String> {
 }
 
 fn locks_are_trusted(path: &Path) -> bool {
-    file_system(path)
-        .is_some_and(|name| ["ext4", "xfs", "btrfs", "tmpfs", "overlayfs", "zfs", "f2fs", "bcachefs"].contains(&name.as_str()))
+    RealFs.locks_are_trusted(path)
 }
 
 #[cfg(test)]

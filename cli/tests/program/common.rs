@@ -78,7 +78,7 @@ pub(crate) fn snapshot(name: &str, shown: &str) {
             (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[ID]"),
             (r#""duration_ms": ?\d+"#, r#""duration_ms":[MS]"#),
             (r#""at": ?"[^"]+""#, r#""at":"[TIME]""#),
-            (r"\b[0-9a-f]{64}\b", "[SHA256]"),
+            (r#""(input|output)_tokens": ?\d+"#, r#""$1_tokens":[N]"#),
         ],
     }, { insta::assert_snapshot!(name, shown) });
 }

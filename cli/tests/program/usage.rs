@@ -44,6 +44,8 @@ fn wrong_usage_is_told_with_a_hint_and_leaves_nothing_behind() {
         &["-m", "offline", "sessions", "list"],
         &["sessions"],
         &["completions", "tcsh"],
+        &["completions"],
+        &["replay"],
     ] {
         let output = world.run(args);
         assert_eq!(code(&output), 2, "{args:?}");

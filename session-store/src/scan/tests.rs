@@ -537,3 +537,55 @@ proptest! {
         prop_assert!(kinds(&found).contains(&ProblemKind::Empty));
     }
 }
+
+/// What version 1 wrote, and what it met. These files are never edited; a new version reads them as the old one did.
+#[test]
+fn the_fixtures_of_version_1_are_read_as_they_always_were() {
+    use ProblemKind::{Empty, Formatting, Gap, StaleWriter, Unchecked, Unreadable};
+    let table: [(&str, &[u8], Vec<Seq>, Vec<Seq>, usize, Vec<ProblemKind>); 8] = [
+        ("every event", include_bytes!("../../tests/fixtures/v1/every-event.jsonl"), (0..27).collect(), vec![], 0, vec![]),
+        ("recovered", include_bytes!("../../tests/fixtures/v1/recovered.jsonl"), (0..6).collect(), vec![], 0, vec![]),
+        ("newer", include_bytes!("../../tests/fixtures/v1/newer.jsonl"), (0..4).collect(), vec![], 0, vec![]),
+        ("torn", include_bytes!("../../tests/fixtures/v1/torn.jsonl"), (0..8).collect(), vec![], 0, vec![]),
+        (
+            "stale writer",
+            include_bytes!("../../tests/fixtures/v1/stale-writer.jsonl"),
+            (0..8).collect(),
+            vec![],
+            5,
+            vec![StaleWriter; 5],
+        ),
+        (
+            "damaged",
+            include_bytes!("../../tests/fixtures/v1/damaged.jsonl"),
+            vec![0, 2, 5, 8],
+            vec![1, 4, 7],
+            0,
+            vec![Unchecked, Unchecked, Unreadable, Unchecked, Gap],
+        ),
+        ("windows", include_bytes!("../../tests/fixtures/v1/windows.jsonl"), (0..9).collect(), vec![], 0, vec![Formatting; 9]),
+        (
+            "rewritten",
+            include_bytes!("../../tests/fixtures/v1/rewritten.jsonl"),
+            vec![],
+            (0..9).collect(),
+            0,
+            [vec![Unchecked; 9], vec![Empty]].concat(),
+        ),
+    ];
+    for (name, bytes, sound_events, unchecked_events, aside, problems) in table {
+        let found = scan(bytes);
+        assert_eq!(
+            (sound(&found), unchecked(&found), set_aside(&found), kinds(&found)),
+            (sound_events, unchecked_events, aside, problems),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_events_of_version_1_mean_what_they_meant() {
+    let found = scan(include_bytes!("../../tests/fixtures/v1/every-event.jsonl"));
+    let events: Vec<Event> = entries(&found).map(|entry| entry.event.clone()).collect();
+    assert_eq!(events, every_event());
+}

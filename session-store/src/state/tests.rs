@@ -1,0 +1,430 @@
+//! The fold, by what it promises to a resume: who is in the context, in which order, and what is known of each tool call.
+
+use super::*;
+use crate::event::{
+    AssistantReasoning, AssistantText, Closed, Interrupted, ModelError, ModelRequest, SessionForked, SessionRenamed,
+    SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolStarted, UserMessage,
+};
+use crate::samples::{any_event, every_event, note, opened};
+use proptest::prelude::*;
+
+/// A log in the making.
+#[derive(Default)]
+struct Log {
+    entries: Vec<Entry>,
+}
+
+impl Log {
+    fn add(&mut self, event: impl Into<Event>) -> Seq {
+        let seq = self.entries.len() as Seq;
+        self.entries.push(Entry { seq, at: Timestamp::from_ms(seq as i64 * 1000), sound: true, event: event.into() });
+        seq
+    }
+
+    fn user(&mut self, text: &str, kind: UserKind) -> Seq {
+        self.add(UserMessage { text: text.to_owned(), kind, key: None })
+    }
+
+    fn request(&mut self) -> Seq {
+        let origin = Origin { provider: "offline".to_owned(), ..Origin::default() };
+        self.add(ModelRequest {
+            origin,
+            profile: String::new(),
+            context: Vec::new(),
+            body_sha256: String::new(),
+            body_bytes: 0,
+            learned: Vec::new(),
+        })
+    }
+
+    fn piece(&mut self, message: Seq, offset: u64, text: &str) -> Seq {
+        self.add(AssistantText { message, offset, text: text.to_owned() })
+    }
+
+    fn answer(&mut self, message: Seq, text: &str, calls: &[&str]) -> Seq {
+        let call =
+            |id: &&str| Block::ToolCall(ToolCall { id: (*id).to_owned(), name: "shell".to_owned(), ..ToolCall::default() });
+        let blocks = std::iter::once(Block::Text { text: text.to_owned() }).chain(calls.iter().map(call)).collect();
+        let usage = Some(Usage { input_tokens: Some(100), output_tokens: Some(10), ..Usage::default() });
+        let (stop, origin) = (StopReason::EndTurn, Origin::default());
+        self.add(AssistantMessage { message, origin, blocks, stop, partial: false, usage, opaque: None })
+    }
+
+    fn started(&mut self, call: &str) -> Seq {
+        self.add(ToolStarted { call: call.to_owned(), name: "shell".to_owned(), side_effects: true })
+    }
+
+    fn finished(&mut self, call: &str) -> Seq {
+        self.add(ToolFinished {
+            call: call.to_owned(),
+            name: "shell".to_owned(),
+            outcome: ToolOutcome::Ok,
+            output: format!("output of {call}"),
+            full: None,
+            duration_ms: 1,
+        })
+    }
+
+    fn trim(&mut self, from: Seq, to: Seq) -> Seq {
+        let (note, reason) = ("left out".to_owned(), "user".to_owned());
+        self.add(ContextTrimmed { removed: vec![SeqRange(from, to)], note, reason, tokens_before: 0, tokens_after: 0 })
+    }
+
+    fn rewind(&mut self, to: Seq) -> Seq {
+        self.add(ContextRewound { to })
+    }
+
+    fn undo(&mut self, undo: Seq) -> Seq {
+        self.add(ContextRestored { undo })
+    }
+
+    fn state(&self) -> State {
+        State::fold(&self.entries)
+    }
+
+    fn context(&self) -> Vec<Seq> {
+        self.state().context.iter().map(|slot| slot.seq).collect()
+    }
+}
+
+fn texts(state: &State) -> Vec<String> {
+    let text = |slot: &Slot| match slot.message.as_deref() {
+        Some(Message::User { text, .. } | Message::Note { text }) => text.clone(),
+        Some(Message::Assistant(message)) => message.text(),
+        Some(Message::ToolResult { output, .. }) => output.clone(),
+        None => "?".to_owned(),
+    };
+    state.context.iter().map(text).collect()
+}
+
+#[test]
+fn a_turn_with_a_tool_reads_in_its_order() {
+    let mut log = Log::default();
+    log.add(opened(1));
+    log.user("  \n list the files\nplease", UserKind::Prompt);
+    let first = log.request();
+    log.piece(first, 0, "I will ");
+    log.piece(first, 7, "look.");
+    let answer = log.answer(first, "I will look.", &["call_2_0"]);
+    log.add(ToolApproved { call: "call_2_0".to_owned(), by: "user".to_owned() });
+    log.started("call_2_0");
+    let known = Unresolved { approved: true, started: Some(true), ..Unresolved::default() };
+    assert_eq!(log.state().unresolved, BTreeMap::from([("call_2_0".to_owned(), known)]));
+    let result = log.finished("call_2_0");
+    let second = log.request();
+    let last = log.answer(second, "Two files.", &[]);
+
+    let state = log.state();
+    assert_eq!(texts(&state), ["  \n list the files\nplease", "I will look.", "output of call_2_0", "Two files."]);
+    assert_eq!(log.context(), [1, answer, result, last]);
+    assert_eq!(
+        state.context_ranges(),
+        [SeqRange(1, 1), SeqRange(answer, answer), SeqRange(result, result), SeqRange(last, last)]
+    );
+    assert_eq!((state.title.as_deref(), state.messages, state.next_seq), (Some("list the files"), 4, last + 1));
+    assert_eq!(state.turn, Some(OpenTurn { user: 1, model_calls: 2 }));
+    assert_eq!((state.usage.input_tokens, state.last_usage.map(|(seq, _)| seq)), (Some(200), Some(last)));
+    assert_eq!((state.unresolved, state.in_flight), (BTreeMap::new(), None));
+}
+
+#[test]
+fn an_answer_cut_by_a_crash_keeps_its_text_and_what_waited_stands_behind_it() {
+    let mut log = Log::default();
+    log.user("tell me", UserKind::Prompt);
+    let request = log.request();
+    log.piece(request, 0, "Once upon");
+    log.user("shorter", UserKind::Steer);
+    log.piece(request, 4, " upon a time");
+    log.add(AssistantReasoning { message: request, offset: 0, text: "hm".to_owned() });
+    let in_flight = log.state().in_flight.expect("an answer is coming in");
+    assert_eq!((in_flight.text.as_str(), in_flight.reasoning.as_str()), ("Once upon a time", "hm"));
+    assert_eq!(texts(&log.state()), ["tell me"]);
+
+    log.add(opened(2));
+    let state = log.state();
+    assert_eq!(texts(&state), ["tell me", "Once upon a time", "shorter"]);
+    assert!(
+        matches!(state.context[1].message.as_deref(), Some(Message::Assistant(cut)) if cut.partial && cut.stop == StopReason::Cut)
+    );
+    assert_eq!((state.turn, state.in_flight), (None, None));
+}
+
+#[test]
+fn an_answer_of_which_nothing_came_leaves_nothing() {
+    let mut log = Log::default();
+    log.user("hello?", UserKind::Prompt);
+    let request = log.request();
+    log.piece(request, 0, " \n");
+    log.add(ModelError { message: request, kind: "reset".to_owned(), detail: String::new(), status: None, retry_in_ms: None });
+    log.add(Interrupted { by: "user".to_owned() });
+    log.add(TurnEnded { reason: "interrupted".to_owned(), error: None, model_calls: 1, usage: Usage::default(), duration_ms: 1 });
+    let state = log.state();
+    assert_eq!(texts(&state), ["hello?"]);
+    assert_eq!((state.turn, state.last_turn.map(|turn| turn.reason.clone())), (None, Some("interrupted".to_owned())));
+}
+
+#[test]
+fn a_message_whose_request_was_lost_does_not_swallow_the_answer_before_it() {
+    let mut log = Log::default();
+    log.user("one", UserKind::Prompt);
+    let request = log.request();
+    log.piece(request, 0, "half an answer");
+    log.answer(99, "another answer", &[]);
+    assert_eq!(texts(&log.state()), ["one", "half an answer", "another answer"]);
+}
+
+#[test]
+fn missing_lines_leave_the_outcome_of_open_calls_unknown() {
+    let mut log = Log::default();
+    let request = log.request();
+    log.answer(request, "", &["a", "b"]);
+    log.finished("a");
+    log.add(note("lost"));
+    log.add(note("after"));
+    log.entries.remove(3);
+    let unresolved = log.state().unresolved;
+    assert_eq!(unresolved, BTreeMap::from([("b".to_owned(), Unresolved { gap: true, ..Unresolved::default() })]));
+}
+
+#[test]
+fn a_denied_call_keeps_its_words_and_an_unchecked_approval_counts_for_nothing() {
+    let mut log = Log::default();
+    let request = log.request();
+    log.answer(request, "", &["a", "b"]);
+    log.add(ToolDenied { call: "a".to_owned(), by: "user".to_owned(), reason: "not here".to_owned() });
+    log.add(ToolApproved { call: "b".to_owned(), by: "user".to_owned() });
+    log.entries[3].sound = false;
+    let unresolved = log.state().unresolved;
+    assert_eq!(unresolved["a"].denied.as_deref(), Some("not here"));
+    assert!(!unresolved["b"].approved);
+}
+
+#[test]
+fn what_a_session_is_called_and_whose_it_is() {
+    let (id, parent) = (SessionId::from_uuid(uuid::Uuid::from_u128(1)), SessionId::from_uuid(uuid::Uuid::from_u128(2)));
+    let mut log = Log::default();
+    log.add(opened(1));
+    log.add(SessionStarted { session: parent, cwd: Some("/tmp".to_owned()), program: String::new() });
+    log.add(SessionRenamed { name: "tides".to_owned() });
+    log.add(TodosChanged { todos: Arc::new(vec![Todo { content: "sum".to_owned(), status: TodoStatus::Pending }]) });
+    let before = log.state();
+    assert_eq!((before.session, before.cwd.as_deref(), before.name.as_deref()), (Some(parent), Some("/tmp"), Some("tides")));
+    assert_eq!((before.epoch, before.owner.is_some(), before.todos.len(), before.todos_seq), (1, true, 1, Some(3)));
+
+    log.add(Closed { epoch: 1 });
+    log.add(opened(2));
+    log.add(SessionForked { session: id, parent, at_seq: 3 });
+    log.add(SessionRenamed { name: String::new() });
+    log.add(Closed { epoch: 2 });
+    let after = log.state();
+    assert_eq!((after.session, after.parent, after.name, after.owner), (Some(id), Some((parent, 3)), None, None));
+    assert_eq!((after.epoch, after.created_at), (2, Some(Timestamp::from_ms(6000))));
+}
+
+/// Ten messages, 0 to 9.
+fn ten() -> Log {
+    let mut log = Log::default();
+    (0..10).for_each(|number| drop(log.add(note(&format!("message {number}")))));
+    log
+}
+
+#[test]
+fn a_note_stands_where_the_trimmed_messages_stood_and_undoing_brings_them_back() {
+    let mut log = ten();
+    let trim = log.trim(2, 5);
+    assert_eq!(log.context(), [0, 1, trim, 6, 7, 8, 9]);
+    let later = log.add(note("later"));
+    log.undo(trim);
+    assert_eq!(log.context(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, later]);
+    assert_eq!(log.state().missing(), [2, 3, 4, 5]);
+    assert_eq!(log.state().undoable().count(), 0);
+}
+
+#[test]
+fn a_rewind_undone_and_undone_again_swaps_the_two_branches() {
+    let mut log = ten();
+    let rewind = log.rewind(3);
+    let branch = log.add(note("another way"));
+    assert_eq!(log.context(), [0, 1, 2, 3, branch]);
+    let back = log.undo(rewind);
+    assert_eq!(log.context(), (0..10).collect::<Vec<_>>());
+    let again = log.undo(back);
+    assert_eq!(log.context(), [0, 1, 2, 3, branch]);
+    assert_eq!(log.state().undoable().collect::<Vec<_>>(), [again]);
+}
+
+#[test]
+fn a_rewind_keeps_the_note_of_older_messages_and_its_undoing_too() {
+    let mut log = ten();
+    let trim = log.trim(2, 5);
+    let rewind = log.rewind(7);
+    assert_eq!(log.context(), [0, 1, trim, 6, 7]);
+    let branch = log.add(note("another way"));
+    let second = log.trim(6, 7);
+    log.undo(rewind);
+    assert_eq!(log.context(), [0, 1, trim, second, 8, 9], "nothing that was trimmed is gone without its note");
+    assert!(!log.context().contains(&branch));
+}
+
+#[test]
+fn undoing_a_trim_after_a_rewind_into_it_brings_back_only_what_is_before() {
+    let mut log = ten();
+    let trim = log.trim(2, 8);
+    let rewind = log.rewind(4);
+    assert_eq!(log.context(), [0, 1, trim]);
+    let mut other = Log { entries: log.entries.clone() };
+    log.undo(trim);
+    assert_eq!(log.context(), [0, 1, 2, 3, 4]);
+    log.undo(rewind);
+    assert_eq!(log.context(), (0..10).collect::<Vec<_>>());
+    other.undo(rewind);
+    other.undo(trim);
+    assert_eq!(other.context(), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_trim_undone_beneath_a_later_trim_stays_beneath_it() {
+    let mut log = ten();
+    let first = log.trim(1, 3);
+    let second = log.trim(4, 5);
+    let third = log.add(ContextTrimmed {
+        removed: vec![SeqRange(0, 0), SeqRange(first, first), SeqRange(second, second)],
+        note: String::new(),
+        reason: String::new(),
+        tokens_before: 0,
+        tokens_after: 0,
+    });
+    assert_eq!(log.context(), [third, 6, 7, 8, 9]);
+    log.undo(first);
+    assert_eq!(log.context(), [third, 6, 7, 8, 9]);
+    log.undo(third);
+    assert_eq!(log.context(), [0, 1, 2, 3, second, 6, 7, 8, 9]);
+}
+
+/// What happens to a context, with places as fractions of what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    Say,
+    Trim(prop::sample::Index, prop::sample::Index),
+    Rewind(prop::sample::Index),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let index = any::<prop::sample::Index>;
+    prop::collection::vec(
+        prop_oneof![
+            2 => Just(Step::Say),
+            2 => (index(), index()).prop_map(|(from, to)| Step::Trim(from, to)),
+            1 => index().prop_map(Step::Rewind),
+        ],
+        0..14,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn undoing_everything_in_reverse_gives_the_context_back(steps in steps()) {
+        let mut log = ten();
+        let mut done = Vec::new();
+        for step in steps {
+            let context = log.context();
+            let pick = |index: &prop::sample::Index| context.get(index.index(context.len().max(1))).copied().unwrap_or(0);
+            let before = context.clone();
+            match step {
+                // A message said after a rewind belongs to its branch: undoing the rewind would put it aside.
+                Step::Say if done.is_empty() => drop(log.add(note("more"))),
+                Step::Say => {}
+                Step::Trim(from, to) => {
+                    let (from, to) = (pick(&from).min(pick(&to)), pick(&from).max(pick(&to)));
+                    done.push((log.trim(from, to), before));
+                }
+                Step::Rewind(to) => done.push((log.rewind(pick(&to)), before)),
+            }
+        }
+        for (event, before) in done.into_iter().rev() {
+            log.undo(event);
+            prop_assert_eq!(&log.context(), &before, "undo of {}", event);
+        }
+    }
+
+    #[test]
+    fn nothing_is_ever_twice_in_the_context(steps in steps(), undone in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+        let mut log = ten();
+        for step in steps {
+            let context = log.context();
+            let pick = |index: prop::sample::Index| context.get(index.index(context.len().max(1))).copied().unwrap_or(0);
+            match step {
+                Step::Say => log.add(note("more")),
+                Step::Trim(from, to) => log.trim(pick(from).min(pick(to)), pick(from).max(pick(to))),
+                Step::Rewind(to) => log.rewind(pick(to)),
+            };
+        }
+        for index in undone {
+            let undoable: Vec<Seq> = log.state().undoable().collect();
+            if !undoable.is_empty() {
+                log.undo(undoable[index.index(undoable.len())]);
+            }
+        }
+        let state = log.state();
+        let mut seen: Vec<Seq> = state.context.iter().map(|slot| slot.seq).collect();
+        let orders: Vec<u64> = state.context.iter().map(|slot| slot.order).collect();
+        prop_assert!(orders.is_sorted());
+        seen.sort_unstable();
+        prop_assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", log.context());
+    }
+
+    #[test]
+    fn any_events_in_any_order_can_be_folded_and_the_bodies_read_again(
+        events in prop::collection::vec(any_event(), 0..20),
+        gaps in prop::collection::vec(0_u64..3, 20),
+    ) {
+        let mut seq = 0;
+        let entry = |(event, gap): (Event, u64)| {
+            seq += 1 + gap;
+            Entry { seq, at: Timestamp::from_ms(0), sound: gap != 1, event }
+        };
+        let entries: Vec<Entry> = events.into_iter().zip(gaps).map(entry).collect();
+        let state = State::fold(&entries);
+        let mut emptied = state.clone();
+        emptied.context.iter_mut().for_each(|slot| slot.message = None);
+        entries.iter().for_each(|entry| emptied.hydrate(entry));
+        for (original, read) in state.context.iter().zip(&emptied.context) {
+            prop_assert_eq!(&read.message, if original.message.is_some() { &original.message } else { &read.message });
+        }
+        prop_assert!(emptied.missing().is_empty());
+    }
+}
+
+#[test]
+fn bodies_are_read_again_as_they_were_also_of_an_answer_that_was_cut() {
+    let mut log = Log::default();
+    log.add(opened(1));
+    log.user("tell me", UserKind::Prompt);
+    let request = log.request();
+    log.piece(request, 0, "Once upon");
+    log.piece(request, 4, " upon a time");
+    log.user("go on", UserKind::Prompt);
+    let request = log.request();
+    log.answer(request, "there was", &[]);
+    let whole = log.state();
+    let trim = log.trim(0, 3);
+    log.undo(trim);
+    let mut state = log.state();
+    let first = state.missing()[0];
+    log.entries.iter().filter(|entry| entry.seq >= first).for_each(|entry| state.hydrate(entry));
+    let bodies = |state: &State| state.context.iter().map(|slot| slot.message.clone()).collect::<Vec<_>>();
+    assert_eq!((state.missing(), bodies(&state)), (vec![], bodies(&whole)));
+}
+
+#[test]
+fn one_event_of_every_type_folds_to_what_it_says() {
+    let entries =
+        every_event().into_iter().zip(0..).map(|(event, seq)| Entry { seq, at: Timestamp::from_ms(0), sound: true, event });
+    let entries: Vec<Entry> = entries.collect();
+    let state = State::fold(&entries);
+    assert_eq!((state.name.as_deref(), state.epoch, state.owner), (Some("tides"), 1, None));
+    assert_eq!(state.last_turn.map(|turn| turn.model_calls), Some(2));
+    assert_eq!(state.todos.len(), 2);
+}
