@@ -221,7 +221,7 @@ impl Chat<'_> {
         }
         let permissions = self.current_permissions();
         let what = match permissions.mode {
-            PermissionMode::Ask => "ask: tools that change things, or look outside this directory, are asked about",
+            PermissionMode::Ask => "ask: what changes things or looks outside is asked about",
             PermissionMode::ReadOnly => "read-only: tools that change things do not run",
             PermissionMode::Allow => "allow: every tool runs without asking",
         };
@@ -262,7 +262,7 @@ fn help() -> Vec<Line> {
     let keys = KEYS.iter().map(|(key, does)| Line::new(format!("{key:<28}"), BOLD).with(*does, PLAIN));
     let commands = COMMANDS.iter().map(|command| {
         let name = format!("{} {}", command.name, command.arguments);
-        Line::new(format!("{name:<34}"), BOLD).with(command.does, PLAIN)
+        Line::new(format!("{name:<36} "), BOLD).with(command.does, PLAIN)
     });
     keys.chain([Line::default()]).chain(commands).collect()
 }

@@ -40,7 +40,9 @@ pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Done> + 'a>>;
 /// What came of a job.
 pub(super) enum Done {
     /// A message was sent (or not, and then it is given back).
-    Started { text: String, session: Option<Opened>, turn: Result<Turn, String> },
+    Started { text: String, session: Session, notice: Option<String>, turn: Result<Turn, String> },
+    /// The session that a message was for could not be opened: it is given back with what waited for it.
+    NotOpened { text: String, pending: Pending, why: String },
     /// A turn is over, and so is what its end had to wait for.
     TurnOver(Arc<TurnOutcome>),
     /// Another session was opened.
@@ -213,7 +215,7 @@ impl<'a> Chat<'a> {
     fn welcome(&mut self) {
         let version = env!("CARGO_PKG_VERSION");
         self.ui.tell(
-            &format!("longhand {version}: every word is written down as it comes; after a crash, `longhand -c` goes on."),
+            &format!("longhand {version}: every word is written down as it comes. After a crash: `longhand -c`."),
             PLAIN,
         );
         let cwd = self.plan.cwd().display();
@@ -271,7 +273,10 @@ impl<'a> Chat<'a> {
         match effect {
             Effect::Send(_) | Effect::FollowUp(_) => self.send_effect(effect),
             Effect::Steer(text) => self.steer(text),
-            Effect::Command(command) => self.command(command),
+            Effect::Command(line, command) => {
+                self.ui.said(&line);
+                self.command(command);
+            }
             Effect::Shell(command) => self.shell(command),
             Effect::Stop => self.stop(),
             Effect::Picked(id) => self.picked(id),
@@ -303,20 +308,23 @@ impl<'a> Chat<'a> {
         self.ui.said(text);
         self.stop_wanted = false;
         let (plan, approver, choice) = (self.plan, Arc::clone(&self.approver), self.choice);
+        let permissions = self.mode.map(|_| self.current_permissions());
         let (session, pending, text) = (self.session.clone(), std::mem::take(&mut self.pending), text.clone());
         self.run_job(
             "writing it down",
             Box::pin(async move {
-                let opened = match session {
-                    Some(session) => Ok(Opened { session, notice: None }),
-                    None => plan.open(choice, Some(approver)).await,
+                let (session, notice) = match session {
+                    Some(session) => (session, None),
+                    None => match plan.open(choice, Some(approver)).await {
+                        Ok(opened) => (opened.session, opened.notice),
+                        Err(error) => return Done::NotOpened { text, pending, why: words(&error) },
+                    },
                 };
-                let opened = match opened {
-                    Ok(opened) => opened,
-                    Err(error) => return Done::Started { text, session: None, turn: Err(words(&error)) },
-                };
-                let turn = send(&opened.session, &text, pending, is_follow_up).await;
-                Done::Started { text, turn: turn.map_err(|error| words(&error.into())), session: Some(opened) }
+                if let Some(permissions) = permissions {
+                    session.set_permissions(permissions);
+                }
+                let turn = send(&session, &text, pending, is_follow_up).await;
+                Done::Started { text, session, notice, turn: turn.map_err(|error| words(&error.into())) }
             }),
         );
     }
@@ -409,11 +417,21 @@ impl<'a> Chat<'a> {
         self.last_paint = None;
         self.is_shell = false;
         match done {
-            Done::Started { text, session, turn } => self.started(&text, session, turn),
+            Done::Started { text, session, notice, turn } => {
+                self.use_session(session, notice);
+                self.started(&text, turn);
+            }
+            Done::NotOpened { text, pending, why } => {
+                self.pending = pending;
+                self.started(&text, Err(why));
+            }
             Done::TurnOver(outcome) => self.turn_over(&outcome),
             Done::Opened(Ok(opened)) => {
                 self.seam(&opened.session);
-                self.use_session(opened);
+                if self.mode.is_some() {
+                    opened.session.set_permissions(self.current_permissions());
+                }
+                self.use_session(opened.session, opened.notice);
                 self.over(true);
             }
             Done::Closed(closed) => {
@@ -454,10 +472,7 @@ impl<'a> Chat<'a> {
         }
     }
 
-    fn started(&mut self, text: &str, opened: Option<Opened>, turn: Result<Turn, String>) {
-        if let Some(opened) = opened {
-            self.use_session(opened);
-        }
+    fn started(&mut self, text: &str, turn: Result<Turn, String>) {
         match turn {
             Ok(turn) => self.begin_turn(turn),
             Err(why) => {
@@ -476,8 +491,7 @@ impl<'a> Chat<'a> {
         }
     }
 
-    fn use_session(&mut self, opened: Opened) {
-        let Opened { session, notice } = opened;
+    fn use_session(&mut self, session: Session, notice: Option<String>) {
         if let Some(notice) = notice {
             self.ui.tell(&notice, WARN);
         }

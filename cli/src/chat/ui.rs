@@ -39,7 +39,8 @@ pub(super) enum Effect {
     FollowUp(String),
     /// Give this message to the turn that runs.
     Steer(String),
-    Command(Slash),
+    /// Do what this line says.
+    Command(String, Slash),
     /// Run this command of the person's.
     Shell(String),
     /// Stop what runs; again: at once, whatever it does.
@@ -459,8 +460,8 @@ impl Ui {
                 self.hint(why);
                 return None;
             }
-            (Some(Ok(command)), Work::Idle) => Effect::Command(command),
-            (Some(Ok(command)), _) if is_harmless(&command) => Effect::Command(command),
+            (Some(Ok(command)), Work::Idle) => Effect::Command(text.to_owned(), command),
+            (Some(Ok(command)), _) if is_harmless(&command) => Effect::Command(text.to_owned(), command),
             (None, Work::Idle) if content.starts_with('!') => Effect::Shell(text[1..].trim().to_owned()),
             (Some(Ok(_)), _) => {
                 self.hint("not while something runs; Esc stops it");
@@ -606,7 +607,7 @@ impl Ui {
 fn is_harmless(command: &Slash) -> bool {
     matches!(
         command,
-        Slash::Help | Slash::Todos | Slash::Usage | Slash::Context | Slash::Tools | Slash::Permissions(None) | Slash::Rename(_) | Slash::Quit
+        Slash::Help | Slash::Todos | Slash::Usage | Slash::Context | Slash::Tools | Slash::Permissions(_) | Slash::Rename(_) | Slash::Quit
     )
 }
 
