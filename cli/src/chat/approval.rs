@@ -212,7 +212,8 @@ fn argument(name: &str, text: &str, limit: usize) -> Vec<Line> {
 fn block(text: &str, mark: &str, style: anstyle::Style, limit: usize) -> Vec<Line> {
     let prefix = Line::new(mark, style);
     let text = safe(text).replace('\t', "    ");
-    let lines = text.lines().map(|line| Paragraph { first: prefix.clone(), rest: Line::plain("    "), body: Line::new(line, style) });
+    let lines =
+        text.lines().map(|line| Paragraph { first: prefix.clone(), rest: Line::plain("    "), body: Line::new(line, style) });
     lines.flat_map(|paragraph| paragraph.lines(limit)).collect()
 }
 
@@ -310,8 +311,15 @@ mod tests {
             let rows = details(request, Look::Plain, 50);
             rows.iter().map(|row| row.text() + "\n").collect::<String>()
         };
-        let shell = ask("shell", "shell: echo a\\nrm -rf b", r#"{"command":"echo a\nrm -rf \u001b[2Jb","time_limit":20}"#).0.request;
-        let edit = ask("edit", "edit a.rs (3 bytes by 9)", r#"{"path":"a.rs","old":"one\ntwo","new":"a line that is longer than the screen is wide, wrapped"}"#).0.request;
+        let shell =
+            ask("shell", "shell: echo a\\nrm -rf b", r#"{"command":"echo a\nrm -rf \u001b[2Jb","time_limit":20}"#).0.request;
+        let edit = ask(
+            "edit",
+            "edit a.rs (3 bytes by 9)",
+            r#"{"path":"a.rs","old":"one\ntwo","new":"a line that is longer than the screen is wide, wrapped"}"#,
+        )
+        .0
+        .request;
         let broken = ask("edit", "edit", "{\"path\": ").0.request;
         let shown = [shell, edit, broken].iter().map(show).collect::<Vec<_>>().join("---\n");
         assert!(!shown.contains('\u{1b}'));

@@ -75,9 +75,10 @@ impl Chat<'_> {
 
     fn model(&mut self, name: Option<&str>) {
         let Some(name) = name else {
-            let of_session = self.session.as_ref().and_then(|session| {
-                session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()))
-            });
+            let of_session = self
+                .session
+                .as_ref()
+                .and_then(|session| session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone())));
             let model = match &self.pending.model {
                 Some(model) => Ok(format!("{}/{}", model.origin().provider, model.origin().model)),
                 None => of_session.map_or_else(|| self.plan.model_name(), Ok),

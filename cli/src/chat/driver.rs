@@ -4,6 +4,7 @@
 use super::approval::{Ask, ChatApprover};
 use super::history::History;
 use super::keys;
+use super::live_area::Size;
 use super::markdown::Look;
 use super::picker::Picker;
 use super::screen::{self, Screen};
@@ -27,6 +28,9 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+/// How long a new size has to last before something is painted for it. While a window is dragged, a terminal multiplexer resizes its screen at once and tells of it
+/// up to 250 ms later; a painting in between would erase too little, or too much.
+const RESIZE_SETTLES: Duration = Duration::from_millis(300);
 /// The shortest time between two paintings that nobody's key asked for.
 const FRAME: Duration = Duration::from_millis(16);
 /// How many events of a turn are taken in before the next painting.
@@ -91,6 +95,8 @@ pub(super) struct Chat<'a> {
     progress: Option<watch::Receiver<Progress>>,
     is_in_trouble: bool,
     last_paint: Option<Instant>,
+    /// The terminal's size, and when it last changed.
+    size: (Size, Option<Instant>),
     exit: Option<Exit>,
 }
 
@@ -142,6 +148,7 @@ impl<'a> Chat<'a> {
             progress: None,
             is_in_trouble: false,
             last_paint: None,
+            size: (screen::size(), None),
             exit: None,
         };
         chat.welcome();
@@ -203,10 +210,19 @@ impl<'a> Chat<'a> {
     /// Paints, if it is time; else tells how long until it is.
     fn repaint(&mut self) -> Option<Duration> {
         let now = Instant::now();
+        let size = screen::size();
+        if size != self.size.0 {
+            self.size = (size, Some(now));
+        }
+        let settles = self.size.1.and_then(|changed| RESIZE_SETTLES.checked_sub(now.duration_since(changed)));
+        if settles.is_some_and(|wait| !wait.is_zero()) {
+            return settles;
+        }
         let since = self.last_paint.map_or(FRAME, |last| now.duration_since(last));
         if self.turn.is_some() && since < FRAME {
             return Some(FRAME - since);
         }
+        self.ui.size = self.size.0;
         self.screen.paint(&mut self.ui, now);
         self.last_paint = Some(now);
         self.ui.is_working().then_some(TICK)
@@ -214,10 +230,8 @@ impl<'a> Chat<'a> {
 
     fn welcome(&mut self) {
         let version = env!("CARGO_PKG_VERSION");
-        self.ui.tell(
-            &format!("longhand {version}: every word is written down as it comes. After a crash: `longhand -c`."),
-            PLAIN,
-        );
+        self.ui
+            .tell(&format!("longhand {version}: every word is written down as it comes. After a crash: `longhand -c`."), PLAIN);
         let cwd = self.plan.cwd().display();
         let who = match (self.choice, self.plan.model_name()) {
             (SessionChoice::New, Ok(model)) => format!("{model} answers, in {cwd}. "),
@@ -256,10 +270,7 @@ impl<'a> Chat<'a> {
                 self.ui.paste(&text, now);
                 None
             }
-            TerminalEvent::Resize(..) => {
-                self.ui.size = screen::size();
-                None
-            }
+            // A resize needs no more than the painting that follows.
             _ => None,
         };
         // What a key did is seen at once.
@@ -613,7 +624,7 @@ impl<'a> Chat<'a> {
     }
 
     fn go_on(&mut self) {
-        self.ui.size = screen::size();
+        self.size = (screen::size(), None);
         self.last_paint = None;
         if self.screen.take_back().is_err() {
             self.exit = Some(Exit::Done);

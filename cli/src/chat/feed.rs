@@ -249,7 +249,9 @@ impl Feed {
             ("done", _) => return,
             ("interrupted", _) => (format!("Stopped after {took}. What came is kept."), WARN),
             ("timeout", why) => (format!("{} /retry asks again.", why.unwrap_or_default()), ERROR),
-            ("max_turns", _) => (format!("Ended after {} model calls, the most that is allowed. /retry goes on.", ended.model_calls), WARN),
+            ("max_turns", _) => {
+                (format!("Ended after {} model calls, the most that is allowed. /retry goes on.", ended.model_calls), WARN)
+            }
             ("max_tokens", _) => ("The answer was cut at its length limit. /retry goes on.".to_owned(), WARN),
             ("refusal", _) => ("The model refused to answer.".to_owned(), WARN),
             ("denied", _) => ("Ended: the same call was refused three times.".to_owned(), WARN),

@@ -64,6 +64,10 @@ impl Painter {
         }
         let mut out = String::from("\x1b[?2026h\x1b[?25l");
         self.go_to_top(size, &mut out);
+        if self.last.as_ref().is_none_or(|(_, last)| *last != size) {
+            // Rows that the terminal broke are marked as one line, and stay so when they are only written over: a later resize would join them.
+            out.push_str("\x1b[J");
+        }
         for line in finished {
             self.row(line, size, &mut out);
             out.push_str("\r\n");
@@ -108,7 +112,8 @@ impl Painter {
         let (row, column) = self.cursor;
         let above: usize = self.drawn.iter().take(row).map(|&width| rows_of(width)).sum();
         let own = match self.on_resize {
-            OnResize::Reflows => column / size.columns.max(1),
+            // A cursor behind the last column of a full row stays in that row.
+            OnResize::Reflows => (column / size.columns.max(1)).min(self.drawn.get(row).map_or(0, |&width| rows_of(width) - 1)),
             OnResize::Cuts => 0,
         };
         out.push('\r');

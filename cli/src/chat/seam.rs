@@ -22,7 +22,8 @@ pub(super) fn lines(state: &State, look: Look, limit: usize, now: Timestamp) -> 
     }
     let head = Line::new(safe_line(title), BOLD).with(format!("  {}", safe_line(&about)), DIM);
     let mut lines = Paragraph::bare(head).lines(limit);
-    let messages: Vec<&Message> = state.context.iter().filter_map(|slot| slot.message.as_deref()).filter(|message| has_words(message)).collect();
+    let messages: Vec<&Message> =
+        state.context.iter().filter_map(|slot| slot.message.as_deref()).filter(|message| has_words(message)).collect();
     let hidden = messages.len().saturating_sub(MESSAGES_SHOWN);
     if hidden > 0 {
         lines.push(Line::new("...", DIM));
@@ -55,7 +56,8 @@ fn brief(message: &Message, look: Look, limit: usize) -> Vec<Line> {
         Message::Assistant(answer) => ("  ", answer.text()),
         _ => return Vec::new(),
     };
-    let style = if look == Look::Styled { DIM } else { Line::default().spans.first().map_or(super::styled::PLAIN, |span| span.style) };
+    let style =
+        if look == Look::Styled { DIM } else { Line::default().spans.first().map_or(super::styled::PLAIN, |span| span.style) };
     let text = safe(text.trim()).replace('\t', "    ");
     let mut lines = Vec::new();
     for (at, line) in text.lines().enumerate() {
