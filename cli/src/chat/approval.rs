@@ -150,7 +150,7 @@ impl Prompt {
         }
         let keys = if self.listens(now) { BOLD } else { DIM };
         let mut line = Line::new(format!("Run {}? ", safe(&self.ask.request.tool).replace('\n', " ")), WARN);
-        for (key, means) in [("y", " once  "), ("a", " always in this session  "), ("n", " no  "), ("Esc", " stop ")] {
+        for (key, means) in [("y", " once  "), ("a", " for this session  "), ("n", " no  "), ("Esc", " stop ")] {
             line.push(key, keys);
             line.push(means, DIM);
         }

@@ -150,7 +150,7 @@ impl Chat<'_> {
             "counting",
             Box::pin(async move {
                 let (tokens, room) = session.context_size().await;
-                let percent = if room == 0 { 100 } else { tokens.saturating_mul(100) / room };
+                let percent = tokens.saturating_mul(100).checked_div(room).unwrap_or(100);
                 let (messages, all) = session.state(|state| (state.context.len(), state.messages));
                 Done::Told(vec![
                     row("the next request", format!("about {tokens} tokens of {room} ({percent}%)")),
@@ -226,7 +226,7 @@ impl Chat<'_> {
             PermissionMode::ReadOnly => "read-only: tools that change things do not run",
             PermissionMode::Allow => "allow: every tool runs without asking",
         };
-        let mut lines = vec![row("mode", what.to_owned())];
+        let mut lines = vec![row("mode", what)];
         for (title, names) in [("run without asking", &permissions.allowed), ("never run", &permissions.disallowed)] {
             if !names.is_empty() {
                 lines.push(row(title, names.iter().cloned().collect::<Vec<_>>().join(", ")));
@@ -255,7 +255,7 @@ impl Chat<'_> {
     }
 }
 
-fn row(title: &str, text: String) -> Line {
+fn row(title: &str, text: impl std::fmt::Display) -> Line {
     Line::new(format!("{title:<20}"), BOLD).with(format!(" {text}"), PLAIN)
 }
 

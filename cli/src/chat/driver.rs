@@ -17,7 +17,7 @@ use crate::error::{CliError, Exit};
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice};
 use crate::signals::Signals;
-use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock};
+use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock, UserKind};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
 use crossterm::event::{Event as TerminalEvent, EventStream};
 use futures_util::future::OptionFuture;
@@ -53,7 +53,7 @@ pub(super) enum Done {
     Opened(Result<Opened, String>),
     /// The session was let go of.
     Closed(Result<(), String>),
-    /// The sessions there are; whether the one that is picked is to be copied.
+    /// The sessions there are.
     Listed(Result<Vec<SessionSummary>, String>),
     /// A command of the person's ended.
     Shell(Ran),
@@ -253,12 +253,10 @@ impl<'a> Chat<'a> {
             SessionChoice::Pick { .. } => self.list(),
             choice => self.open(choice),
         }
-        if let Some(prompt) = &self.plan.prompt {
-            let effect = if self.job.is_none() { Some(Effect::Send(prompt.clone())) } else { None };
-            match effect {
-                Some(effect) => self.send_effect(effect),
-                None => self.ui.queue(prompt.clone()),
-            }
+        match &self.plan.prompt {
+            Some(prompt) if self.job.is_none() => self.send(prompt.clone(), UserKind::Prompt),
+            Some(prompt) => self.ui.queue(prompt.clone()),
+            None => {}
         }
     }
 
@@ -282,7 +280,7 @@ impl<'a> Chat<'a> {
 
     async fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Send(_) | Effect::FollowUp(_) => self.send_effect(effect),
+            Effect::Send(text) => self.send(text, UserKind::Prompt),
             Effect::Steer(text) => self.steer(text),
             Effect::Command(line, command) => {
                 self.ui.said(&line);
@@ -313,14 +311,12 @@ impl<'a> Chat<'a> {
         self.job = Some(job);
     }
 
-    fn send_effect(&mut self, effect: Effect) {
-        let (Effect::Send(text) | Effect::FollowUp(text)) = &effect else { return };
-        let is_follow_up = matches!(effect, Effect::FollowUp(_));
-        self.ui.said(text);
+    fn send(&mut self, text: String, kind: UserKind) {
+        self.ui.said(&text);
         self.stop_wanted = false;
         let (plan, approver, choice) = (self.plan, Arc::clone(&self.approver), self.choice);
         let permissions = self.mode.map(|_| self.current_permissions());
-        let (session, pending, text) = (self.session.clone(), std::mem::take(&mut self.pending), text.clone());
+        let (session, pending) = (self.session.clone(), std::mem::take(&mut self.pending));
         self.run_job(
             "writing it down",
             Box::pin(async move {
@@ -334,7 +330,7 @@ impl<'a> Chat<'a> {
                 if let Some(permissions) = permissions {
                     session.set_permissions(permissions);
                 }
-                let turn = send(&session, &text, pending, is_follow_up).await;
+                let turn = send(&session, &text, pending, kind).await;
                 Done::Started { text, session, notice, turn: turn.map_err(|error| words(&error.into())) }
             }),
         );
@@ -468,7 +464,7 @@ impl<'a> Chat<'a> {
                 }
                 self.over(false);
             }
-            Done::Shell(ran) => self.shell_ended(ran),
+            Done::Shell(ran) => self.shell_ended(&ran),
             Done::Told(lines) => {
                 self.ui.print(lines);
                 self.over(true);
@@ -479,7 +475,7 @@ impl<'a> Chat<'a> {
     /// What ran is over: the next message that waits may go.
     fn over(&mut self, ended_well: bool) {
         if let Some(next) = self.ui.end(ended_well) {
-            self.send_effect(next);
+            self.send(next, UserKind::FollowUp);
         }
     }
 
@@ -520,7 +516,7 @@ impl<'a> Chat<'a> {
         self.ui.print_wrapped(lines);
     }
 
-    fn shell_ended(&mut self, ran: Ran) {
+    fn shell_ended(&mut self, ran: &Ran) {
         let all: Vec<&str> = ran.output.lines().collect();
         let mut lines: Vec<Line> = all.iter().take(SHELL_LINES_SHOWN).map(|line| Line::plain(safe_line(line))).collect();
         if all.len() > SHELL_LINES_SHOWN {
@@ -633,7 +629,7 @@ impl<'a> Chat<'a> {
 }
 
 /// Gives the session what waited for it, and then the message.
-async fn send(session: &Session, text: &str, pending: Pending, is_follow_up: bool) -> Result<Turn, SendError> {
+async fn send(session: &Session, text: &str, pending: Pending, kind: UserKind) -> Result<Turn, SendError> {
     if let Some(model) = pending.model {
         session.set_model(model)?;
     }
@@ -646,7 +642,10 @@ async fn send(session: &Session, text: &str, pending: Pending, is_follow_up: boo
     for note in pending.notes {
         session.note(&note)?;
     }
-    if is_follow_up { session.send_follow_up(text).await } else { session.send(text).await }
+    match kind {
+        UserKind::FollowUp => session.send_follow_up(text).await,
+        _ => session.send(text).await,
+    }
 }
 
 /// What an error says, with what can be done.

@@ -213,7 +213,7 @@ impl Editor {
         let mut rows = vec![Line::new(prompt, OWN)];
         let mut column = indent;
         let mut cursor = (0, indent);
-        let mut new_row = |rows: &mut Vec<Line>| rows.push(Line::plain(" ".repeat(indent)));
+        let new_row = |rows: &mut Vec<Line>| rows.push(Line::plain(" ".repeat(indent)));
         for (at, grapheme) in self.text.grapheme_indices(true) {
             if at == self.cursor {
                 cursor = (rows.len() - 1, column);

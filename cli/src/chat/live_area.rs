@@ -151,3 +151,156 @@ impl Painter {
         self.cursor = (row.min(last), column);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::styled::PLAIN;
+
+    /// A terminal with endless scrollback that breaks long rows and joins them again, as most do.
+    #[derive(Default)]
+    struct Terminal {
+        /// Lines as they were written, without breaks.
+        lines: Vec<Vec<char>>,
+        columns: usize,
+        /// The line and the column in it of the cursor.
+        cursor: (usize, usize),
+    }
+
+    impl Terminal {
+        fn rows_of(&self, line: usize) -> usize {
+            terminal_rows(self.lines[line].len(), self.columns)
+        }
+
+        /// The row of the cursor within its line. Behind the last column of a full row it stays in that row.
+        fn row(&self) -> usize {
+            (self.cursor.1 / self.columns).min(self.rows_of(self.cursor.0) - 1)
+        }
+
+        fn up(&mut self, rows: usize) {
+            let mut row = self.row();
+            for _ in 0..rows {
+                if row > 0 {
+                    row -= 1;
+                } else if self.cursor.0 > 0 {
+                    self.cursor.0 -= 1;
+                    row = self.rows_of(self.cursor.0) - 1;
+                }
+            }
+            self.cursor.1 = row * self.columns;
+        }
+
+        fn write(&mut self, text: &str) {
+            let mut chars = text.chars().peekable();
+            while let Some(char) = chars.next() {
+                match char {
+                    '\r' => self.cursor.1 = self.row() * self.columns,
+                    '\n' => {
+                        self.cursor.0 += 1;
+                        self.cursor.1 = 0;
+                        if self.cursor.0 == self.lines.len() {
+                            self.lines.push(Vec::new());
+                        }
+                    }
+                    '\x1b' => {
+                        assert_eq!(chars.next(), Some('['));
+                        let mut sequence = String::new();
+                        while let Some(next) = chars.next() {
+                            sequence.push(next);
+                            if next.is_ascii_alphabetic() {
+                                break;
+                            }
+                        }
+                        self.command(&sequence);
+                    }
+                    char => {
+                        let line = &mut self.lines[self.cursor.0];
+                        line.resize(line.len().max(self.cursor.1 + 1), ' ');
+                        line[self.cursor.1] = char;
+                        self.cursor.1 += 1;
+                    }
+                }
+            }
+        }
+
+        fn command(&mut self, sequence: &str) {
+            let (count, command) = sequence.split_at(sequence.len() - 1);
+            let (line, column) = self.cursor;
+            match command {
+                "A" => self.up(count.parse().expect("a number")),
+                "C" => self.cursor.1 += count.parse::<usize>().expect("a number"),
+                "K" => self.lines[line].truncate(column),
+                "J" => {
+                    self.lines.truncate(line + 1);
+                    self.lines[line].truncate(column);
+                }
+                "h" | "l" => {}
+                other => panic!("{other}"),
+            }
+        }
+
+        fn text(&self) -> String {
+            self.lines.iter().map(|line| line.iter().collect::<String>().trim_end().to_owned() + "\n").collect()
+        }
+    }
+
+    fn lines(texts: &[&str]) -> Vec<Line> {
+        texts.iter().map(|text| Line::new(*text, PLAIN)).collect()
+    }
+
+    fn size(columns: usize) -> Size {
+        Size { columns, rows: 30 }
+    }
+
+    #[test]
+    fn whatever_is_painted_at_whatever_size_the_finished_lines_are_whole_and_the_live_area_is_below() {
+        let mut terminal = Terminal { lines: vec![Vec::new()], columns: 40, cursor: (0, 0) };
+        let mut painter = Painter::new(false, OnResize::Reflows);
+        let mut finished = Vec::new();
+        let mut random = 3_u64;
+        let mut next = |bound: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % bound
+        };
+        for step in 0..2000 {
+            terminal.columns = 12 + next(60);
+            let limit = size(terminal.columns).limit();
+            // Finished lines may be longer than a row, as those of code are; rows of the live area never are.
+            let new: Vec<String> = (0..next(3)).map(|at| format!("{step}.{at} {}", "f".repeat(next(100)))).collect();
+            let rows: Vec<String> = (0..1 + next(5)).map(|_| "l".repeat(next(limit + 1))).collect();
+            let row = next(rows.len());
+            let cursor = (row, next(rows[row].len() + 1));
+            let frame = Frame { rows: lines(&rows.iter().map(String::as_str).collect::<Vec<_>>()), cursor: Some(cursor) };
+            let new: Vec<&str> = new.iter().map(String::as_str).collect();
+            terminal.write(&painter.paint(&lines(&new), frame, size(terminal.columns)));
+            finished.extend(new.iter().map(|line| (*line).to_owned()));
+            let expected: String = finished.iter().chain(&rows).map(|line| line.trim_end().to_owned() + "\n").collect();
+            assert_eq!(terminal.text(), expected, "step {step}");
+            assert_eq!(terminal.cursor, (finished.len() + row, cursor.1), "step {step}");
+            if finished.len() > 50 {
+                finished.drain(..40);
+                terminal.lines.drain(..40);
+                terminal.cursor.0 -= 40;
+            }
+        }
+        terminal.write(&painter.clear(size(terminal.columns)));
+        assert_eq!(terminal.text(), finished.iter().map(|line| line.clone() + "\n").collect::<String>() + "\n");
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_painted() {
+        let mut painter = Painter::new(true, OnResize::Reflows);
+        let frame = Frame { rows: lines(&["> "]), cursor: Some((0, 2)) };
+        assert!(!painter.paint(&[], frame.clone(), size(80)).is_empty());
+        assert_eq!(painter.paint(&[], frame.clone(), size(80)), "");
+        assert!(!painter.paint(&[], frame, size(81)).is_empty());
+    }
+
+    #[test]
+    fn a_painting_is_one_synchronized_update() {
+        let mut painter = Painter::new(true, OnResize::Reflows);
+        let frame = Frame { rows: lines(&["> "]), cursor: Some((0, 2)) };
+        let painting = painter.paint(&lines(&["done"]), frame, size(80));
+        assert!(painting.starts_with("\x1b[?2026h") && painting.ends_with("\x1b[?2026l"));
+    }
+}

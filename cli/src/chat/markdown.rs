@@ -300,6 +300,7 @@ enum Markup<'a> {
     },
 }
 
+#[derive(Clone, Copy)]
 enum Kind<'a> {
     Literal,
     Code,

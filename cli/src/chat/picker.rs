@@ -63,10 +63,10 @@ impl Picker {
     /// The rows of the list, at most `rows`, and where the cursor is in them.
     pub(super) fn view(&self, limit: usize, rows: usize) -> (Vec<Line>, (usize, usize)) {
         let found = self.found();
-        let shown = SHOWN_MAX.min(rows.saturating_sub(2)).max(1);
+        let shown = SHOWN_MAX.min(rows.saturating_sub(3)).max(1);
         let first = self.selected.saturating_sub(shown - 1);
         let query = self.query.view("Search: ", limit);
-        let mut lines = vec![query.rows.first().cloned().unwrap_or_default().truncated(limit)];
+        let mut lines = vec![Line::default(), query.rows.first().cloned().unwrap_or_default().truncated(limit)];
         for (at, session) in found.iter().enumerate().skip(first).take(shown) {
             lines.push(self.row(session, at == self.selected).truncated(limit));
         }
@@ -76,7 +76,7 @@ impl Picker {
         };
         lines.push(Line::new(hint, DIM).truncated(limit));
         let column = query.cursor.1.min(limit);
-        (lines, (0, column))
+        (lines, (1, column))
     }
 
     fn found(&self) -> Vec<&SessionSummary> {
@@ -149,7 +149,7 @@ mod tests {
         let mut picker = picker();
         let shown = |picker: &Picker| picker.view(100, 20).0.iter().map(|row| row.text() + "\n").collect::<String>();
         let all = shown(&picker);
-        "parser fix".chars().for_each(|letter| drop(picker.key(Key::Edit(Edit::Insert(letter)))));
+        "parser fix".chars().for_each(|letter| assert_eq!(picker.key(Key::Edit(Edit::Insert(letter))), Choice::Open));
         insta::assert_snapshot!(format!("{all}\n{}", shown(&picker)));
     }
 

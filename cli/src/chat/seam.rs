@@ -2,7 +2,7 @@
 
 use super::markdown::Look;
 use super::picker::age;
-use super::styled::{BOLD, DIM, Line, OWN, Paragraph, WARN};
+use super::styled::{BOLD, DIM, Line, OWN, PLAIN, Paragraph, WARN};
 use crate::safe_text::{safe, safe_line};
 use agent_runtime::session_store::{Message, State, Timestamp};
 
@@ -31,21 +31,32 @@ pub(super) fn lines(state: &State, look: Look, limit: usize, now: Timestamp) -> 
     for message in &messages[hidden..] {
         lines.extend(brief(message, look, limit));
     }
-    let was_cut = state.context.iter().rev().find_map(|slot| match slot.message.as_deref() {
-        Some(Message::Assistant(answer)) => Some(answer.partial),
-        Some(Message::User { .. }) => Some(true),
-        _ => None,
-    });
-    if was_cut == Some(true) {
-        lines.push(Line::new("The last answer is not whole; /retry asks for it again.", WARN));
+    if !is_whole(state) {
+        lines.push(Line::new("The last turn did not come to its end; /retry goes on with it.", WARN));
     }
     lines
+}
+
+/// Whether the last turn had its answer.
+fn is_whole(state: &State) -> bool {
+    let last = state
+        .context
+        .iter()
+        .rev()
+        .filter_map(|slot| slot.message.as_deref())
+        .find(|message| !matches!(message, Message::Note { .. }));
+    let is_answered = match last {
+        Some(Message::Assistant(answer)) => !answer.partial,
+        Some(_) => false,
+        None => true,
+    };
+    is_answered && state.unresolved.is_empty()
 }
 
 fn has_words(message: &Message) -> bool {
     match message {
         Message::User { text, .. } => !text.trim().is_empty(),
-        Message::Assistant(answer) => answer.blocks.iter().any(|_| !answer.text().trim().is_empty()),
+        Message::Assistant(answer) => !answer.text().trim().is_empty(),
         _ => false,
     }
 }
@@ -56,8 +67,7 @@ fn brief(message: &Message, look: Look, limit: usize) -> Vec<Line> {
         Message::Assistant(answer) => ("  ", answer.text()),
         _ => return Vec::new(),
     };
-    let style =
-        if look == Look::Styled { DIM } else { Line::default().spans.first().map_or(super::styled::PLAIN, |span| span.style) };
+    let style = if look == Look::Styled { DIM } else { PLAIN };
     let text = safe(text.trim()).replace('\t', "    ");
     let mut lines = Vec::new();
     for (at, line) in text.lines().enumerate() {

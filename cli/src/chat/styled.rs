@@ -75,10 +75,6 @@ impl Line {
         self.spans.iter().map(|span| width(&span.text)).sum()
     }
 
-    pub(super) fn is_blank(&self) -> bool {
-        self.spans.iter().all(|span| span.text.trim().is_empty())
-    }
-
     /// Appends the line as a terminal takes it.
     pub(super) fn write_to(&self, out: &mut String, colour: bool) {
         for span in &self.spans {

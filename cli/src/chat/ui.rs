@@ -35,8 +35,6 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 pub(super) enum Effect {
     /// Start a turn with this message.
     Send(String),
-    /// Start a turn with this message, which waited for the one before to end.
-    FollowUp(String),
     /// Give this message to the turn that runs.
     Steer(String),
     /// Do what this line says.
@@ -196,14 +194,14 @@ impl Ui {
         self.is_stopping = false;
     }
 
-    /// What ran is over. After a turn that ended well the next message that waits is to be sent; else those that wait go back to the input line.
-    pub(super) fn end(&mut self, ended_well: bool) -> Option<Effect> {
+    /// What ran is over. Where it ended well, gives the next message that waits, to be sent; else those that wait go back to the input line.
+    pub(super) fn end(&mut self, ended_well: bool) -> Option<String> {
         self.work = Work::Idle;
         self.is_stopping = false;
         self.prompts.clear();
         self.show_steered();
         if ended_well {
-            return self.queue.pop_front().map(Effect::FollowUp);
+            return self.queue.pop_front();
         }
         if !self.queue.is_empty() {
             let mut texts: Vec<String> = self.queue.drain(..).collect();
@@ -626,3 +624,7 @@ fn window(mut rows: Vec<Line>, at: usize, height: usize) -> (Vec<Line>, usize) {
     rows.drain(..first);
     (rows, at.saturating_sub(first))
 }
+
+#[cfg(test)]
+#[path = "ui_tests.rs"]
+mod tests;
