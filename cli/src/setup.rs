@@ -146,7 +146,12 @@ impl Plan {
         &self.cwd
     }
 
-    /// Whether nothing is kept.
+    /// The tools that a new session's model sees.
+    pub(crate) fn tools(&self) -> &[Arc<dyn Tool>] {
+        &self.tools
+    }
+
+    /// Whether sessions are kept.
     pub(crate) fn is_kept(&self) -> bool {
         self._nothing_kept.is_none()
     }
@@ -322,7 +327,8 @@ impl Plan {
         }
     }
 
-    fn permissions(&self, approver: Option<Arc<dyn Approver>>) -> Permissions {
+    /// Who may run which tool, as it was typed.
+    pub(crate) fn permissions(&self, approver: Option<Arc<dyn Approver>>) -> Permissions {
         let mode = match self.typed.permission_mode {
             // Left to its default, `-p` is read-only because nobody can be asked, which is what a refusal then says.
             None | Some(args::PermissionMode::Ask) => PermissionMode::Ask,
