@@ -54,10 +54,10 @@ async fn accept(folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut samples = Vec::with_capacity(usize::try_from(EVENTS)?);
     let (started, mut waited) = (Instant::now(), Duration::ZERO);
     for _ in 0..EVENTS {
-        let event = event.clone();
         loop {
+            let event = event.clone();
             let before = Instant::now();
-            let outcome = log.append(event.clone());
+            let outcome = log.append(event);
             samples.push(before.elapsed());
             match outcome {
                 Ok(_) => break,

@@ -86,6 +86,7 @@ fn refuse_if_ended(buffer: &Buffer) -> Result<(), AppendError> {
         None => Ok(()),
         Some(Ended::Closed) => Err(AppendError::NotOpen { why: "it was closed".to_owned() }),
         Some(Ended::Lost(why)) => Err(AppendError::NotOpen { why: why.clone() }),
+        Some(Ended::Stopped) => Err(AppendError::NotOpen { why: "the store was shut down".to_owned() }),
     }
 }
 
@@ -198,7 +199,7 @@ impl SessionLog for FileLog {
             {
                 let buffer = lock(&self.session.buffer);
                 match &buffer.ended {
-                    Some(Ended::Closed) => return Err(StoreError::Closed),
+                    Some(Ended::Closed | Ended::Stopped) => return Err(StoreError::Closed),
                     Some(Ended::Lost(why)) => return Err(StoreError::Lost { id: self.session.id, why: why.clone() }),
                     None if room.check(self.core(), &buffer, bytes as u64).is_ok() => return Ok(()),
                     None => {}

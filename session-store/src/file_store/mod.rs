@@ -314,7 +314,7 @@ impl SessionStore for FileStore {
             for session in &sessions {
                 // After a failure it is tried again each window, until the limit.
                 let is_clean = |buffer: &Buffer| buffer.durable == buffer.accepted && buffer.sides.is_empty();
-                while !matches!(session.until(is_clean).await, Ok(()) | Err(StoreError::Lost { .. })) {}
+                while !matches!(session.until(is_clean).await, Ok(()) | Err(StoreError::Lost { .. } | StoreError::Closed)) {}
             }
         };
         let _ = tokio::time::timeout(limit, all_durable).await;
@@ -329,6 +329,7 @@ impl SessionStore for FileStore {
             }
         })
         .await;
+        sessions.iter().filter(|session| !session.is_clean()).for_each(|session| session.stop());
         if is_done { Ok(()) } else { Err(ShutdownError { not_durable }) }
     }
 
@@ -354,6 +355,7 @@ fn missing(session: &Session) -> Option<(SessionId, u64, String)> {
     let buffer = lock(&session.buffer);
     let why = match (&buffer.ended, buffer.trouble()) {
         (Some(buffer::Ended::Lost(why)), _) => why.clone(),
+        (Some(buffer::Ended::Stopped), None) => "the store was shut down before".to_owned(),
         (_, Some(trouble)) => trouble.to_string(),
         _ => "the time was up".to_owned(),
     };

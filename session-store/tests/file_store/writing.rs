@@ -289,6 +289,8 @@ async fn shutdown_ends_at_its_limit_and_says_what_is_not_durable() {
     log.append(say("one")).unwrap();
     let error = soon(store.shutdown(Duration::from_millis(50))).await.unwrap_err();
     assert_eq!((error.not_durable[0].0, error.not_durable[0].1), (log.id(), 2));
+    assert!(matches!(soon(log.durable(3)).await, Err(StoreError::Closed)), "nobody waits for a store that stopped");
+    assert!(soon(log.close()).await.is_err());
     fs.let_syncs_go();
     until(|| log.progress().borrow().durable == 4).await;
 }
