@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p longhand-tests --bench program`; an argument names the folder to work in (default: a temporary one), because a turn
 //! waits for the disk. The program is the one that `LONGHAND_BIN` names, else it is built for release first. Ours and the references take turns, so that a
-//! busy machine slows all of them. The peak of the memory is taken in runs of their own, which are not timed.
+//! busy machine slows all of them. Linux only: sizes and times are read from `/proc`. The peak of the memory is taken in runs of their own, which are not timed.
 
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 
