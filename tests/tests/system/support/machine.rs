@@ -192,26 +192,27 @@ impl Drop for Machine {
 
 /// The program under test: `LONGHAND_BIN`, or the one that is built beside these tests.
 pub(crate) fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| match std::env::var_os("LONGHAND_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => build(),
-    })
+    // That it does not build is found out once, not once a test.
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| std::env::var_os("LONGHAND_BIN").map_or_else(build, |path| Ok(path.into())));
+    program.as_deref().unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// Builds the program as these tests were built; takes a moment where it is up to date already.
-fn build() -> PathBuf {
-    let tests = std::env::current_exe().expect("a test knows where it is");
+fn build() -> Result<PathBuf, String> {
+    let tests = std::env::current_exe().map_err(|error| error.to_string())?;
     // target/<profile>/deps/<test>
-    let profile = tests.ancestors().nth(2).expect("cargo's layout");
-    let target = profile.parent().expect("cargo's layout");
+    let profile = tests.ancestors().nth(2).ok_or("the tests are not where cargo puts them")?;
+    let target = profile.parent().ok_or("the tests are not where cargo puts them")?;
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--package", "longhand", "--bin", "longhand", "--target-dir"]).arg(target);
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "the program does not build");
-    profile.join("longhand")
+    match cargo.output() {
+        Ok(built) if built.status.success() => Ok(profile.join("longhand")),
+        Ok(built) => Err(format!("the program does not build:\n{}", String::from_utf8_lossy(&built.stderr))),
+        Err(error) => Err(format!("cargo does not run: {error}")),
+    }
 }
