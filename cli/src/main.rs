@@ -1,1 +1,58 @@
-fn main() {}
+//! The `longhand` program: chat with agents whose sessions cannot be lost.
+//!
+//! Here is no logic that an embedder would want: what was typed becomes a call of `agent_runtime`, and what comes back is printed.
+//! One road in, one road out: every command gives an [`Exit`] or a [`CliError`], and only this file turns them into an
+//! exit code. Help, version and completions are answered before anything else is built.
+
+mod app;
+mod args;
+mod chat;
+mod commands;
+mod error;
+mod export;
+mod instructions;
+mod models;
+mod output;
+mod print;
+mod raw_lines;
+mod resolve;
+mod safe_text;
+mod setup;
+mod signals;
+mod stdin;
+mod transcript;
+
+use crate::app::App;
+use crate::args::{Args, Command};
+use crate::error::{CliError, Exit};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let exit = match Args::typed() {
+        Ok(Some(args)) => dispatch(args).unwrap_or_else(|error| error.tell()),
+        Ok(None) => Exit::Done,
+        Err(error) => error.tell(),
+    };
+    signals::raise_again(exit);
+    ExitCode::from(exit.code())
+}
+
+fn dispatch(args: Args) -> Result<Exit, CliError> {
+    if let Some(Command::Completions(args)) = &args.command {
+        return commands::completions::run(args);
+    }
+    let app = App::new(&args.globals)?;
+    if let Some(Command::Doctor(args)) = &args.command {
+        return commands::doctor::run(&app, args);
+    }
+    app.block_on(async {
+        match args.command {
+            Some(Command::Sessions(args)) => commands::sessions::run(&app, args).await,
+            Some(Command::Replay(args)) => commands::replay::run(&app, args).await,
+            Some(Command::Doctor(args)) => commands::doctor::run(&app, &args),
+            Some(Command::Completions(args)) => commands::completions::run(&args),
+            None if print::is_asked_for(&args.run) => print::run(&app, args.run).await,
+            None => chat::run(&app, setup::Plan::new(&app, args.run, setup::Manner::Chat).await?).await,
+        }
+    })?
+}

@@ -1,0 +1,138 @@
+//! `longhand sessions export`: JSONL copies the lines of the log byte for byte; Markdown and HTML are for people.
+
+use super::show::{each_item, is_open};
+use super::{log_path, tell_problems};
+use crate::app::App;
+use crate::error::{CliError, Exit};
+use crate::export::{Document, Facts, Redactor};
+use crate::output::{self, Stdout};
+use crate::raw_lines::RawLines;
+use crate::resolve::resolve;
+use session_store::{SessionId, SessionStore};
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// The session: its id, its exact name or the start of its id
+    id: String,
+    /// What to write; what looks like a credential is replaced in Markdown and HTML
+    #[arg(long, default_value = "jsonl")]
+    format: Format,
+    /// Write to this file, which is replaced when all is there [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// The lines of the log, as they are
+    Jsonl,
+    Markdown,
+    /// One page that needs nothing else
+    Html,
+}
+
+pub(super) async fn run(app: &App, args: ExportArgs) -> Result<Exit, CliError> {
+    let store = app.store()?;
+    let id = resolve(store.as_ref(), &args.id).await?;
+    let mut target = Target::open(args.output.as_deref().filter(|path| *path != Path::new("-")))?;
+    match args.format {
+        Format::Jsonl => copy_lines(&log_path(app, id), &mut target)?,
+        Format::Markdown => write_document(store.as_ref(), id, Document::Markdown, &mut target).await?,
+        Format::Html => write_document(store.as_ref(), id, Document::Html, &mut target).await?,
+    }
+    target.finish()?;
+    Ok(Exit::Done)
+}
+
+fn copy_lines(path: &Path, target: &mut Target) -> Result<(), CliError> {
+    let mut lines = RawLines::open(path).map_err(CliError::io("read", path))?;
+    while let Some(line) = lines.next_line().map_err(CliError::io("read", path))? {
+        target.write(line)?;
+    }
+    if lines.held_back() > 0 {
+        output::stderr(&format!(
+            "warning: {} bytes after the last whole line are left out: they are being written, or a crash tore them\n",
+            lines.held_back()
+        ));
+    }
+    // What was too large for a line is in a folder beside the log, which has the same name without the ending.
+    let beside = path.with_extension("");
+    if beside.is_dir() {
+        output::stderr(&format!(
+            "warning: some results and events are in files beside the log; copy `{}` too\n",
+            beside.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Writes a session as a document for people, with what looks like a credential replaced.
+async fn write_document(
+    store: &dyn SessionStore,
+    id: SessionId,
+    document: Document,
+    target: &mut Target,
+) -> Result<(), CliError> {
+    let redactor = Redactor::new();
+    let loaded = store.load(id).await?;
+    target.write(document.head(&Facts::new(id, &loaded.state, &redactor)).as_bytes())?;
+    each_item(store, id, is_open(&loaded.holder), |item| {
+        target.write(document.item(&redactor.clean_item(item.clone())).as_bytes())
+    })
+    .await?;
+    target.write(document.foot().as_bytes())?;
+    tell_problems(id, &loaded.problems);
+    Ok(())
+}
+
+/// Where an export goes.
+enum Target {
+    Stdout(Stdout),
+    /// A device or a pipe, which cannot be replaced.
+    Device(BufWriter<File>, PathBuf),
+    /// A file, put in its place when all is written: nobody finds half an export.
+    File(BufWriter<NamedTempFile>, PathBuf),
+}
+
+impl Target {
+    fn open(path: Option<&Path>) -> Result<Self, CliError> {
+        let Some(path) = path else { return Ok(Self::Stdout(Stdout::new())) };
+        let cannot = || CliError::io("write", path);
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            let device = OpenOptions::new().write(true).open(path).map_err(cannot())?;
+            return Ok(Self::Device(BufWriter::new(device), path.to_owned()));
+        }
+        // A link stays a link: what it names is replaced.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = NamedTempFile::new_in(folder).map_err(cannot())?;
+        Ok(Self::File(BufWriter::with_capacity(1 << 16, file), path))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        match self {
+            Self::Stdout(out) => out.raw(bytes),
+            Self::Device(device, path) => device.write_all(bytes).map_err(CliError::io("write", &*path)),
+            Self::File(file, path) => file.write_all(bytes).map_err(CliError::io("write", &*path)),
+        }
+    }
+
+    fn finish(self) -> Result<(), CliError> {
+        match self {
+            Self::Stdout(mut out) => out.flush(),
+            Self::Device(mut device, path) => device.flush().map_err(CliError::io("write", path)),
+            Self::File(file, path) => {
+                let cannot = || CliError::io("write", &path);
+                let file = file.into_inner().map_err(|error| cannot()(error.into_error()))?;
+                file.as_file().sync_all().map_err(cannot())?;
+                file.persist(&path).map_err(|error| cannot()(error.error))?;
+                output::stderr(&format!("wrote {}\n", path.display()));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork` and
+//! `rm` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
+
+mod export;
+mod fork;
+mod list;
+mod rename;
+mod rm;
+mod search;
+mod show;
+mod tail;
+mod verify;
+
+use crate::app::App;
+use crate::error::{CliError, Exit};
+use crate::output::{self, Stdout};
+use serde::Serialize;
+use session_store::{Problem, SessionId, SessionLog, SessionStore};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a command waits for its few events to become durable.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How many problems of a session are told one by one where they are not what was asked for.
+const PROBLEMS_TOLD_MAX: usize = 20;
+
+#[derive(Debug, clap::Args)]
+#[command(disable_help_subcommand = true)]
+pub(crate) struct SessionsArgs {
+    #[command(subcommand)]
+    pub(crate) command: SessionsCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// List all sessions, newest first
+    List(list::ListArgs),
+    /// Show a session's messages
+    Show(show::ShowArgs),
+    /// Follow a session while it is written
+    Tail(tail::TailArgs),
+    /// Find words in all sessions
+    Search(search::SearchArgs),
+    /// Name a session
+    Rename(rename::RenameArgs),
+    /// Copy a session, to go on with the copy
+    Fork(fork::ForkArgs),
+    /// Remove sessions for good
+    Rm(rm::RmArgs),
+    /// Check every line of the logs; changes nothing
+    Verify(verify::VerifyArgs),
+    /// Write a session as JSONL, Markdown or one HTML page
+    Export(export::ExportArgs),
+}
+
+/// Runs one of them.
+pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError> {
+    match args.command {
+        SessionsCommand::List(args) => list::run(app, args).await,
+        SessionsCommand::Show(args) => show::run(app, args).await,
+        SessionsCommand::Tail(args) => tail::run(app, args).await,
+        SessionsCommand::Search(args) => search::run(app, args).await,
+        SessionsCommand::Rename(args) => rename::run(app, args).await,
+        SessionsCommand::Fork(args) => fork::run(app, args).await,
+        SessionsCommand::Rm(args) => rm::run(app, args).await,
+        SessionsCommand::Verify(args) => verify::run(app, args).await,
+        SessionsCommand::Export(args) => export::run(app, args).await,
+    }
+}
+
+/// An array of JSON objects, one a line, printed as they come.
+struct JsonArray {
+    out: Stdout,
+    is_empty: bool,
+}
+
+impl JsonArray {
+    fn begin(mut out: Stdout) -> Result<Self, CliError> {
+        out.raw(b"[")?;
+        Ok(Self { out, is_empty: true })
+    }
+
+    fn push(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        let separator = if std::mem::take(&mut self.is_empty) { "\n" } else { ",\n" };
+        self.out.raw(separator.as_bytes())?;
+        self.out.raw(&json(value)?)
+    }
+
+    /// Ends the array with `after` behind it, and makes all of it visible.
+    fn end(mut self, after: &str) -> Result<(), CliError> {
+        self.out.raw(if self.is_empty { b"]" } else { b"\n]" })?;
+        self.out.raw(after.as_bytes())?;
+        self.out.flush()
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, CliError> {
+    serde_json::to_vec(value).map_err(|error| CliError::failed(format!("cannot write JSON: {error}")))
+}
+
+/// Tells what is wrong with a log, on standard error.
+fn tell_problems(id: SessionId, problems: &[Problem]) {
+    if problems.is_empty() {
+        return;
+    }
+    for problem in problems.iter().take(PROBLEMS_TOLD_MAX) {
+        output::stderr(&format!("warning: {}\n", problem_words(problem)));
+    }
+    if problems.len() > PROBLEMS_TOLD_MAX {
+        output::stderr(&format!("warning: and {} more problems\n", problems.len() - PROBLEMS_TOLD_MAX));
+    }
+    output::stderr(&format!("\nhint: what is sound is shown; `longhand sessions verify {id}` checks every line\n"));
+}
+
+fn problem_words(problem: &Problem) -> String {
+    let kind = serde_json::to_value(problem.kind).ok().and_then(|kind| Some(kind.as_str()?.replace('_', " ")));
+    format!("line {} (byte {}): {}: {}", problem.line, problem.offset, kind.unwrap_or_default(), problem.detail)
+}
+
+/// The file of a session's log: what a JSONL export and `tail --json` copy from.
+fn log_path(app: &App, id: SessionId) -> PathBuf {
+    let mut path = app.home().join("sessions").join(id.relative_path()).into_os_string();
+    path.push(".jsonl");
+    path.into()
+}
+
+/// Lets go of a session that a command wrote to, and of the store.
+async fn close(store: &dyn SessionStore, log: &dyn SessionLog) -> Result<(), CliError> {
+    log.close().await?;
+    Ok(store.shutdown(SHUTDOWN_LIMIT).await?)
+}
+
+/// `1 event`, `2 events`.
+fn count_words(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

@@ -1,0 +1,269 @@
+//! Which model answers: names as typed (`provider/name`), endpoints and keys from the environment.
+//!
+//! A key belongs to one provider and goes to that provider's endpoint only: the one that the person named (`--base-url`, the provider's
+//! variable) or the provider's own. An endpoint that only a session's log names is asked without a key.
+
+use crate::app::App;
+use crate::error::CliError;
+use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
+use agent_runtime::{Model, ModelLimits, OfflineModel};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinHandle;
+
+/// What answers in a new session where a key is there and no model was named, in this order.
+const DEFAULTS: [(Provider, &str); 2] = [(Provider::Anthropic, "claude-sonnet-5"), (Provider::OpenAi, "gpt-5.5")];
+
+/// Who can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Provider {
+    /// The Messages API.
+    Anthropic,
+    /// Chat Completions, and what speaks it.
+    OpenAi,
+    /// Chat Completions on this machine.
+    Ollama,
+    /// The built-in model: no key, no network.
+    Offline,
+}
+
+impl Provider {
+    const ALL: [Self; 4] = [Self::Anthropic, Self::OpenAi, Self::Ollama, Self::Offline];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Anthropic => "anthropic",
+            Self::OpenAi => "openai",
+            Self::Ollama => "ollama",
+            Self::Offline => "offline",
+        }
+    }
+
+    /// The variable that holds its key.
+    pub(crate) fn key_variable(self) -> Option<&'static str> {
+        match self {
+            Self::Anthropic => Some("ANTHROPIC_API_KEY"),
+            Self::OpenAi => Some("OPENAI_API_KEY"),
+            Self::Ollama | Self::Offline => None,
+        }
+    }
+
+    /// The variable that names its endpoint.
+    pub(crate) fn url_variable(self) -> Option<&'static str> {
+        match self {
+            Self::Anthropic => Some("ANTHROPIC_BASE_URL"),
+            Self::OpenAi => Some("OPENAI_BASE_URL"),
+            Self::Ollama => Some("OLLAMA_HOST"),
+            Self::Offline => None,
+        }
+    }
+}
+
+/// A model's name: `anthropic/claude-...`, `offline`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelName {
+    pub(crate) provider: Provider,
+    /// Its name at the provider; empty for the offline model.
+    pub(crate) name: String,
+}
+
+impl ModelName {
+    pub(crate) fn offline() -> Self {
+        Self { provider: Provider::Offline, name: String::new() }
+    }
+
+    /// Reads a name as typed.
+    ///
+    /// # Errors
+    /// An unknown provider, or no name.
+    pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
+        let (provider, name) = text.split_once('/').unwrap_or((text, ""));
+        let found = Provider::ALL.into_iter().find(|known| known.name() == provider);
+        match found {
+            Some(Provider::Offline) if matches!(name, "" | "offline") => Ok(Self::offline()),
+            Some(provider) if provider != Provider::Offline && !name.is_empty() => Ok(Self { provider, name: name.to_owned() }),
+            _ => Err(CliError::usage(format!("`{text}` is no model that can be asked"))
+                .hint("models are named `anthropic/NAME`, `openai/NAME`, `ollama/NAME` or `offline`")),
+        }
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.provider {
+            Provider::Offline => f.write_str("offline"),
+            provider => write!(f, "{}/{}", provider.name(), self.name),
+        }
+    }
+}
+
+/// Makes models. All of them share one HTTP client, which is built when it is first needed.
+pub(crate) struct Models {
+    http: HttpClient,
+    /// The build of the client that was begun; [`Models::finish`] waits for it.
+    warming: Mutex<Option<JoinHandle<()>>>,
+    base_url: Option<String>,
+    /// Keys and endpoints of the environment, by provider.
+    found: Vec<(Provider, Found)>,
+}
+
+/// What the environment says of a provider.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    key: Option<Secret>,
+    url: Option<String>,
+}
+
+impl Models {
+    /// Reads keys and endpoints. `base_url` is the person's own word for the endpoint, and beats the environment.
+    pub(crate) fn new(app: &App, base_url: Option<String>) -> Self {
+        let found = |provider: Provider| Found {
+            key: provider.key_variable().and_then(|name| app.env(name)).map(Secret::new),
+            url: provider.url_variable().and_then(|name| app.env(name)).map(|url| match provider {
+                Provider::Ollama => ollama_url(url),
+                _ => url.to_owned(),
+            }),
+        };
+        Self {
+            http: HttpClient::with_system_proxy(),
+            warming: Mutex::new(None),
+            base_url,
+            found: Provider::ALL.map(|provider| (provider, found(provider))).to_vec(),
+        }
+    }
+
+    /// The model of a new session where none was named; nothing where there is no key.
+    pub(crate) fn default(&self) -> Option<ModelName> {
+        let with_key = |(provider, _): &(Provider, &str)| self.found(*provider).key.is_some();
+        let (provider, name) = DEFAULTS.into_iter().find(with_key)?;
+        Some(ModelName { provider, name: name.to_owned() })
+    }
+
+    /// The model `name`. Where it is asked over TLS, the HTTP client begins to be built, beside what else happens. `before` is the
+    /// endpoint where a stored session was answered: it is asked again, without a key, where neither the person nor the environment names
+    /// one. Must be called inside the tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Models::endpoint`]; a bad URL or key.
+    pub(crate) fn make(&self, name: &ModelName, before: Option<&str>) -> Result<Arc<dyn Model>, CliError> {
+        let Some(endpoint) = self.endpoint(name, before)? else { return Ok(Arc::new(OfflineModel::new())) };
+        if endpoint.base_url.starts_with("https:") {
+            self.warm();
+        }
+        let http = self.http.clone();
+        let bad = |error| CliError::usage(format!("`{name}` cannot be asked: {error}"));
+        Ok(match name.provider {
+            Provider::Anthropic => Arc::new(Anthropic::new(endpoint, http).map_err(bad)?),
+            _ => Arc::new(OpenAi::new(endpoint, http).map_err(bad)?),
+        })
+    }
+
+    /// Where `name` is asked; nothing for the offline model.
+    ///
+    /// # Errors
+    /// No key where one is needed.
+    pub(crate) fn endpoint(&self, name: &ModelName, before: Option<&str>) -> Result<Option<Endpoint>, CliError> {
+        let Some(own_url) = own_url(name.provider) else { return Ok(None) };
+        let Found { key, url } = self.found(name.provider);
+        let (url, key) = match (self.base_url.clone().or(url), before) {
+            (Some(url), _) => (url, key),
+            (None, Some(before)) if before != own_url => (before.to_owned(), None),
+            (None, _) => (own_url.to_owned(), key),
+        };
+        if let (Some(variable), true, None) = (name.provider.key_variable(), url == own_url, &key) {
+            return Err(CliError::usage(format!("there is no key for `{name}`"))
+                .hint(format!("set `{variable}`, or try everything without a key: `-m offline`")));
+        }
+        let mut endpoint = Endpoint::new(name.provider.name(), url, name.name.as_str());
+        endpoint.api_key = key;
+        endpoint.limits = limits(name);
+        Ok(Some(endpoint))
+    }
+
+    /// Waits for what was begun.
+    pub(crate) async fn finish(&self) {
+        let task = self.warming.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // Building a client that was never needed may fail; who needed it was told.
+            let _ = task.await;
+        }
+    }
+
+    fn warm(&self) {
+        let http = self.http.clone();
+        let mut warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
+        warming.get_or_insert_with(|| tokio::spawn(async move { http.warm().await }));
+    }
+
+    fn found(&self, provider: Provider) -> Found {
+        self.found.iter().find(|(known, _)| *known == provider).map(|(_, found)| found.clone()).unwrap_or_default()
+    }
+}
+
+/// The provider's own endpoint; nothing for the built-in model.
+fn own_url(provider: Provider) -> Option<&'static str> {
+    match provider {
+        Provider::Anthropic => Some("https://api.anthropic.com"),
+        Provider::OpenAi => Some("https://api.openai.com/v1"),
+        Provider::Ollama => Some("http://127.0.0.1:11434/v1"),
+        Provider::Offline => None,
+    }
+}
+
+/// The endpoint in `OLLAMA_HOST`, which may leave out the scheme and the port, and may be the address that a server binds.
+fn ollama_url(host: &str) -> String {
+    let (scheme, rest) = host.trim().split_once("://").unwrap_or(("http", host.trim()));
+    let rest = rest.trim_end_matches('/');
+    let rest = rest.strip_prefix("0.0.0.0").map_or_else(|| rest.to_owned(), |port| format!("127.0.0.1{port}"));
+    let (authority, path) = rest.split_once('/').map_or((rest.as_str(), ""), |(authority, path)| (authority, path));
+    let has_port =
+        authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+    let port = if has_port || scheme == "https" { "" } else { ":11434" };
+    let path = path.trim_end_matches("v1").trim_end_matches('/');
+    let slash = if path.is_empty() { "" } else { "/" };
+    format!("{scheme}://{authority}{port}{slash}{path}/v1")
+}
+
+/// What is known of a family of models; others have the limits of an unknown one. The factors are what the families' own tokenizers count,
+/// at most, for a token of o200k.
+fn limits(name: &ModelName) -> ModelLimits {
+    let starts = |prefix: &str| name.name.starts_with(prefix);
+    let (context_window, max_output_tokens, token_factor) = match name.provider {
+        Provider::Anthropic if starts("claude-3") => (200_000, 8_192, 1.3),
+        Provider::Anthropic if starts("claude-") => (200_000, 32_000, 2.0),
+        Provider::OpenAi if starts("gpt-5") => (272_000, 32_000, 1.0),
+        Provider::OpenAi if starts("gpt-4.1") => (1_000_000, 32_000, 1.0),
+        Provider::OpenAi if starts("gpt-4o") => (128_000, 16_384, 1.0),
+        _ => return ModelLimits::default(),
+    };
+    ModelLimits { context_window, max_output_tokens, token_factor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_printed() {
+        for name in ["anthropic/claude-sonnet-5", "openai/org/model:tag", "ollama/llama3.3", "offline"] {
+            assert_eq!(ModelName::parse(name).expect(name).to_string(), name);
+        }
+        assert_eq!(ModelName::parse("offline/offline").expect("the stored form"), ModelName::offline());
+        for bad in ["", "gpt-5", "anthropic", "anthropic/", "offline/x", "Offline", "nobody/x"] {
+            assert_eq!(ModelName::parse(bad).expect_err(bad).exit(), crate::error::Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn ollama_hosts_are_read_as_ollama_reads_them() {
+        for (host, url) in [
+            ("127.0.0.1", "http://127.0.0.1:11434/v1"),
+            ("0.0.0.0:8080", "http://127.0.0.1:8080/v1"),
+            ("http://box:1234/", "http://box:1234/v1"),
+            ("http://box:1234/v1", "http://box:1234/v1"),
+            ("https://ollama.example/sub", "https://ollama.example/sub/v1"),
+        ] {
+            assert_eq!(ollama_url(host), url);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! `longhand -p`: one turn, its answer on standard output, exit.
+//!
+//! The parties: the turn, which runs in a task of its own and waits for nobody here; the [`Writer`], a thread that alone
+//! touches standard output and may block for as long as its reader likes; and [`Watch`], which reads the turn, hands lines to the
+//! writer, and stops the turn at a signal or when standard output is closed. What ends the program early still prints
+//! the result object, after all is flushed; only wrong usage and a session that is held elsewhere (exits 2 and 6) print none.
+
+mod ask;
+mod report;
+mod writer;
+
+use crate::app::App;
+use crate::args::{OutputFormat, PermissionMode, RunArgs};
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::setup::{Manner, Opened, Plan};
+use crate::signals::Signals;
+use crate::stdin;
+use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, Progress, Seq};
+use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent};
+use futures_util::StreamExt;
+use report::Report;
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+use writer::Writer;
+
+/// How long a signal waits for a standard output that nobody reads.
+const STUCK_OUTPUT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Whether one turn is printed: where it was asked for, or where there is no terminal to chat in.
+pub(crate) fn is_asked_for(typed: &RunArgs) -> bool {
+    typed.print || !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal()
+}
+
+/// Runs one turn and prints it.
+///
+/// # Errors
+/// What is told before a turn could start, and is no more than wrong usage or a held session. All else is in the printed result.
+pub(crate) async fn run(app: &App, typed: RunArgs) -> Result<Exit, CliError> {
+    let approver = approver(&typed)?;
+    let mut print = Print {
+        is_verbose: app.is_verbose(),
+        format: if typed.json { OutputFormat::StreamJson } else { typed.output_format.unwrap_or_default() },
+        writer: Writer::start(),
+        signals: Signals::catch()?,
+        report: Report::new(),
+        is_closed: false,
+        trouble: None,
+    };
+    let ended = print.run(app, typed, approver).await;
+    print.finish(ended).await
+}
+
+/// Whoever is asked in the mode `ask`.
+fn approver(typed: &RunArgs) -> Result<Option<Arc<dyn Approver>>, CliError> {
+    if typed.permission_mode != Some(PermissionMode::Ask) {
+        return Ok(None);
+    }
+    match ask::OnTerminal::open() {
+        Some(terminal) => Ok(Some(Arc::new(terminal))),
+        None => Err(CliError::usage("`--permission-mode ask` needs a terminal to ask on")
+            .hint("`--allowed-tools A,B` lets tools run without asking; `--permission-mode allow` lets all of them")),
+    }
+}
+
+/// A turn that is printed.
+struct Print {
+    is_verbose: bool,
+    format: OutputFormat,
+    writer: Writer,
+    signals: Signals,
+    report: Report,
+    /// Nobody reads standard output any more.
+    is_closed: bool,
+    /// What is wrong with the disk, as it was told last.
+    trouble: Option<String>,
+}
+
+impl Print {
+    /// From what was typed to the store's shutdown.
+    async fn run(&mut self, app: &App, typed: RunArgs, approver: Option<Arc<dyn Approver>>) -> Result<Exit, CliError> {
+        let prepared = async {
+            let plan = Plan::new(app, typed, Manner::Print).await?;
+            let message = stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?;
+            Ok::<_, CliError>((plan, message))
+        };
+        let Some((plan, message)) = self.signals.unless_caught(prepared).await.transpose()? else {
+            return Ok(self.stopped_early());
+        };
+        let ended = self.one_turn(&plan, approver, &message).await;
+        match (ended, plan.shutdown().await) {
+            (ended, Ok(())) => ended,
+            (Ok(exit), Err(error)) => {
+                self.report.failed(&error);
+                Ok(exit.or(error.tell()))
+            }
+            (Err(first), Err(error)) => {
+                error.tell();
+                Err(first)
+            }
+        }
+    }
+
+    async fn one_turn(&mut self, plan: &Plan, approver: Option<Arc<dyn Approver>>, message: &str) -> Result<Exit, CliError> {
+        let opened = self.signals.unless_caught(plan.open(plan.choice, approver)).await.transpose()?;
+        let Some(Opened { session, first, notice }) = opened else { return Ok(self.stopped_early()) };
+        if let Some(notice) = notice {
+            output::stderr(&format!("warning: {notice}\n"));
+        }
+        self.report.opened(&session, plan.is_kept());
+        let turn = session.send(message).await?;
+        self.watch(&session, turn.starting_at(first)).await
+    }
+
+    /// A signal came before the turn began.
+    fn stopped_early(&mut self) -> Exit {
+        self.report.stopped_early();
+        self.exit_of_signal()
+    }
+
+    fn exit_of_signal(&self) -> Exit {
+        self.signals.last().map_or(Exit::Done, |caught| Exit::Signal(caught.number))
+    }
+
+    /// Reads the turn to its end, prints it, and stops it where it must. The turn waits for none of this.
+    async fn watch(&mut self, session: &Session, mut turn: Turn) -> Result<Exit, CliError> {
+        let mut progress = session.progress();
+        loop {
+            tokio::select! {
+                biased;
+                caught = self.signals.next() => session.interrupt(caught.name),
+                Ok(()) = progress.changed() => self.tell_trouble(&progress.borrow_and_update()),
+                is_written = self.writer.catch_up(), if self.writer.is_behind() => {
+                    if !is_written {
+                        self.stop_without_reader(session);
+                    }
+                }
+                event = turn.next(), if !self.writer.is_behind() => match event {
+                    Some(event) => self.event(session, &event),
+                    None => break,
+                },
+            }
+        }
+        let outcome = turn.outcome().await;
+        self.report.ended(&outcome);
+        report::tell(&outcome);
+        Ok(report::exit_of(&outcome, self.is_closed).or(self.exit_of_signal()))
+    }
+
+    /// Prints the result and waits until all is printed; after a signal, not for ever.
+    async fn finish(mut self, ended: Result<Exit, CliError>) -> Result<Exit, CliError> {
+        let mut exit = match ended {
+            Ok(exit) => exit,
+            Err(error @ CliError::Told { exit: Exit::Usage | Exit::Held, .. }) => return Err(error),
+            Err(error) => {
+                self.report.failed(&error);
+                error.tell()
+            }
+        };
+        self.writer.push(self.report.rendered(self.format));
+        if self.signals.last().is_none() {
+            tokio::select! {
+                printed = self.writer.finish() => return Ok(exit.or(printed)),
+                caught = self.signals.next() => exit = exit.or(Exit::Signal(caught.number)),
+            }
+        }
+        // Where nobody reads, the result stays unprinted: the session has it.
+        let _ = tokio::time::timeout(STUCK_OUTPUT_LIMIT, self.writer.finish()).await;
+        Ok(exit)
+    }
+
+    fn event(&mut self, session: &Session, event: &TurnEvent) {
+        if let TurnEvent::Entry(entry) = event {
+            self.talk(entry);
+            if !self.is_closed && writer::is_reader_gone() {
+                self.stop_without_reader(session);
+            }
+        }
+        if self.format == OutputFormat::StreamJson && !self.is_closed {
+            match event {
+                TurnEvent::Entry(entry) => self.writer.push(line_of(entry)),
+                TurnEvent::Delta(delta) => self.writer.push(delta_line(delta)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Nobody reads any more: the turn stops at its next step, and the session is kept.
+    fn stop_without_reader(&mut self, session: &Session) {
+        self.is_closed = true;
+        session.interrupt("stdout_closed");
+    }
+
+    /// What a person is told on standard error.
+    fn talk(&self, entry: &Entry) {
+        match &entry.event {
+            Event::AssistantMessage(message) if self.format == OutputFormat::Text && message.tool_calls().next().is_some() => {
+                tell_step(message);
+            }
+            Event::ModelError(ModelError { detail, retry_in_ms: Some(pause), .. }) => {
+                output::stderr(&format!("{detail}; trying again in {:.1} s\n", *pause as f64 / 1000.0));
+            }
+            Event::ToolStarted(started) if self.is_verbose => output::stderr(&format!("running `{}`\n", started.name)),
+            Event::ToolDenied(denied) => output::stderr(&format!("a tool call was refused: {}\n", denied.reason)),
+            Event::ContextTrimmed(trim) if self.is_verbose => output::stderr(&format!(
+                "the context was trimmed from about {} to {} tokens\n",
+                trim.tokens_before, trim.tokens_after
+            )),
+            Event::Error(error) => output::stderr(&format!("{}\n", error.message)),
+            _ => {}
+        }
+    }
+
+    /// Says at once that the disk makes trouble, and when it is over.
+    fn tell_trouble(&mut self, progress: &Progress) {
+        let now = progress.trouble.as_ref().map(ToString::to_string);
+        match (&self.trouble, &now) {
+            (before, Some(trouble)) if before.as_ref() != Some(trouble) => {
+                output::stderr(&format!("warning: {trouble}; what is not written is kept in memory and tried again\n"));
+            }
+            (Some(_), None) => output::stderr("the session is being written again\n"),
+            _ => {}
+        }
+        self.trouble = now;
+    }
+}
+
+/// Words before a tool call are no part of the answer.
+fn tell_step(message: &AssistantMessage) {
+    let text = message.text();
+    if !text.trim().is_empty() {
+        output::stderr(&format!("{}\n", text.trim_end()));
+    }
+}
+
+fn line_of(entry: &Entry) -> Vec<u8> {
+    let mut line = Vec::with_capacity(256);
+    entry.write_json(&mut line);
+    line.push(b'\n');
+    line
+}
+
+/// A piece of an answer as it comes. It has no `seq`: the pieces in the log are cut otherwise.
+#[derive(Serialize)]
+struct DeltaLine<'a> {
+    #[serde(rename = "type")]
+    type_name: &'a str,
+    text: &'a str,
+    message: Seq,
+    offset: u64,
+}
+
+fn delta_line(delta: &agent_runtime::Delta) -> Vec<u8> {
+    let type_name = match delta.kind {
+        DeltaKind::Text => "assistant.delta",
+        DeltaKind::Reasoning => "assistant.reasoning_delta",
+    };
+    report::json_line(&DeltaLine { type_name, text: &delta.text, message: delta.message, offset: delta.offset })
+}

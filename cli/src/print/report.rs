@@ -1,0 +1,206 @@
+//! What a printed turn came to: the result object, the message on standard error, the exit code.
+
+use crate::args::OutputFormat;
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::safe_text::safe;
+use agent_runtime::session_store::{SessionId, Usage};
+use agent_runtime::{Denial, EndReason, Session, TurnError, TurnOutcome};
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::time::Instant;
+
+/// The result, as it comes to be known.
+pub(super) struct Report {
+    started: Instant,
+    session_id: Option<SessionId>,
+    model: Option<String>,
+    result: String,
+    stop_reason: &'static str,
+    error: Option<String>,
+    is_error: bool,
+    model_calls: u64,
+    usage: Usage,
+    denials: Vec<Denial>,
+}
+
+/// The object of `--output-format json`. Programs rely on its fields and their meaning.
+#[derive(Serialize)]
+struct ResultObject<'a> {
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    type_name: Option<&'a str>,
+    session_id: Option<SessionId>,
+    result: &'a str,
+    stop_reason: &'a str,
+    is_error: bool,
+    error: Option<&'a str>,
+    num_turns: u64,
+    model_calls: u64,
+    usage: Usage,
+    permission_denials: Vec<DenialObject<'a>>,
+    duration_ms: u64,
+    model: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct DenialObject<'a> {
+    tool: &'a str,
+    arguments: &'a str,
+    reason: &'a str,
+}
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            session_id: None,
+            model: None,
+            result: String::new(),
+            stop_reason: EndReason::Error.as_str(),
+            error: None,
+            is_error: false,
+            model_calls: 0,
+            usage: Usage::default(),
+            denials: Vec::new(),
+        }
+    }
+
+    /// The session is there. One that is not kept has no id that anybody could use.
+    pub(super) fn opened(&mut self, session: &Session, is_kept: bool) {
+        self.session_id = is_kept.then(|| session.id());
+        self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
+    }
+
+    /// It was stopped before the turn began.
+    pub(super) fn stopped_early(&mut self) {
+        self.stop_reason = EndReason::Interrupted.as_str();
+    }
+
+    /// The turn is over.
+    pub(super) fn ended(&mut self, outcome: &TurnOutcome) {
+        self.result.clone_from(&outcome.text);
+        self.stop_reason = outcome.reason.as_str();
+        self.error = outcome.error.as_ref().map(ToString::to_string);
+        self.is_error = self.error.is_some() || matches!(outcome.reason, EndReason::Error | EndReason::Timeout);
+        self.model_calls = outcome.model_calls;
+        self.usage = outcome.usage;
+        self.denials.clone_from(&outcome.denials);
+    }
+
+    /// Something failed outside of the turn. What came of the turn stays; the first error is the one that is told.
+    pub(super) fn failed(&mut self, error: &CliError) {
+        if self.error.is_none() {
+            self.stop_reason = EndReason::Error.as_str();
+            self.error = Some(error.to_string());
+        }
+        self.is_error = true;
+    }
+
+    /// What is printed last.
+    pub(super) fn rendered(&self, format: OutputFormat) -> Vec<u8> {
+        match format {
+            OutputFormat::Text => self.text(),
+            OutputFormat::Json => json_line(&self.object(None)),
+            OutputFormat::StreamJson => json_line(&self.object(Some("result"))),
+        }
+    }
+
+    /// The answer with exactly one newline at its end; nothing where there is none.
+    fn text(&self) -> Vec<u8> {
+        let answer = self.result.trim_end_matches(['\n', '\r']);
+        if answer.trim().is_empty() {
+            return Vec::new();
+        }
+        let answer = if std::io::stdout().is_terminal() { safe(answer) } else { answer.into() };
+        format!("{answer}\n").into_bytes()
+    }
+
+    fn object<'a>(&'a self, type_name: Option<&'a str>) -> ResultObject<'a> {
+        let denials = self.denials.iter();
+        ResultObject {
+            type_name,
+            session_id: self.session_id,
+            result: &self.result,
+            stop_reason: self.stop_reason,
+            is_error: self.is_error,
+            error: self.error.as_deref(),
+            num_turns: self.model_calls,
+            model_calls: self.model_calls,
+            usage: self.usage,
+            permission_denials: denials
+                .map(|denial| DenialObject { tool: &denial.tool, arguments: &denial.arguments, reason: &denial.reason })
+                .collect(),
+            duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            model: self.model.as_deref(),
+        }
+    }
+}
+
+/// One object on one line.
+pub(super) fn json_line(object: &impl Serialize) -> Vec<u8> {
+    // Strings and numbers always have a JSON form.
+    let mut line = serde_json::to_vec(object).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// How the program ends after a turn. A refusal because nobody could be asked counts where nothing worse happened.
+pub(super) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
+    let unasked = outcome.denials.iter().any(|denial| denial.by == "nobody_to_ask");
+    let refused = if unasked { Exit::Refused } else { Exit::Done };
+    let turn = match (outcome.reason, &outcome.error) {
+        (_, Some(TurnError::Store(_))) => Exit::Store,
+        (EndReason::Timeout, _) => Exit::Timeout,
+        (EndReason::MaxTurns | EndReason::MaxTokens, _) => Exit::Limit,
+        (EndReason::Denied, _) => Exit::Refused,
+        (_, Some(TurnError::Model(_))) => Exit::Model,
+        (EndReason::Done | EndReason::Refusal, None) => Exit::Done,
+        (EndReason::Interrupted, _) if is_stdout_closed => return Exit::Done,
+        // A signal stopped it, which is known elsewhere and comes first.
+        (EndReason::Interrupted, None) => Exit::Failed,
+        _ => Exit::Failed,
+    };
+    turn.or(refused)
+}
+
+/// Says on standard error what a program reads from the result.
+pub(super) fn tell(outcome: &TurnOutcome) {
+    let told = match (&outcome.error, outcome.reason) {
+        (Some(error), _) => Some((error.to_string(), hint(outcome))),
+        (None, EndReason::MaxTurns) => Some((
+            format!("the turn ended after {} model calls", outcome.model_calls),
+            Some("go on with `longhand -c`, or allow more with `--max-turns`"),
+        )),
+        (None, EndReason::MaxTokens) => Some((
+            "the answer was cut at its longest length".to_owned(),
+            Some("go on with `longhand -c`, or allow more with `--max-output-tokens`"),
+        )),
+        (None, EndReason::Denied) => Some(("the same tool call was refused three times".to_owned(), hint(outcome))),
+        (None, _) => hint(outcome).map(|hint| ("a tool call was refused because nobody could be asked".to_owned(), Some(hint))),
+    };
+    if let Some((message, hint)) = told {
+        let hint = hint.map(|hint| format!("\nhint: {hint}\n")).unwrap_or_default();
+        output::stderr(&format!("error: {message}\n{hint}"));
+    }
+}
+
+fn hint(outcome: &TurnOutcome) -> Option<&'static str> {
+    use agent_runtime::FailureKind as Kind;
+    match &outcome.error {
+        // What is lost and what is kept is known, and told, after one more try.
+        Some(TurnError::Store(_)) => None,
+        Some(TurnError::Model(failure)) => match failure.kind {
+            Kind::Auth => Some("check the key: `longhand doctor` says which one is set"),
+            Kind::Quota => Some("the provider wants to be paid first; another model can go on: `longhand -c -m PROVIDER/NAME`"),
+            Kind::NotFound => Some("check the name of the model and the endpoint"),
+            Kind::Connect => Some("check the network and the endpoint; the session is kept: `longhand -c` goes on"),
+            _ => Some("the session is kept: `longhand -c` goes on"),
+        },
+        Some(TurnError::TooLong(_)) => Some("send less, or choose a model with a larger context window"),
+        Some(_) => None,
+        None if outcome.denials.iter().any(|denial| denial.by == "nobody_to_ask") => {
+            Some("`--allowed-tools A,B` lets tools run without asking; `--permission-mode read-only` makes the refusal a choice")
+        }
+        None => None,
+    }
+}

@@ -1,0 +1,91 @@
+//! The lines of a log as bytes, nothing read into them: for copies, which must not change a byte.
+//!
+//! Only whole lines are given, newline included; what comes after the last newline is perhaps being written, or was torn by a crash.
+//! A log only grows, so a reader keeps its place; bytes that are not there yet are asked for again at the next call.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::path::Path;
+
+/// Reads a log line by line.
+pub(crate) struct RawLines {
+    file: BufReader<File>,
+    line: Vec<u8>,
+}
+
+impl RawLines {
+    /// Opens the log at `path`, at its start.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: BufReader::with_capacity(1 << 16, File::open(path)?), line: Vec::new() })
+    }
+
+    /// The next whole line, or nothing where there is none yet.
+    pub(crate) fn next_line(&mut self) -> io::Result<Option<&[u8]>> {
+        if self.line.ends_with(b"\n") {
+            self.line.clear();
+        }
+        self.file.read_until(b'\n', &mut self.line)?;
+        Ok(self.line.ends_with(b"\n").then_some(self.line.as_slice()))
+    }
+
+    /// How many bytes after the last whole line were read and held back.
+    pub(crate) fn held_back(&self) -> usize {
+        if self.line.ends_with(b"\n") { 0 } else { self.line.len() }
+    }
+
+    /// Goes to the start of the last `n` whole lines.
+    pub(crate) fn skip_to_last(&mut self, n: usize) -> io::Result<()> {
+        let mut starts = std::collections::VecDeque::from([0_u64]);
+        let mut end = 0;
+        while let Some(line) = self.next_line()? {
+            end += line.len() as u64;
+            starts.push_back(end);
+            // One more than `n`: the last is the end.
+            starts.drain(..starts.len().saturating_sub(n + 1));
+        }
+        self.line.clear();
+        self.file.seek(SeekFrom::Start(starts.front().copied().unwrap_or(0)))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn all(lines: &mut RawLines) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Some(line) = lines.next_line().expect("readable") {
+            all.push(String::from_utf8_lossy(line).into_owned());
+        }
+        all
+    }
+
+    #[test]
+    fn a_line_is_given_when_it_is_whole_and_once() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        let mut lines = RawLines::open(file.path()).expect("opens");
+        file.write_all(b"one\ntw").expect("written");
+        assert_eq!(all(&mut lines), ["one\n"]);
+        assert_eq!((all(&mut lines).len(), lines.held_back()), (0, 2));
+        file.write_all(b"o\n\nthree\n").expect("written");
+        assert_eq!(all(&mut lines), ["two\n", "\n", "three\n"]);
+        assert_eq!(lines.held_back(), 0);
+    }
+
+    #[test]
+    fn skipping_to_the_last_lines_keeps_what_comes_after_them() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(b"one\ntwo\nthree\nfo").expect("written");
+        for (n, expected) in [(0, &[][..]), (2, &["two\n", "three\n"]), (9, &["one\n", "two\n", "three\n"])] {
+            let mut lines = RawLines::open(file.path()).expect("opens");
+            lines.skip_to_last(n).expect("readable");
+            assert_eq!(all(&mut lines), expected, "{n}");
+        }
+        let mut lines = RawLines::open(file.path()).expect("opens");
+        lines.skip_to_last(0).expect("readable");
+        file.write_all(b"ur\n").expect("written");
+        assert_eq!(all(&mut lines), ["four\n"]);
+    }
+}

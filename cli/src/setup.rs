@@ -1,0 +1,424 @@
+//! From what was typed to what runs: [`Plan`].
+//!
+//! What was typed, the environment and the stored session together say which model answers, with which system prompt, tools,
+//! permissions and limits, in which session. A plan is made without touching the disk (but for `-c` and `-r ID`, which have to
+//! look a session up) and without building an HTTP client; a session is created or opened by [`Plan::open`].
+//!
+//! A resumed session keeps its system prompt, its tools and its model, so that what was sent stays what is sent. What changed around it
+//! (the project's instructions, the working directory, `--append-system-prompt`) is told to the model as a note.
+
+use crate::app::{self, App};
+use crate::args::{self, RunArgs};
+use crate::error::CliError;
+use crate::instructions;
+use crate::models::{ModelName, Models};
+use crate::resolve;
+use agent_runtime::session_store::{Loaded, Message, Progress, Seq, SessionId, SessionListState, SessionStore, State};
+use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// The longest that leaving waits for turns, tools and the disk.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// The same where the disk has failed already: it gets one more chance.
+const SHUTDOWN_LIMIT_IN_TROUBLE: Duration = Duration::from_secs(1);
+
+/// How a run talks with its person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// In a chat: somebody can be asked.
+    Chat,
+    /// Once, for a program.
+    Print,
+}
+
+/// Which session a run goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionChoice {
+    /// A new one.
+    New,
+    /// This one.
+    Resume(SessionId),
+    /// A copy of this one, up to and with the event `at` (absent: all of it).
+    Fork {
+        /// The session that is copied.
+        parent: SessionId,
+        /// The last event that is copied.
+        at: Option<u64>,
+    },
+    /// One that the person picks from a list; with `fork`, a copy of it.
+    Pick {
+        /// Whether to go on in a copy.
+        fork: bool,
+    },
+}
+
+/// A run, ready to start.
+pub(crate) struct Plan {
+    /// The first message.
+    pub(crate) prompt: Option<String>,
+    /// The session.
+    pub(crate) choice: SessionChoice,
+    typed: RunArgs,
+    manner: Manner,
+    cwd: PathBuf,
+    add_dirs: Vec<PathBuf>,
+    env: Vec<(String, String)>,
+    user_home: Option<PathBuf>,
+    models: Models,
+    tools: Vec<Arc<dyn Tool>>,
+    runtime: Runtime,
+    /// How the log of the session that was opened last fares; [`Plan::shutdown`] looks whether the disk is in trouble.
+    progress: Mutex<Option<watch::Receiver<Progress>>>,
+    /// With `--no-session`, the folder of the store; removed when the plan is dropped, or by the system after a crash.
+    _nothing_kept: Option<TempDir>,
+}
+
+/// A session that was opened.
+pub(crate) struct Opened {
+    /// The session.
+    pub(crate) session: Session,
+    /// The first event that was not there before.
+    pub(crate) first: Seq,
+    /// What the person should know of its log.
+    pub(crate) notice: Option<String>,
+}
+
+impl Plan {
+    /// Makes sense of what was typed.
+    ///
+    /// # Errors
+    /// Wrong usage; a model without a key; a session that is not there.
+    pub(crate) async fn new(app: &App, typed: RunArgs, manner: Manner) -> Result<Self, CliError> {
+        if manner == Manner::Chat && (typed.json || typed.output_format.is_some()) {
+            return Err(
+                CliError::usage("a chat has no output format").hint("`-p` prints one turn in the format that is asked for")
+            );
+        }
+        if typed.max_output_tokens.zip(typed.context_window).is_some_and(|(output, window)| output >= window) {
+            return Err(CliError::usage("`--max-output-tokens` leaves no room in `--context-window`")
+                .hint("the answer is part of the window: make it smaller, or the window larger"));
+        }
+        let cwd = directory(typed.cd.as_deref().unwrap_or(Path::new(".")))?;
+        let add_dirs = typed.add_dir.iter().map(|dir| directory(dir)).collect::<Result<_, _>>()?;
+        let tools = visible_tools(&typed)?;
+        typed.model.as_deref().map(ModelName::parse).transpose()?;
+        if typed.base_url.is_some() && typed.model.is_none() && !typed.go_on && typed.resume.is_none() {
+            return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
+        }
+        let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
+        let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
+        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path))?;
+        let mut plan = Self {
+            prompt: typed.prompt.clone(),
+            choice: SessionChoice::New,
+            manner,
+            cwd,
+            add_dirs,
+            env: app.envs().to_vec(),
+            user_home: std::env::home_dir(),
+            models: Models::new(app, typed.base_url.clone()),
+            tools,
+            runtime: Runtime::new(store),
+            progress: Mutex::new(None),
+            _nothing_kept: nothing_kept,
+            typed,
+        };
+        plan.choice = plan.choose().await?;
+        if plan.choice == SessionChoice::New {
+            // What is wrong with the model is told before anything is asked of the person.
+            plan.models.endpoint(&plan.name_of_model(None)?, None)?;
+        }
+        Ok(plan)
+    }
+
+    /// The runtime, over the store of the home (or, with `--no-session`, over one that is removed with this plan).
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The directory in which tools work, absolute.
+    pub(crate) fn cwd(&self) -> &Path {
+        &self.cwd
+    }
+
+    /// Whether nothing is kept.
+    pub(crate) fn is_kept(&self) -> bool {
+        self._nothing_kept.is_none()
+    }
+
+    /// The model that answers in a new session, as `provider/name`.
+    ///
+    /// # Errors
+    /// No key where one is needed, or no model at all.
+    pub(crate) fn model_name(&self) -> Result<String, CliError> {
+        self.name_of_model(None).map(|name| name.to_string())
+    }
+
+    /// Whether a new session is answered by the offline model because there is no key, though nobody asked for it.
+    pub(crate) fn is_offline_by_default(&self) -> bool {
+        self.manner == Manner::Chat && self.typed.model.is_none() && self.models.default().is_none()
+    }
+
+    /// The model `name` (`provider/name`), for `/model`.
+    ///
+    /// # Errors
+    /// An unknown provider, or no key.
+    pub(crate) fn model(&self, name: &str) -> Result<Arc<dyn Model>, CliError> {
+        self.models.make(&ModelName::parse(name)?, None)
+    }
+
+    /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]
+    /// does it too.
+    pub(crate) fn warm(&self) {
+        // What is wrong with the model is told when the session is opened.
+        let _ = self.model_for(None);
+    }
+
+    /// Creates, opens or copies the session of `choice`, which must not be [`SessionChoice::Pick`]. `approver` is asked where
+    /// the mode is `ask`.
+    ///
+    /// # Errors
+    /// The store's; a stored session whose model has no key.
+    pub(crate) async fn open(&self, choice: SessionChoice, approver: Option<Arc<dyn Approver>>) -> Result<Opened, CliError> {
+        let stored = match choice {
+            SessionChoice::New => None,
+            SessionChoice::Resume(id) | SessionChoice::Fork { parent: id, .. } => Some(self.store().load(id).await?),
+            SessionChoice::Pick { .. } => return Err(which_session()),
+        };
+        let state = stored.as_ref().map(|stored| &stored.state);
+        let instructions = self.instructions().await;
+        let setup = self.setup(state, &instructions, approver)?;
+        let session = match choice {
+            SessionChoice::Resume(id) => self.runtime.resume(id, setup).await?,
+            SessionChoice::Fork { parent, at } => self.runtime.fork(parent, at, setup).await?,
+            SessionChoice::New | SessionChoice::Pick { .. } => self.runtime.create(setup).await?,
+        };
+        if let Some(name) = &self.typed.name {
+            session.rename(name)?;
+        }
+        let notes = stored.as_ref().map(|_| session.state(|state| self.notes(state, &instructions))).unwrap_or_default();
+        for note in notes {
+            session.note(&note)?;
+        }
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.progress());
+        let first = match choice {
+            SessionChoice::Fork { .. } => session.state(|state| state.parent.map_or(0, |(_, last)| last + 1)),
+            _ => state.map_or(0, |state| state.next_seq),
+        };
+        Ok(Opened { session, first, notice: stored.as_ref().and_then(notice) })
+    }
+
+    /// The instructions of the project, read on a thread that may block.
+    async fn instructions(&self) -> String {
+        let (cwd, home) = (self.cwd.clone(), self.user_home.clone());
+        // Reading cannot panic; without an answer there are no instructions.
+        tokio::task::spawn_blocking(move || instructions::of_project(&cwd, home.as_deref())).await.unwrap_or_default()
+    }
+
+    /// Ends every turn, makes all durable and lets go of every session.
+    ///
+    /// # Errors
+    /// What was not durable within 5 s, or within 1 s where the disk has failed already.
+    pub(crate) async fn shutdown(&self) -> Result<(), CliError> {
+        self.models.finish().await;
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let is_in_trouble = progress.is_some_and(|progress| progress.borrow().trouble.is_some());
+        Ok(self.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await?)
+    }
+
+    fn store(&self) -> &Arc<dyn SessionStore> {
+        self.runtime.store()
+    }
+
+    async fn choose(&self) -> Result<SessionChoice, CliError> {
+        let typed = &self.typed;
+        let id = match &typed.resume {
+            Some(None) if self.manner == Manner::Print => return Err(which_session()),
+            Some(None) => return Ok(SessionChoice::Pick { fork: typed.fork_session }),
+            Some(Some(text)) => resolve::resolve(self.store().as_ref(), text).await?,
+            None if typed.go_on => self.newest_here().await?,
+            None => return Ok(SessionChoice::New),
+        };
+        Ok(if typed.fork_session { SessionChoice::Fork { parent: id, at: typed.at } } else { SessionChoice::Resume(id) })
+    }
+
+    /// The session of this directory that was written last.
+    async fn newest_here(&self) -> Result<SessionId, CliError> {
+        let cwd = self.cwd.to_string_lossy();
+        let here = self.store().list().await?;
+        let here =
+            here.iter().filter(|session| session.state != SessionListState::Damaged && session.cwd.as_deref() == Some(&*cwd));
+        here.max_by_key(|session| session.updated_at).map(|session| session.id).ok_or_else(|| {
+            CliError::failed(format!("there is no session of `{cwd}` to go on with"))
+                .hint("`longhand sessions list` shows those of all directories; `-r ID` goes on with one of them")
+        })
+    }
+
+    fn setup(&self, stored: Option<&State>, instructions: &str, approver: Option<Arc<dyn Approver>>) -> Result<Setup, CliError> {
+        let typed = &self.typed;
+        let mut setup = Setup::new(self.model_for(stored)?, &self.cwd);
+        setup.system = self.system(stored, instructions);
+        setup.tools = self.tools_for(stored);
+        setup.add_dirs.clone_from(&self.add_dirs);
+        setup.env.clone_from(&self.env);
+        setup.permissions = self.permissions(approver);
+        setup.effort = typed.effort.map(|effort| effort.as_str().to_owned());
+        setup.max_output_tokens = typed.max_output_tokens;
+        setup.context_window = typed.context_window;
+        setup.max_model_calls = typed.max_turns;
+        setup.clocks = clocks(typed);
+        setup.secrets = Secrets::from_env(&self.env);
+        Ok(setup)
+    }
+
+    /// The system prompt to set: of a new session, of a stored one that has none, or the one that was typed.
+    fn system(&self, stored: Option<&State>, instructions: &str) -> Option<String> {
+        let is_known = stored.is_some_and(|state| state.profile.is_some());
+        if is_known && self.typed.system_prompt.is_none() {
+            return None;
+        }
+        let base = self.typed.system_prompt.clone().unwrap_or_else(|| instructions::default_prompt(&self.cwd));
+        Some(instructions::system_prompt(&base, instructions, self.typed.append_system_prompt.as_deref()))
+    }
+
+    /// What a resumed session has to be told.
+    fn notes(&self, state: &State, instructions: &str) -> Vec<String> {
+        let instructions = instructions::note_of_change(state, instructions);
+        let appended = self.typed.append_system_prompt.clone().filter(|text| !instructions::is_told(state, text));
+        [self.moved(state), instructions, appended].into_iter().flatten().collect()
+    }
+
+    /// Where the session goes on in another directory than the one that it knows.
+    fn moved(&self, state: &State) -> Option<String> {
+        const START: &str = "The working directory is now `";
+        let note = format!("{START}{}`.", self.cwd.display());
+        let told = state.context.iter().rev().find_map(|slot| match slot.message.as_deref() {
+            Some(Message::Note { text }) if text.starts_with(START) => Some(text),
+            _ => None,
+        });
+        let is_known = match told {
+            Some(told) => *told == note,
+            None => state.cwd.as_deref().is_none_or(|cwd| Path::new(cwd) == self.cwd),
+        };
+        (!is_known).then_some(note)
+    }
+
+    /// The tools that were asked for; else those that the stored session has; else all.
+    fn tools_for(&self, stored: Option<&State>) -> Vec<Arc<dyn Tool>> {
+        let profile = stored.and_then(|state| state.profile.as_ref());
+        match profile {
+            Some(profile) if self.typed.tools.is_empty() && !self.typed.no_tools => {
+                let is_known = |tool: &&Arc<dyn Tool>| profile.tools.iter().any(|known| known.name == tool.spec().name);
+                self.tools.iter().filter(is_known).cloned().collect()
+            }
+            _ => self.tools.clone(),
+        }
+    }
+
+    fn permissions(&self, approver: Option<Arc<dyn Approver>>) -> Permissions {
+        let mode = match self.typed.permission_mode {
+            // Left to its default, `-p` is read-only because nobody can be asked, which is what a refusal then says.
+            None | Some(args::PermissionMode::Ask) => PermissionMode::Ask,
+            Some(args::PermissionMode::ReadOnly) => PermissionMode::ReadOnly,
+            Some(args::PermissionMode::Allow) => PermissionMode::Allow,
+        };
+        let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+        Permissions { mode, allowed: set(&self.typed.allowed_tools), disallowed: set(&self.typed.disallowed_tools), approver }
+    }
+
+    fn model_for(&self, stored: Option<&State>) -> Result<Arc<dyn Model>, CliError> {
+        let name = self.name_of_model(stored)?;
+        let before = stored.filter(|_| self.typed.model.is_none()).and_then(last_endpoint);
+        self.models.make(&name, before.as_deref())
+    }
+
+    /// The model that was typed, else the stored session's own, else the default.
+    fn name_of_model(&self, stored: Option<&State>) -> Result<ModelName, CliError> {
+        if let Some(typed) = &self.typed.model {
+            return ModelName::parse(typed);
+        }
+        if let Some(profile) = stored.and_then(|state| state.profile.as_ref()) {
+            return ModelName::parse(&profile.model);
+        }
+        match self.models.default() {
+            Some(name) => Ok(name),
+            None if self.manner == Manner::Chat && stored.is_none() => Ok(ModelName::offline()),
+            None => Err(CliError::usage("there is no model to ask: no key is set and no model is named").hint(
+                "set `ANTHROPIC_API_KEY` or `OPENAI_API_KEY`, name a model with `-m PROVIDER/NAME`, or try it without a key: `-m offline`",
+            )),
+        }
+    }
+}
+
+/// What is said of a stored session whose log has damage.
+fn notice(stored: &Loaded) -> Option<String> {
+    let id = stored.state.session.map(|id| id.to_string()).unwrap_or_default();
+    match stored.problems.len() {
+        0 => None,
+        _ if stored.state.next_seq == 0 => {
+            Some("the file of this session holds no sound record: it goes on as an empty conversation".to_owned())
+        }
+        count => Some(format!(
+            "the log of this session is damaged ({}): all that is sound in it is here; `longhand sessions verify {id}` tells more",
+            if count == 1 { "one place".to_owned() } else { format!("{count} places") }
+        )),
+    }
+}
+
+/// Where a stored session was answered last.
+fn last_endpoint(state: &State) -> Option<String> {
+    state.context.iter().rev().find_map(|slot| match slot.message.as_deref() {
+        Some(Message::Assistant(message)) if !message.origin.provider.is_empty() => Some(message.origin.endpoint.clone()),
+        _ => None,
+    })
+}
+
+fn which_session() -> CliError {
+    CliError::usage("`-r` without a session needs a terminal to choose on")
+        .hint("`longhand sessions list` shows what there is; `-r ID` takes an id, an exact name or the start of an id")
+}
+
+/// The built-in tools that the model sees, after every name that was typed is known to be right.
+fn visible_tools(typed: &RunArgs) -> Result<Vec<Arc<dyn Tool>>, CliError> {
+    let all = tools::builtin();
+    let names: Vec<String> = all.iter().map(|tool| tool.spec().name).collect();
+    for name in typed.tools.iter().chain(&typed.allowed_tools).chain(&typed.disallowed_tools) {
+        if !names.contains(name) {
+            return Err(CliError::usage(format!("there is no tool `{name}`")).hint(format!("there are: {}", names.join(", "))));
+        }
+    }
+    if typed.no_tools {
+        return Ok(Vec::new());
+    }
+    if typed.tools.is_empty() {
+        return Ok(all);
+    }
+    if let Some(name) = typed.allowed_tools.iter().find(|name| !typed.tools.contains(name)) {
+        return Err(CliError::usage(format!("`--allowed-tools` names `{name}`, which `--tools` leaves out"))
+            .hint(format!("add it to `--tools`, or take it out of `--allowed-tools`: the model does not see `{name}`")));
+    }
+    Ok(all.into_iter().filter(|tool| typed.tools.contains(&tool.spec().name)).collect())
+}
+
+/// An existing directory, absolute, links resolved.
+fn directory(path: &Path) -> Result<PathBuf, CliError> {
+    let failed = |why: String| CliError::usage(format!("cannot work in `{}`: {why}", path.display()));
+    let absolute = path.canonicalize().map_err(|error| failed(error.to_string()))?;
+    if absolute.is_dir() { Ok(absolute) } else { Err(failed("it is no directory".to_owned())) }
+}
+
+fn clocks(typed: &RunArgs) -> Clocks {
+    let default = Clocks::default();
+    Clocks {
+        connect: typed.connect_timeout.unwrap_or(default.connect),
+        first_byte: typed.first_byte_timeout.unwrap_or(default.first_byte),
+        idle: typed.idle_timeout.unwrap_or(default.idle),
+        progress: typed.timeout.unwrap_or(default.progress),
+        cap: default.cap,
+    }
+}

@@ -1,0 +1,63 @@
+//! The messages of a session as `sessions show --json` prints them.
+
+use super::{Item, ItemKind, ToolEnd};
+use serde::Serialize;
+use session_store::{Seq, Timestamp};
+
+/// A message, for programs.
+#[derive(Debug, Serialize, PartialEq)]
+pub(crate) struct JsonMessage {
+    /// The event's place: what `--at` takes.
+    seq: Seq,
+    at: Timestamp,
+    /// `system`, `user`, `assistant` or `tool`.
+    role: &'static str,
+    text: String,
+    /// Empty for all but an assistant's messages.
+    tool_calls: Vec<JsonCall>,
+    /// Of a tool's message: the call that it answers.
+    tool_call_id: Option<String>,
+    /// True where the text was cut by an interrupt or a crash, or is still coming.
+    partial: bool,
+}
+
+/// A tool call of a message, for programs.
+#[derive(Debug, Serialize, PartialEq)]
+struct JsonCall {
+    id: String,
+    name: String,
+    /// As the model wrote them.
+    arguments: String,
+}
+
+impl JsonMessage {
+    /// The message that `item` is, where it is one. A note's role is `system`: a model is sent it as a user's words, but no
+    /// person said it.
+    pub(crate) fn from_item(item: &Item) -> Option<Self> {
+        let message = |role, text: &str| Self {
+            seq: item.seq,
+            at: item.at,
+            role,
+            text: text.to_owned(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+            partial: false,
+        };
+        Some(match &item.kind {
+            ItemKind::Profile(profile) => message("system", &profile.system),
+            ItemKind::Note { text } => message("system", text),
+            ItemKind::User { text, .. } => message("user", text),
+            ItemKind::Answer(answer) => {
+                let tool_calls = answer
+                    .tool_calls()
+                    .map(|call| JsonCall { id: call.id.clone(), name: call.name.clone(), arguments: call.arguments.clone() })
+                    .collect();
+                Self { tool_calls, partial: answer.partial, ..message("assistant", &answer.text()) }
+            }
+            ItemKind::Tool { end: ToolEnd::Finished(finished), .. } => {
+                Self { tool_call_id: Some(finished.call.clone()), ..message("tool", &finished.output) }
+            }
+            ItemKind::Tool { .. } | ItemKind::Todos(_) | ItemKind::Remark { .. } => return None,
+        })
+    }
+}
