@@ -71,20 +71,40 @@ impl Machine {
 
     /// The program with these arguments, with the provider's key and address in an otherwise empty environment.
     pub(crate) fn longhand<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
-        let mut run = self.longhand_without_key(arguments);
-        let command = run.command();
-        command.env("ANTHROPIC_API_KEY", KEY).env("ANTHROPIC_BASE_URL", self.server.url());
-        command.env("OPENAI_API_KEY", KEY).env("OPENAI_BASE_URL", self.server.openai_url());
-        run
+        self.with_key(self.longhand_without_key(arguments))
     }
 
     /// The program on a machine that knows no provider.
     pub(crate) fn longhand_without_key<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
         let mut command = Command::new(program());
-        command.args(arguments.iter().map(AsRef::as_ref)).current_dir(self.project()).env_clear();
+        command.args(arguments.iter().map(AsRef::as_ref));
+        self.run(command)
+    }
+
+    /// A line for a shell, to which the program is known as `longhand`.
+    pub(crate) fn shell(&self, line: &str) -> Run {
+        self.with_key(self.shell_without_key(line))
+    }
+
+    /// The same on a machine that knows no provider.
+    pub(crate) fn shell_without_key(&self, line: &str) -> Run {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("longhand() {{ \"$0\" \"$@\"; }}; {line}")]).arg(program());
+        self.run(command)
+    }
+
+    fn run(&self, mut command: Command) -> Run {
+        command.current_dir(self.project()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8").env("NO_PROXY", "*");
         command.env("HOME", self.path.join("person")).env("TMPDIR", self.path.join("tmp")).env("LONGHAND_HOME", &self.home);
         Run::new(command, HUNG)
+    }
+
+    fn with_key(&self, mut run: Run) -> Run {
+        let command = run.command();
+        command.env("ANTHROPIC_API_KEY", KEY).env("ANTHROPIC_BASE_URL", self.server.url());
+        command.env("OPENAI_API_KEY", KEY).env("OPENAI_BASE_URL", self.server.openai_url()).env("OLLAMA_HOST", self.server.url());
+        run
     }
 
     /// `-p` with the test's model and these further arguments.
