@@ -75,7 +75,7 @@ impl App {
     /// The store in the home. Reading works where the home cannot be written.
     ///
     /// # Errors
-    /// None; the result is there for stores that have to be reached first.
+    /// Where the home is a file.
     pub(crate) fn store(&self) -> Result<Arc<dyn SessionStore>, CliError> {
         open_store(&self.home)
     }
@@ -96,7 +96,10 @@ impl App {
     }
 }
 
-/// The store in `home`. Touches nothing: what is not there is made with the first session.
+/// The store in `home`. Makes nothing: what is not there is made with the first session.
+///
+/// # Errors
+/// Where the home is a file.
 pub(crate) fn open_store(home: &Path) -> Result<Arc<dyn SessionStore>, CliError> {
     let mut options = FileStoreOptions::new(home);
     options.program = concat!("longhand ", env!("CARGO_PKG_VERSION")).to_owned();

@@ -158,7 +158,7 @@ impl From<StoreError> for CliError {
             StoreError::Io { action: "read" | "look at", .. } => Self::failed(message),
             StoreError::Io { action: "open", source, .. } if source.kind() != ErrorKind::ReadOnlyFilesystem => Self::failed(message),
             StoreError::Io { .. } => Self::new(Exit::Store, message).hint(
-                "stored sessions can still be read; make room, or keep sessions elsewhere with `--home DIR`; `longhand doctor` looks at the disk",
+                "stored sessions can still be read; make room, or choose another `--home DIR`; `longhand doctor` looks at the disk",
             ),
             StoreError::Lost { id, .. } => {
                 Self::new(Exit::Store, message).hint(format!("`longhand sessions verify {id}` shows what is in its file"))

@@ -1,7 +1,7 @@
 //! `longhand -p`: one turn, its answer on standard output, exit.
 //!
 //! The parties: the turn, which runs in a task of its own and waits for nobody here; the [`Writer`], a thread that alone
-//! touches standard output and may block for as long as its reader likes; and [`Watch`], which reads the turn, hands lines to the
+//! touches standard output and may block for as long as its reader likes; and [`Print`], which reads the turn, hands lines to the
 //! writer, and stops the turn at a signal or when standard output is closed. What ends the program early still prints
 //! the result object, after all is flushed; only wrong usage and a session that is held elsewhere (exits 2 and 6) print none.
 
@@ -24,6 +24,7 @@ use serde::Serialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
 use writer::Writer;
 
 /// How long a signal waits for a standard output that nobody reads.
@@ -110,7 +111,9 @@ impl Print {
             output::stderr(&format!("warning: {notice}\n"));
         }
         self.report.opened(&session, plan.is_kept());
-        let turn = session.send(message).await?;
+        // A long message is counted first, which takes its time; until then nothing of it is in the log.
+        let sent = self.signals.unless_caught(session.send(message)).await.transpose()?;
+        let Some(turn) = sent else { return Ok(self.stopped_early()) };
         self.watch(&session, turn.starting_at(first)).await
     }
 
@@ -127,10 +130,16 @@ impl Print {
     /// Reads the turn to its end, prints it, and stops it where it must. The turn waits for none of this.
     async fn watch(&mut self, session: &Session, mut turn: Turn) -> Result<Exit, CliError> {
         let mut progress = session.progress();
+        let mut give_up: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
-                caught = self.signals.next() => session.interrupt(caught.name),
+                caught = self.signals.next() => {
+                    session.interrupt(caught.name);
+                    give_up.get_or_insert_with(|| Instant::now() + STUCK_OUTPUT_LIMIT);
+                }
+                // What is left to print is not waited for: its reader may hang.
+                () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => break,
                 Ok(()) = progress.changed() => self.tell_trouble(&progress.borrow_and_update()),
                 is_written = self.writer.catch_up(), if self.writer.is_behind() => {
                     if !is_written {

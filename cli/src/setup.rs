@@ -146,7 +146,12 @@ impl Plan {
         &self.cwd
     }
 
-    /// Whether nothing is kept.
+    /// The tools that a new session's model sees.
+    pub(crate) fn tools(&self) -> &[Arc<dyn Tool>] {
+        &self.tools
+    }
+
+    /// Whether sessions are kept.
     pub(crate) fn is_kept(&self) -> bool {
         self._nothing_kept.is_none()
     }
@@ -175,8 +180,10 @@ impl Plan {
     /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]
     /// does it too.
     pub(crate) fn warm(&self) {
-        // What is wrong with the model is told when the session is opened.
-        let _ = self.model_for(None);
+        if self.choice == SessionChoice::New {
+            // What is wrong with the model is told when the session is opened.
+            let _ = self.model_for(None);
+        }
     }
 
     /// Creates, opens or copies the session of `choice`, which must not be [`SessionChoice::Pick`]. `approver` is asked where
@@ -320,7 +327,8 @@ impl Plan {
         }
     }
 
-    fn permissions(&self, approver: Option<Arc<dyn Approver>>) -> Permissions {
+    /// Who may run which tool, as it was typed.
+    pub(crate) fn permissions(&self, approver: Option<Arc<dyn Approver>>) -> Permissions {
         let mode = match self.typed.permission_mode {
             // Left to its default, `-p` is read-only because nobody can be asked, which is what a refusal then says.
             None | Some(args::PermissionMode::Ask) => PermissionMode::Ask,

@@ -86,7 +86,10 @@ fn the_gateway_streams_a_turn_and_goes_on_with_its_session_after_kill_9() {
     std::fs::write(folder.path().join("some-notes.txt"), "hello").expect("a file");
     let gateway = Gateway::start(folder.path());
     let first = gateway.post(r#"{"text": "What is in this folder?"}"#);
-    assert!(first.contains("text/event-stream") && first.contains("event: delta") && first.contains(r#""reason":"done""#), "{first}");
+    assert!(
+        first.contains("text/event-stream") && first.contains("event: delta") && first.contains(r#""reason":"done""#),
+        "{first}"
+    );
     let session = first.lines().skip_while(|line| !line.starts_with("event: session")).nth(1).expect("its id");
     let session = session.strip_prefix("data: ").expect("data").to_owned();
     drop(gateway);

@@ -1,11 +1,53 @@
 //! The interactive chat.
+//!
+//! ```text
+//! keys, turn events, questions, signals, ticks --> driver --> ui (pure: state, lines, live area) --> screen (a thread) --> terminal
+//!                                                    |  ^
+//!                                          effects   v  |  what came of them
+//!                                              session, store, shell, editor
+//! ```
+//!
+//! Promises: the terminal's scrollback is the terminal's own: finished text is printed once, and only a few rows at the bottom are redrawn. Typing works
+//! whatever the model does. Nothing runs while nothing happens: ticks come only while something works. The first prompt waits for no session, no HTTP client and no file: a
+//! session is created by its first message.
 
+mod approval;
+mod commands;
+mod complete;
+mod driver;
+mod editor;
+mod feed;
+mod history;
+mod keys;
+mod live_area;
+mod markdown;
+mod picker;
+mod screen;
+mod seam;
+mod shell;
+mod slash;
+mod styled;
+mod ui;
+
+use self::driver::Chat;
 use crate::app::App;
 use crate::error::{CliError, Exit};
+use crate::output;
 use crate::setup::Plan;
+use crate::signals::Signals;
 
 /// Chats in this terminal until the person leaves.
+///
+/// # Errors
+/// The terminal cannot be used; at the end, what could not be made durable.
 pub(crate) async fn run(app: &App, plan: Plan) -> Result<Exit, CliError> {
-    let _ = (app, plan);
-    Err(CliError::failed("not built yet"))
+    let signals = Signals::catch()?;
+    let mut chat = Chat::new(app, &plan)?;
+    let exit = chat.run(signals).await;
+    let left = chat.leave().await;
+    plan.shutdown().await?;
+    if let Some(words) = left {
+        output::stderr(&words);
+    }
+    exit
 }

@@ -131,6 +131,25 @@ fn a_signal_in_a_retry_pause_prints_the_result_and_kills_the_process() {
 }
 
 #[test]
+fn a_reader_that_hangs_does_not_hold_up_a_signal() {
+    let world = World::new();
+    let args = ["-p", "--json", "-m", "offline", "offline: slow 100000 words 0"];
+    let mut child = world.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    // A little is read, so that the turn is known to run; then the pipe fills up.
+    let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("assistant.delta") {
+        line.clear();
+        reader.read_line(&mut line).expect("readable");
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+    assert_eq!(child.wait().expect("it ends").signal(), Some(15));
+    let list = stdout(&world.run(&["sessions", "list", "--json"]));
+    let sessions: Value = serde_json::from_str(&list).expect("JSON");
+    assert_eq!((sessions[0]["state"].as_str(), sessions[0]["messages"].as_u64()), (Some("idle"), Some(2)), "{list}");
+}
+
+#[test]
 fn a_refused_call_is_exit_3_and_the_session_is_kept() {
     let world = World::new();
     let (exit, failed) = result(&world, &["-p", "--output-format", "json", "-m", "offline", "offline: fail"]);

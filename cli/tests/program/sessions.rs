@@ -424,3 +424,27 @@ fn a_file_that_cannot_be_read_stops_no_check_of_the_others() {
     assert_eq!(json(&run_ok(&world, &["sessions", "list", "--json"])).as_array().map(Vec::len), Some(2));
     run_ok(&world, &["sessions", "search", "hello"]);
 }
+
+#[test]
+fn tail_shows_an_answer_while_it_is_written() {
+    let world = World::new();
+    let writer = Writer::start(&world);
+    let mut tail = world.command(&["sessions", "tail", &writer.id]).stdout(Stdio::piped()).spawn().expect("runs");
+    let mut out = tail.stdout.take().expect("a pipe");
+    let mut shown = Vec::new();
+    let mut chunk = [0; 4096];
+    // An answer of some kilobytes is on its way: what is here in the middle of it cannot be all of it.
+    let after_head = |shown: &[u8]| {
+        let text = String::from_utf8_lossy(shown).into_owned();
+        text.split_once("assistant (offline)").and_then(|(_, rest)| Some(rest.split_once('\n')?.1.len())).unwrap_or(0)
+    };
+    while after_head(&shown) < 500 {
+        let length = out.read(&mut chunk).expect("readable");
+        assert!(length > 0, "it ended");
+        shown.extend_from_slice(&chunk[..length]);
+    }
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert_eq!(shown.matches("assistant (offline)").count(), 1, "{shown}");
+    drop(out);
+    assert_eq!(wait(&mut tail), Some(0));
+}

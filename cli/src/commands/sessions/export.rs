@@ -8,7 +8,7 @@ use crate::export::{Document, Facts, Redactor};
 use crate::output::{self, Stdout};
 use crate::raw_lines::RawLines;
 use crate::resolve::resolve;
-use session_store::{SessionId, SessionStore};
+use session_store::{Problem, SessionId, SessionStore};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub(crate) struct ExportArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// The lines of the log, as they are
     Jsonl,
     Markdown,
@@ -39,35 +39,74 @@ pub(super) async fn run(app: &App, args: ExportArgs) -> Result<Exit, CliError> {
     let store = app.store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     let mut target = Target::open(args.output.as_deref().filter(|path| *path != Path::new("-")))?;
-    match args.format {
-        Format::Jsonl => copy_lines(&log_path(app, id), &mut target)?,
-        Format::Markdown => write_document(store.as_ref(), id, Document::Markdown, &mut target).await?,
-        Format::Html => write_document(store.as_ref(), id, Document::Html, &mut target).await?,
+    let found = write(store.as_ref(), &log_path(app, id), id, args.format, &mut target).await?;
+    if let Some(path) = target.finish()? {
+        output::stderr(&format!("wrote {}\n", path.display()));
     }
-    target.finish()?;
-    Ok(Exit::Done)
-}
-
-fn copy_lines(path: &Path, target: &mut Target) -> Result<(), CliError> {
-    let mut lines = RawLines::open(path).map_err(CliError::io("read", path))?;
-    while let Some(line) = lines.next_line().map_err(CliError::io("read", path))? {
-        target.write(line)?;
-    }
-    if lines.held_back() > 0 {
+    if found.held_back > 0 {
         output::stderr(&format!(
             "warning: {} bytes after the last whole line are left out: they are being written, or a crash tore them\n",
-            lines.held_back()
+            found.held_back
         ));
     }
-    // What was too large for a line is in a folder beside the log, which has the same name without the ending.
-    let beside = path.with_extension("");
-    if beside.is_dir() {
+    if let Some(beside) = &found.beside {
         output::stderr(&format!(
             "warning: some results and events are in files beside the log; copy `{}` too\n",
             beside.display()
         ));
     }
-    Ok(())
+    tell_problems(id, &found.problems);
+    Ok(Exit::Done)
+}
+
+/// Writes the session to a file, without a word.
+///
+/// # Errors
+/// The session cannot be read, or the file not be written.
+pub(crate) async fn write_file(
+    store: &dyn SessionStore,
+    log: &Path,
+    id: SessionId,
+    format: Format,
+    path: &Path,
+) -> Result<(), CliError> {
+    let mut target = Target::open(Some(path))?;
+    write(store, log, id, format, &mut target).await?;
+    target.finish().map(drop)
+}
+
+/// What was found beside what was written.
+#[derive(Default)]
+struct Found {
+    /// Bytes after the last whole line.
+    held_back: u64,
+    /// The folder of what the lines only name, where they were copied without it.
+    beside: Option<PathBuf>,
+    problems: Vec<Problem>,
+}
+
+async fn write(
+    store: &dyn SessionStore,
+    log: &Path,
+    id: SessionId,
+    format: Format,
+    target: &mut Target,
+) -> Result<Found, CliError> {
+    match format {
+        Format::Jsonl => copy_lines(log, target),
+        Format::Markdown => write_document(store, id, Document::Markdown, target).await,
+        Format::Html => write_document(store, id, Document::Html, target).await,
+    }
+}
+
+fn copy_lines(path: &Path, target: &mut Target) -> Result<Found, CliError> {
+    let mut lines = RawLines::open(path).map_err(CliError::io("read", path))?;
+    while let Some(line) = lines.next_line().map_err(CliError::io("read", path))? {
+        target.write(line)?;
+    }
+    // What was too large for a line is in a folder beside the log, which has the same name without the ending.
+    let beside = Some(path.with_extension("")).filter(|beside| beside.is_dir());
+    Ok(Found { held_back: lines.held_back() as u64, beside, ..Found::default() })
 }
 
 /// Writes a session as a document for people, with what looks like a credential replaced.
@@ -76,7 +115,7 @@ async fn write_document(
     id: SessionId,
     document: Document,
     target: &mut Target,
-) -> Result<(), CliError> {
+) -> Result<Found, CliError> {
     let redactor = Redactor::new();
     let loaded = store.load(id).await?;
     target.write(document.head(&Facts::new(id, &loaded.state, &redactor)).as_bytes())?;
@@ -85,8 +124,7 @@ async fn write_document(
     })
     .await?;
     target.write(document.foot().as_bytes())?;
-    tell_problems(id, &loaded.problems);
-    Ok(())
+    Ok(Found { problems: loaded.problems, ..Found::default() })
 }
 
 /// Where an export goes.
@@ -121,17 +159,17 @@ impl Target {
         }
     }
 
-    fn finish(self) -> Result<(), CliError> {
+    /// Makes all of it be there; the file, where it is one.
+    fn finish(self) -> Result<Option<PathBuf>, CliError> {
         match self {
-            Self::Stdout(mut out) => out.flush(),
-            Self::Device(mut device, path) => device.flush().map_err(CliError::io("write", path)),
+            Self::Stdout(mut out) => out.flush().map(|()| None),
+            Self::Device(mut device, path) => device.flush().map_err(CliError::io("write", path)).map(|()| None),
             Self::File(file, path) => {
                 let cannot = || CliError::io("write", &path);
                 let file = file.into_inner().map_err(|error| cannot()(error.into_error()))?;
                 file.as_file().sync_all().map_err(cannot())?;
                 file.persist(&path).map_err(|error| cannot()(error.error))?;
-                output::stderr(&format!("wrote {}\n", path.display()));
-                Ok(())
+                Ok(Some(path))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork` and
 //! `rm` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
 
-mod export;
+pub(crate) mod export;
 mod fork;
 mod list;
 mod rename;
@@ -119,7 +119,7 @@ fn problem_words(problem: &Problem) -> String {
 }
 
 /// The file of a session's log: what a JSONL export and `tail --json` copy from.
-fn log_path(app: &App, id: SessionId) -> PathBuf {
+pub(crate) fn log_path(app: &App, id: SessionId) -> PathBuf {
     let mut path = app.home().join("sessions").join(id.relative_path()).into_os_string();
     path.push(".jsonl");
     path.into()
@@ -129,9 +129,4 @@ fn log_path(app: &App, id: SessionId) -> PathBuf {
 async fn close(store: &dyn SessionStore, log: &dyn SessionLog) -> Result<(), CliError> {
     log.close().await?;
     Ok(store.shutdown(SHUTDOWN_LIMIT).await?)
-}
-
-/// `1 event`, `2 events`.
-fn count_words(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -1,11 +1,12 @@
 //! `longhand sessions verify`: exit 0 when all logs are sound, 1 where not. Never changes a file.
 
-use super::{JsonArray, count_words, problem_words};
+use super::{JsonArray, problem_words};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::Stdout;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
+use crate::transcript::count_words;
 use session_store::{Problem, ProblemKind, SessionId, SessionStore, Verified};
 
 #[derive(Debug, clap::Args)]
@@ -31,11 +32,12 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
         report.add(&verified)?;
     }
     report.end()?;
-    match damaged {
-        0 => Ok(Exit::Done),
-        _ => Err(CliError::failed(format!("{damaged} of {} have problems", count_words(ids.len() as u64, "session")))
-            .hint("what is sound stays readable: nothing needs to be done to go on with a session")),
+    if damaged == 0 {
+        return Ok(Exit::Done);
     }
+    let have = if damaged == 1 { "has" } else { "have" };
+    let words = format!("{damaged} of {} {have} problems", count_words(ids.len() as u64, "session"));
+    Err(CliError::failed(words).hint("what is sound stays readable: nothing needs to be done to go on with a session"))
 }
 
 /// Checks one session. That its file cannot be read at all is a problem like others: the next ones are checked all the same.

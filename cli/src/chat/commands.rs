@@ -1,0 +1,291 @@
+//! What the commands of the chat do.
+
+use super::driver::{Chat, Done, short_id, words};
+use super::feed::todo_lines;
+use super::slash::{COMMANDS, ExportFormat, Slash};
+use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
+use crate::commands::sessions::{export, log_path};
+use crate::error::CliError;
+use crate::resolve::resolve;
+use crate::safe_text::safe_line;
+use crate::setup::SessionChoice;
+use agent_runtime::session_store::Usage;
+use agent_runtime::{PermissionMode, Permissions, Session};
+use std::sync::Arc;
+
+/// The key table of `/help`.
+const KEYS: [(&str, &str); 12] = [
+    ("Enter", "send; during a turn: steer, taken in after the current tools"),
+    ("Ctrl-J, or \\ before Enter", "new line"),
+    ("Alt-Enter", "new line; during a turn: wait for its end"),
+    ("Esc", "stop, keeping what came"),
+    ("Ctrl-C", "clear the text; stop; twice on an empty line: leave"),
+    ("Ctrl-D", "leave, on an empty line"),
+    ("Up, Down, Ctrl-R", "what was typed before; search it"),
+    ("Tab", "complete a command or a file"),
+    ("@", "a file of this directory"),
+    ("!", "run a command; the model is told with the next message"),
+    ("Ctrl-G", "write in your editor"),
+    ("Ctrl-_, Ctrl-Y", "undo; put back what was deleted"),
+];
+
+impl Chat<'_> {
+    /// Does what the command says.
+    pub(super) fn command(&mut self, command: Slash) {
+        match command {
+            Slash::Help => self.ui.print(help()),
+            Slash::Model(name) => self.model(name.as_deref()),
+            Slash::Effort(effort) => self.effort(effort),
+            Slash::Resume(None) => self.list(),
+            Slash::Resume(Some(which)) => self.resume(which),
+            Slash::New => self.new_session(),
+            Slash::Fork => self.with_session(|chat, session| chat.open(SessionChoice::Fork { parent: session.id(), at: None })),
+            Slash::Todos => self.with_session(|chat, session| {
+                let lines = todo_lines(&session.todos(), chat.ui.look);
+                chat.ui.print(lines);
+            }),
+            Slash::Context => self.with_session(Self::context),
+            Slash::Usage => self.with_session(|chat, session| {
+                let lines = session.state(|state| usage(&state.usage, state.last_usage.as_ref().map(|(_, usage)| usage)));
+                chat.ui.print(lines);
+            }),
+            Slash::Tools => self.tools(),
+            Slash::Permissions(mode) => self.permissions(mode),
+            Slash::Compact => self.with_session(Self::compact),
+            Slash::Export { format, path } => self.with_session(|chat, session| chat.export(&session, format, path)),
+            Slash::Rename(name) => self.rename(name),
+            Slash::Retry => self.with_session(|chat, session| match session.retry() {
+                Ok(turn) => chat.begin_turn(turn),
+                Err(error) => chat.ui.tell(&words(&error.into()), ERROR),
+            }),
+            Slash::Quit => self.leave_now(),
+        }
+    }
+
+    fn with_session(&mut self, act: impl FnOnce(&mut Self, Session)) {
+        match self.session.clone() {
+            Some(session) => act(self, session),
+            None => self.ui.hint("there is no session yet: it starts with the first message"),
+        }
+    }
+
+    fn tell_error(&mut self, error: &CliError) {
+        self.ui.tell(&words(error), ERROR);
+    }
+
+    fn model(&mut self, name: Option<&str>) {
+        let Some(name) = name else {
+            let of_session = self
+                .session
+                .as_ref()
+                .and_then(|session| session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone())));
+            let model = match &self.pending.model {
+                Some(model) => Ok(format!("{}/{}", model.origin().provider, model.origin().model)),
+                None => of_session.map_or_else(|| self.plan.model_name(), Ok),
+            };
+            return match model {
+                Ok(model) => self.ui.tell(&format!("{model} answers. `/model PROVIDER/NAME` changes that."), PLAIN),
+                Err(error) => self.tell_error(&error),
+            };
+        };
+        match self.plan.model(name) {
+            Ok(model) => {
+                self.pending.model = Some(model);
+                self.ui.tell(&format!("{name} answers from the next message on."), PLAIN);
+            }
+            Err(error) => self.tell_error(&error),
+        }
+    }
+
+    fn effort(&mut self, effort: Option<String>) {
+        let of_session = self.session.as_ref().and_then(|session| {
+            session.state(|state| state.profile.as_ref().and_then(|profile| profile.parameters.effort.clone()))
+        });
+        match effort {
+            Some(effort) => {
+                self.ui.tell(&format!("Effort {effort}, from the next message on."), PLAIN);
+                self.pending.effort = Some(effort);
+            }
+            None => {
+                let now = self.pending.effort.clone().or(of_session).unwrap_or_else(|| "the model's default".to_owned());
+                self.ui.tell(&format!("The effort is {now}. It may be off, low, medium or high."), PLAIN);
+            }
+        }
+    }
+
+    fn resume(&mut self, which: String) {
+        let (plan, approver, before) = (self.plan, Arc::clone(&self.approver), self.session.clone());
+        self.run_job(
+            "opening the session",
+            Box::pin(async move {
+                let opened = async {
+                    let id = resolve(plan.runtime().store().as_ref(), &which).await?;
+                    if before.as_ref().is_some_and(|before| before.id() == id) {
+                        return Err(CliError::failed("this is that session"));
+                    }
+                    plan.open(SessionChoice::Resume(id), Some(approver)).await
+                };
+                let opened = opened.await;
+                if let (Ok(_), Some(before)) = (&opened, before)
+                    && let Err(error) = before.close().await
+                {
+                    return Done::Opened(Err(words(&error.into())));
+                }
+                Done::Opened(opened.map_err(|error| words(&error)))
+            }),
+        );
+    }
+
+    fn new_session(&mut self) {
+        self.with_session(|chat, session| {
+            chat.run_job(
+                "letting go of the session",
+                Box::pin(async move { Done::Closed(session.close().await.map_err(|error| words(&error.into()))) }),
+            );
+        });
+    }
+
+    fn context(&mut self, session: Session) {
+        self.run_job(
+            "counting",
+            Box::pin(async move {
+                let (tokens, room) = session.context_size().await;
+                let percent = tokens.saturating_mul(100).checked_div(room).unwrap_or(100);
+                let (messages, all) = session.state(|state| (state.context.len(), state.messages));
+                Done::Told(vec![
+                    row("the next request", format!("about {tokens} tokens of {room} ({percent}%)")),
+                    row("messages in it", format!("{messages}, of {all} in the session")),
+                    row("session", session.id().to_string()),
+                ])
+            }),
+        );
+    }
+
+    fn compact(&mut self, session: Session) {
+        self.run_job(
+            "trimming the context",
+            Box::pin(async move {
+                Done::Told(vec![match session.trim().await {
+                    Ok(0) => Line::plain("There is nothing that could leave the context."),
+                    Ok(count) => Line::plain(format!("{count} messages left the context; the log has them all.")),
+                    Err(error) => Line::new(safe_line(&error.to_string()), ERROR),
+                }])
+            }),
+        );
+    }
+
+    fn export(&mut self, session: &Session, format: ExportFormat, path: Option<String>) {
+        if format == ExportFormat::Jsonl && !self.plan.is_kept() {
+            return self.ui.tell("With --no-session there is no log to copy; markdown and html work.", ERROR);
+        }
+        let id = session.id();
+        let path = path.unwrap_or_else(|| format!("longhand-{}.{}", short_id(id), format.extension()));
+        let path = self.plan.cwd().join(path);
+        let (store, log, session) = (Arc::clone(self.plan.runtime().store()), log_path(self.app, id), session.clone());
+        self.run_job(
+            "exporting",
+            Box::pin(async move {
+                let written = async {
+                    session.flush().await?;
+                    let format = match format {
+                        ExportFormat::Jsonl => export::Format::Jsonl,
+                        ExportFormat::Markdown => export::Format::Markdown,
+                        ExportFormat::Html => export::Format::Html,
+                    };
+                    export::write_file(store.as_ref(), &log, id, format, &path).await
+                };
+                Done::Told(vec![match written.await {
+                    Ok(()) => Line::plain(format!("Written to {}", safe_line(&path.to_string_lossy()))),
+                    Err(error) => Line::new(safe_line(&words(&error)), ERROR),
+                }])
+            }),
+        );
+    }
+
+    fn tools(&mut self) {
+        let tools = self.plan.tools().iter().map(|tool| {
+            let spec = tool.spec();
+            let does = spec.description.split(['.', '\n']).next().unwrap_or_default().to_owned();
+            let changes = if tool.side_effects() { " (changes things)" } else { "" };
+            row(&spec.name, format!("{}{changes}", safe_line(&does)))
+        });
+        let tools: Vec<Line> = tools.collect();
+        self.ui.print(if tools.is_empty() { vec![Line::new("The model sees no tools.", DIM)] } else { tools });
+    }
+
+    fn permissions(&mut self, mode: Option<PermissionMode>) {
+        if let Some(mode) = mode {
+            self.mode = Some(mode);
+            if let Some(session) = &self.session {
+                session.set_permissions(self.current_permissions());
+            }
+        }
+        let permissions = self.current_permissions();
+        let what = match permissions.mode {
+            PermissionMode::Ask => "ask: what changes things or looks outside is asked about",
+            PermissionMode::ReadOnly => "read-only: tools that change things do not run",
+            PermissionMode::Allow => "allow: every tool runs without asking",
+        };
+        let mut lines = vec![row("mode", what)];
+        for (title, names) in [("run without asking", &permissions.allowed), ("never run", &permissions.disallowed)] {
+            if !names.is_empty() {
+                lines.push(row(title, names.iter().cloned().collect::<Vec<_>>().join(", ")));
+            }
+        }
+        self.ui.print(lines);
+    }
+
+    /// The permissions as the program was started with them, in the mode that was chosen since.
+    pub(super) fn current_permissions(&self) -> Permissions {
+        let permissions = self.plan.permissions(Some(Arc::clone(&self.approver)));
+        Permissions { mode: self.mode.unwrap_or(permissions.mode), ..permissions }
+    }
+
+    fn rename(&mut self, name: String) {
+        match &self.session {
+            Some(session) => match session.rename(&name) {
+                Ok(_) => self.ui.tell(&format!("This session is called {name}: `longhand -r '{name}'` goes on with it."), PLAIN),
+                Err(error) => self.tell_error(&error.into()),
+            },
+            None => {
+                self.ui.tell(&format!("The session will be called {name}."), PLAIN);
+                self.pending.name = Some(name);
+            }
+        }
+    }
+}
+
+fn row(title: &str, text: impl std::fmt::Display) -> Line {
+    Line::new(format!("{title:<20}"), BOLD).with(format!(" {text}"), PLAIN)
+}
+
+fn help() -> Vec<Line> {
+    let keys = KEYS.iter().map(|(key, does)| Line::new(format!("{key:<28}"), BOLD).with(*does, PLAIN));
+    let commands = COMMANDS.iter().map(|command| {
+        let name = format!("{} {}", command.name, command.arguments);
+        Line::new(format!("{name:<36} "), BOLD).with(command.does, PLAIN)
+    });
+    keys.chain([Line::default()]).chain(commands).collect()
+}
+
+fn usage(all: &Usage, last: Option<&Usage>) -> Vec<Line> {
+    let tokens = |usage: &Usage| {
+        let number = |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+        let mut text = format!("{} in, {} out", number(usage.input_tokens), number(usage.output_tokens));
+        for (count, what) in [
+            (usage.cache_read_tokens, "read from the cache"),
+            (usage.cache_write_tokens, "written to the cache"),
+            (usage.reasoning_tokens, "for reasoning"),
+        ] {
+            if let Some(count) = count {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        text
+    };
+    let mut lines = vec![row("tokens, in all", tokens(all))];
+    if let Some(last) = last {
+        lines.push(row("the last call", tokens(last)));
+    }
+    lines
+}

@@ -1,0 +1,697 @@
+//! Connects the state machine to the world: one loop that waits for keys, events of the turn, questions, signals and time, and does what the state machine wants
+//! done. What takes a while is a [`Job`], polled by the same loop, so that typing never waits.
+
+use super::approval::{Ask, ChatApprover};
+use super::history::History;
+use super::keys;
+use super::live_area::Size;
+use super::markdown::Look;
+use super::picker::Picker;
+use super::screen::{self, Screen};
+use super::seam;
+use super::shell::{self, Ran};
+use super::styled::{DIM, ERROR, GOOD, Line, PLAIN, WARN};
+use super::ui::{Effect, Start, TICK, Ui, Work};
+use crate::app::App;
+use crate::error::{CliError, Exit};
+use crate::safe_text::safe_line;
+use crate::setup::{Opened, Plan, SessionChoice};
+use crate::signals::Signals;
+use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock, UserKind};
+use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
+use crossterm::event::{Event as TerminalEvent, EventStream};
+use futures_util::future::OptionFuture;
+use futures_util::{FutureExt, StreamExt};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// How long a new size has to last before something is painted for it. While a window is dragged, a terminal multiplexer resizes its screen at once and tells of it
+/// up to 250 ms later; a painting in between would erase too little, or too much.
+const RESIZE_SETTLES: Duration = Duration::from_millis(300);
+/// The shortest time between two paintings that nobody's key asked for.
+const FRAME: Duration = Duration::from_millis(16);
+/// How many events of a turn are taken in before the next painting.
+const EVENTS_AT_ONCE: usize = 256;
+/// How many lines of a `!` command's output are shown.
+const SHELL_LINES_SHOWN: usize = 200;
+
+/// Something that takes a while.
+pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Done> + 'a>>;
+
+/// What came of a job.
+pub(super) enum Done {
+    /// A message was sent (or not, and then it is given back).
+    Started { text: String, session: Session, notice: Option<String>, turn: Result<Turn, String> },
+    /// The session that a message was for could not be opened: it is given back with what waited for it.
+    NotOpened { text: String, pending: Pending, why: String },
+    /// A turn is over, and so is what its end had to wait for.
+    TurnOver(Arc<TurnOutcome>),
+    /// Another session was opened.
+    Opened(Result<Opened, String>),
+    /// The session was let go of.
+    Closed(Result<(), String>),
+    /// The sessions there are.
+    Listed(Result<Vec<SessionSummary>, String>),
+    /// A command of the person's ended.
+    Shell(Ran),
+    /// Something to say.
+    Told(Vec<Line>),
+}
+
+/// What is to be changed in a session once there is one.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub(super) model: Option<Arc<dyn Model>>,
+    pub(super) effort: Option<String>,
+    pub(super) name: Option<String>,
+    /// What the model is to be told with the next message.
+    notes: Vec<String>,
+}
+
+/// A chat in a terminal.
+pub(super) struct Chat<'a> {
+    pub(super) app: &'a App,
+    pub(super) plan: &'a Plan,
+    pub(super) ui: Ui,
+    screen: Screen,
+    keys: Option<EventStream>,
+    pub(super) approver: Arc<dyn Approver>,
+    asks: mpsc::Receiver<Ask>,
+    /// What the first message opens.
+    choice: SessionChoice,
+    pub(super) session: Option<Session>,
+    turn: Option<Turn>,
+    job: Option<Job<'a>>,
+    /// The job is a command of the person's, which may be dropped.
+    is_shell: bool,
+    /// Somebody pressed Esc before the turn had begun.
+    stop_wanted: bool,
+    pub(super) pending: Pending,
+    /// The mode that was chosen with `/permissions`.
+    pub(super) mode: Option<PermissionMode>,
+    progress: Option<watch::Receiver<Progress>>,
+    is_in_trouble: bool,
+    last_paint: Option<Instant>,
+    /// The terminal's size, and when it last changed.
+    size: (Size, Option<Instant>),
+    exit: Option<Exit>,
+}
+
+/// The signals of job control.
+struct JobControl {
+    stop: Signal,
+    go_on: Signal,
+}
+
+impl JobControl {
+    fn catch() -> Result<Self, CliError> {
+        let catch = |name: rustix::process::Signal| signal(SignalKind::from_raw(name.as_raw()));
+        let failed = |error| CliError::failed(format!("cannot catch signals: {error}"));
+        Ok(Self {
+            stop: catch(rustix::process::Signal::TSTP).map_err(failed)?,
+            go_on: catch(rustix::process::Signal::CONT).map_err(failed)?,
+        })
+    }
+}
+
+impl<'a> Chat<'a> {
+    /// Takes the terminal and shows the first prompt.
+    pub(super) fn new(app: &'a App, plan: &'a Plan) -> Result<Self, CliError> {
+        let screen = Screen::take(app).map_err(|error| CliError::failed(format!("cannot use this terminal: {error}")))?;
+        let (approver, asks) = ChatApprover::new();
+        let ui = Ui::new(Start {
+            look: if app.colors_stdout() { Look::Styled } else { Look::Plain },
+            size: screen::size(),
+            cwd: plan.cwd().to_owned(),
+            history: History::new(plan.is_kept().then(|| app.home().join("history"))),
+            tools: plan.tools().to_vec(),
+        });
+        let mut chat = Self {
+            app,
+            plan,
+            ui,
+            screen,
+            keys: None,
+            approver: Arc::new(approver),
+            asks,
+            choice: plan.choice,
+            session: None,
+            turn: None,
+            job: None,
+            is_shell: false,
+            stop_wanted: false,
+            pending: Pending::default(),
+            mode: None,
+            progress: None,
+            is_in_trouble: false,
+            last_paint: None,
+            size: (screen::size(), None),
+            exit: None,
+        };
+        chat.welcome();
+        chat.screen.paint(&mut chat.ui, Instant::now());
+        Ok(chat)
+    }
+
+    /// Runs until somebody leaves.
+    ///
+    /// # Errors
+    /// The terminal is gone in an unusual way.
+    pub(super) async fn run(&mut self, mut signals: Signals) -> Result<Exit, CliError> {
+        let mut job_control = JobControl::catch()?;
+        self.keys = Some(EventStream::new());
+        self.start();
+        loop {
+            if let Some(exit) = self.exit {
+                return Ok(exit);
+            }
+            if self.screen.has_failed() {
+                return Ok(Exit::Done);
+            }
+            let repaint = self.repaint();
+            tokio::select! {
+                event = next_key(&mut self.keys) => match event {
+                    Some(Ok(event)) => self.terminal_event(event).await,
+                    // The terminal is gone.
+                    Some(Err(_)) | None => self.exit = Some(Exit::Done),
+                },
+                event = next_event(&mut self.turn) => self.turn_event(event),
+                Some(done) = OptionFuture::from(self.job.as_mut()) => {
+                    self.job = None;
+                    self.done(done);
+                }
+                Some(ask) = self.asks.recv() => self.ask(ask),
+                progress = next_progress(&mut self.progress) => self.store_trouble(progress),
+                caught = signals.next() => {
+                    self.interrupt(caught.name);
+                    self.exit = Some(Exit::Signal(caught.number));
+                }
+                Some(()) = job_control.stop.recv() => self.suspend().await,
+                Some(()) = job_control.go_on.recv() => self.go_on(),
+                () = self.screen.written() => {}
+                Some(()) = OptionFuture::from(repaint.map(tokio::time::sleep)) => {}
+            }
+        }
+    }
+
+    /// Gives the terminal back. What is to be said when all is durable.
+    pub(super) async fn leave(mut self) -> Option<String> {
+        self.job = None;
+        self.keys = None;
+        self.screen.give(&mut self.ui).await;
+        let session = self.session.as_ref().filter(|_| self.plan.is_kept())?;
+        let has_words = session.state(|state| state.messages > 0);
+        has_words.then(|| format!("To go on with this session: longhand -r {}\n", short_id(session.id())))
+    }
+
+    /// Paints, if it is time; else tells how long until it is.
+    fn repaint(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let size = screen::size();
+        if size != self.size.0 {
+            self.size = (size, Some(now));
+        }
+        let settles = self.size.1.and_then(|changed| RESIZE_SETTLES.checked_sub(now.duration_since(changed)));
+        if settles.is_some_and(|wait| !wait.is_zero()) {
+            return settles;
+        }
+        let since = self.last_paint.map_or(FRAME, |last| now.duration_since(last));
+        if self.turn.is_some() && since < FRAME {
+            return Some(FRAME - since);
+        }
+        self.ui.size = self.size.0;
+        self.screen.paint(&mut self.ui, now);
+        self.last_paint = Some(now);
+        self.ui.is_working().then_some(TICK)
+    }
+
+    fn welcome(&mut self) {
+        let version = env!("CARGO_PKG_VERSION");
+        self.ui
+            .tell(&format!("longhand {version}: every word is written down as it comes. After a crash: `longhand -c`."), PLAIN);
+        let cwd = self.plan.cwd().display();
+        let who = match (self.choice, self.plan.model_name()) {
+            (SessionChoice::New, Ok(model)) => format!("{model} answers, in {cwd}. "),
+            _ => String::new(),
+        };
+        self.ui.tell(&format!("{who}/help shows the keys and the commands."), DIM);
+        if self.choice == SessionChoice::New && self.plan.is_offline_by_default() {
+            self.ui.tell(
+                "No key is set, so the built-in offline model answers: it is no AI, it shows how things work. \
+                 Set ANTHROPIC_API_KEY or OPENAI_API_KEY, or name a model with -m.",
+                WARN,
+            );
+        }
+    }
+
+    fn start(&mut self) {
+        match self.choice {
+            SessionChoice::New => self.plan.warm(),
+            SessionChoice::Pick { .. } => self.list(),
+            choice => self.open(choice),
+        }
+        match &self.plan.prompt {
+            Some(prompt) if self.job.is_none() => self.send(prompt.clone(), UserKind::Prompt),
+            Some(prompt) => self.ui.queue(prompt.clone()),
+            None => {}
+        }
+    }
+
+    async fn terminal_event(&mut self, event: TerminalEvent) {
+        let now = Instant::now();
+        let effect = match event {
+            TerminalEvent::Key(event) => keys::key(event).and_then(|key| self.ui.key(key, now)),
+            TerminalEvent::Paste(text) => {
+                self.ui.paste(&text, now);
+                None
+            }
+            // A resize needs no more than the painting that follows.
+            _ => None,
+        };
+        // What a key did is seen at once.
+        self.last_paint = None;
+        if let Some(effect) = effect {
+            self.effect(effect).await;
+        }
+    }
+
+    async fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(text) => self.send(text, UserKind::Prompt),
+            Effect::Steer(text) => self.steer(text),
+            Effect::Command(line, command) => {
+                self.ui.said(&line);
+                self.command(command);
+            }
+            Effect::Shell(command) => self.shell(command),
+            Effect::Stop => self.stop(),
+            Effect::Picked(id) => self.picked(id),
+            Effect::NotPicked if self.session.is_none() && matches!(self.choice, SessionChoice::Pick { .. }) => {
+                self.exit = Some(Exit::Done);
+            }
+            Effect::NotPicked => {}
+            Effect::OpenEditor => self.edit().await,
+            Effect::Suspend => self.suspend().await,
+            Effect::Redraw => self.screen.redraw(self.ui.size),
+            Effect::Leave => self.leave_now(),
+        }
+    }
+
+    pub(super) fn leave_now(&mut self) {
+        self.interrupt("user");
+        self.exit = Some(Exit::Done);
+    }
+
+    /// Runs `job`, shown as `what`.
+    pub(super) fn run_job(&mut self, what: &str, job: Job<'a>) {
+        self.ui.begin(Work::Other { what: what.to_owned(), since: Instant::now() });
+        self.job = Some(job);
+    }
+
+    fn send(&mut self, text: String, kind: UserKind) {
+        self.ui.said(&text);
+        self.stop_wanted = false;
+        let (plan, approver, choice) = (self.plan, Arc::clone(&self.approver), self.choice);
+        let permissions = self.mode.map(|_| self.current_permissions());
+        let (session, pending) = (self.session.clone(), std::mem::take(&mut self.pending));
+        self.run_job(
+            "writing it down",
+            Box::pin(async move {
+                let (session, notice) = match session {
+                    Some(session) => (session, None),
+                    None => match plan.open(choice, Some(approver)).await {
+                        Ok(opened) => (opened.session, opened.notice),
+                        Err(error) => return Done::NotOpened { text, pending, why: words(&error) },
+                    },
+                };
+                if let Some(permissions) = permissions {
+                    session.set_permissions(permissions);
+                }
+                let turn = send(&session, &text, pending, kind).await;
+                Done::Started { text, session, notice, turn: turn.map_err(|error| words(&error.into())) }
+            }),
+        );
+    }
+
+    fn steer(&mut self, text: String) {
+        let steered = self.session.as_ref().map(|session| session.steer(&text));
+        match steered {
+            Some(Ok(_)) => self.ui.steered(text),
+            // The turn ended in the same moment: the message opens the next one.
+            Some(Err(SendError::Idle)) | None => self.ui.queue(text),
+            Some(Err(error)) => {
+                self.ui.tell(&words(&error.into()), ERROR);
+                self.ui.give_back(&text);
+            }
+        }
+    }
+
+    fn shell(&mut self, command: String) {
+        if command.is_empty() {
+            self.ui.hint("`!` runs a command, as in `!git status`");
+            return;
+        }
+        self.ui.said(&format!("!{command}"));
+        let cwd = self.plan.cwd();
+        let what = command.clone();
+        self.run_job(&what, Box::pin(async move { Done::Shell(shell::run(command, cwd).await) }));
+        self.is_shell = true;
+    }
+
+    fn stop(&mut self) {
+        if self.turn.is_some() {
+            self.interrupt("user");
+        } else if self.job.is_some() {
+            self.stop_wanted = true;
+            if std::mem::take(&mut self.is_shell) {
+                // Dropping it kills the command.
+                self.job = None;
+                self.ui.tell("Stopped.", WARN);
+                self.over(false);
+            }
+        }
+    }
+
+    pub(super) fn interrupt(&mut self, by: &str) {
+        if let Some(session) = &self.session {
+            session.interrupt(by);
+        }
+    }
+
+    fn picked(&mut self, id: SessionId) {
+        let fork = matches!(self.choice, SessionChoice::Pick { fork: true }) && self.session.is_none();
+        self.open(if fork { SessionChoice::Fork { parent: id, at: None } } else { SessionChoice::Resume(id) });
+    }
+
+    /// Lists the sessions to pick from.
+    pub(super) fn list(&mut self) {
+        let store = Arc::clone(self.plan.runtime().store());
+        self.run_job(
+            "looking for sessions",
+            Box::pin(async move { Done::Listed(store.list().await.map_err(|error| words(&error.into()))) }),
+        );
+    }
+
+    /// Opens another session; the present one is let go of when that has worked.
+    pub(super) fn open(&mut self, choice: SessionChoice) {
+        let (plan, approver, before) = (self.plan, Arc::clone(&self.approver), self.session.clone());
+        self.run_job(
+            "opening the session",
+            Box::pin(async move {
+                if let Some(before) = &before
+                    && let Err(error) = before.flush().await
+                {
+                    return Done::Opened(Err(words(&error.into())));
+                }
+                match plan.open(choice, Some(approver)).await {
+                    Ok(opened) => {
+                        if let Some(before) = before {
+                            // It is flushed; what remains is its lock, which goes with this process at the latest.
+                            let _ = before.close().await;
+                        }
+                        Done::Opened(Ok(opened))
+                    }
+                    Err(error) => Done::Opened(Err(words(&error))),
+                }
+            }),
+        );
+    }
+
+    fn done(&mut self, done: Done) {
+        self.last_paint = None;
+        self.is_shell = false;
+        match done {
+            Done::Started { text, session, notice, turn } => {
+                self.use_session(session, notice);
+                self.started(&text, turn);
+            }
+            Done::NotOpened { text, pending, why } => {
+                self.pending = pending;
+                self.started(&text, Err(why));
+            }
+            Done::TurnOver(outcome) => self.turn_over(&outcome),
+            Done::Opened(Ok(opened)) => {
+                self.seam(&opened.session);
+                if self.mode.is_some() {
+                    opened.session.set_permissions(self.current_permissions());
+                }
+                self.use_session(opened.session, opened.notice);
+                self.over(true);
+            }
+            Done::Closed(closed) => {
+                match closed {
+                    Ok(()) => self.ui.tell("A new session starts with the next message.", DIM),
+                    Err(why) => self.ui.tell(&why, ERROR),
+                }
+                self.session = None;
+                self.progress = None;
+                self.choice = SessionChoice::New;
+                self.over(true);
+            }
+            Done::Listed(Ok(sessions)) => {
+                self.over(false);
+                let own = self.session.as_ref().map(Session::id);
+                let others = sessions.into_iter().filter(|session| Some(session.id) != own).collect();
+                self.ui.pick(Picker::new(others, SystemClock.now()));
+            }
+            Done::Opened(Err(why)) | Done::Listed(Err(why)) => {
+                self.ui.tell(&why, ERROR);
+                if self.session.is_none() {
+                    self.choice = SessionChoice::New;
+                }
+                self.over(false);
+            }
+            Done::Shell(ran) => self.shell_ended(&ran),
+            Done::Told(lines) => {
+                self.ui.print(lines);
+                self.over(true);
+            }
+        }
+    }
+
+    /// What ran is over: the next message that waits may go.
+    fn over(&mut self, ended_well: bool) {
+        if let Some(next) = self.ui.end(ended_well) {
+            self.send(next, UserKind::FollowUp);
+        }
+    }
+
+    fn started(&mut self, text: &str, turn: Result<Turn, String>) {
+        match turn {
+            Ok(turn) => self.begin_turn(turn),
+            Err(why) => {
+                self.ui.tell(&why, ERROR);
+                self.ui.give_back(text);
+                self.over(false);
+            }
+        }
+    }
+
+    pub(super) fn begin_turn(&mut self, turn: Turn) {
+        self.ui.begin(Work::Turn { since: Instant::now() });
+        self.turn = Some(turn);
+        if std::mem::take(&mut self.stop_wanted) {
+            self.interrupt("user");
+        }
+    }
+
+    fn use_session(&mut self, session: Session, notice: Option<String>) {
+        if let Some(notice) = notice {
+            self.ui.tell(&notice, WARN);
+        }
+        if self.session.as_ref().map(Session::id) != Some(session.id()) {
+            self.progress = Some(session.progress());
+            self.is_in_trouble = false;
+            self.choice = SessionChoice::Resume(session.id());
+        }
+        self.session = Some(session);
+    }
+
+    fn seam(&mut self, session: &Session) {
+        let (look, limit) = (self.ui.look, self.ui.size.limit());
+        let lines = session.state(|state| seam::lines(state, look, limit, SystemClock.now()));
+        self.ui.print_wrapped(lines);
+    }
+
+    fn shell_ended(&mut self, ran: &Ran) {
+        let all: Vec<&str> = ran.output.lines().collect();
+        let mut lines: Vec<Line> = all.iter().take(SHELL_LINES_SHOWN).map(|line| Line::plain(safe_line(line))).collect();
+        if all.len() > SHELL_LINES_SHOWN {
+            lines.push(Line::new(format!("... {} more lines", all.len() - SHELL_LINES_SHOWN), DIM));
+        }
+        match &ran.trouble {
+            Some(trouble) => lines.push(Line::new(safe_line(trouble), WARN)),
+            None if lines.is_empty() => lines.push(Line::new("(no output)", DIM)),
+            None => {}
+        }
+        self.ui.print(lines);
+        self.pending.notes.push(ran.note());
+        self.over(true);
+    }
+
+    /// Shows a question, behind all that happened before it was asked.
+    fn ask(&mut self, ask: Ask) {
+        while let Some(Some(event)) = next_event(&mut self.turn).now_or_never() {
+            self.ui.turn_event(&event);
+        }
+        self.ui.ask(ask, Instant::now());
+    }
+
+    fn turn_event(&mut self, event: Option<TurnEvent>) {
+        let mut event = event;
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some(happened) = event else {
+                return self.turn_ended();
+            };
+            if matches!(&happened, TurnEvent::Entry(entry) if matches!(entry.event, Event::TurnEnded(_))) {
+                // From here on a message opens the next turn.
+                self.ui.begin(Work::Other { what: "writing it down".to_owned(), since: Instant::now() });
+            }
+            self.ui.turn_event(&happened);
+            match next_event(&mut self.turn).now_or_never() {
+                Some(next) => event = next,
+                None => return,
+            }
+        }
+        if let Some(happened) = event {
+            self.ui.turn_event(&happened);
+        }
+    }
+
+    fn turn_ended(&mut self) {
+        if let Some(turn) = self.turn.take() {
+            self.ui.begin(Work::Other { what: "writing it down".to_owned(), since: Instant::now() });
+            self.job = Some(Box::pin(async move { Done::TurnOver(turn.outcome().await) }));
+        }
+    }
+
+    fn turn_over(&mut self, outcome: &TurnOutcome) {
+        if let Some(agent_runtime::TurnError::Store(why)) = &outcome.error
+            && !self.is_in_trouble
+        {
+            self.ui.tell(&format!("The session could not be stored: {why}"), ERROR);
+        }
+        self.over(outcome.reason == EndReason::Done);
+    }
+
+    fn store_trouble(&mut self, progress: Option<Progress>) {
+        let Some(progress) = progress else {
+            self.progress = None;
+            return;
+        };
+        match (progress.trouble, self.is_in_trouble) {
+            (Some(trouble), false) => {
+                self.is_in_trouble = true;
+                self.ui.tell(
+                    &format!("The session cannot be written: {trouble}. Nothing is lost: all is kept in memory and tried again; do not kill this process."),
+                    ERROR,
+                );
+            }
+            (None, true) => {
+                self.is_in_trouble = false;
+                self.ui.tell("The session is written again; nothing was lost.", GOOD);
+            }
+            _ => {}
+        }
+    }
+
+    async fn edit(&mut self) {
+        let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| self.app.env(name)).unwrap_or("vi").to_owned();
+        self.keys = None;
+        self.screen.give(&mut self.ui).await;
+        let edited = edit_text(&editor, &self.ui.input()).await;
+        self.go_on();
+        self.keys = Some(EventStream::new());
+        match edited {
+            Ok(text) => self.ui.set_input(text.trim_end()),
+            Err(why) => self.ui.tell(&format!("`{editor}` did not work: {why}"), ERROR),
+        }
+    }
+
+    /// Stops this process group, as Ctrl-Z does. It goes on with SIGCONT, which [`Chat::go_on`] answers.
+    async fn suspend(&mut self) {
+        self.screen.give(&mut self.ui).await;
+        if rustix::process::kill_current_process_group(rustix::process::Signal::STOP).is_err() {
+            self.go_on();
+        }
+    }
+
+    fn go_on(&mut self) {
+        self.size = (screen::size(), None);
+        self.last_paint = None;
+        if self.screen.take_back().is_err() {
+            self.exit = Some(Exit::Done);
+        }
+    }
+}
+
+/// Gives the session what waited for it, and then the message.
+async fn send(session: &Session, text: &str, pending: Pending, kind: UserKind) -> Result<Turn, SendError> {
+    if let Some(model) = pending.model {
+        session.set_model(model)?;
+    }
+    if let Some(effort) = pending.effort {
+        session.set_effort(&effort)?;
+    }
+    if let Some(name) = pending.name {
+        session.rename(&name)?;
+    }
+    for note in pending.notes {
+        session.note(&note)?;
+    }
+    match kind {
+        UserKind::FollowUp => session.send_follow_up(text).await,
+        _ => session.send(text).await,
+    }
+}
+
+/// What an error says, with what can be done.
+pub(super) fn words(error: &CliError) -> String {
+    match error {
+        CliError::Told { message, hint: Some(hint), .. } => format!("{message}\n{hint}"),
+        other => other.to_string(),
+    }
+}
+
+/// As much of an id as is its time of creation: one session a millisecond.
+pub(super) fn short_id(id: SessionId) -> String {
+    id.to_string().chars().take(13).collect()
+}
+
+async fn edit_text(editor: &str, text: &str) -> std::io::Result<String> {
+    // The file is made by `mkstemp`: nobody else may read it.
+    let file = tempfile::Builder::new().prefix("longhand-").suffix(".md").tempfile()?;
+    std::fs::write(file.path(), text)?;
+    let mut shell = tokio::process::Command::new("sh");
+    // The variable may hold options, as in `code --wait`.
+    shell.arg("-c").arg(format!("{editor} \"$1\"")).arg("sh").arg(file.path());
+    let status = shell.status().await?;
+    if !status.success() {
+        return Err(std::io::Error::other(status.to_string()));
+    }
+    std::fs::read_to_string(file.path())
+}
+
+async fn next_key(keys: &mut Option<EventStream>) -> Option<std::io::Result<TerminalEvent>> {
+    match keys {
+        Some(keys) => keys.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_event(turn: &mut Option<Turn>) -> Option<TurnEvent> {
+    match turn {
+        Some(turn) => turn.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_progress(progress: &mut Option<watch::Receiver<Progress>>) -> Option<Progress> {
+    match progress {
+        Some(progress) => progress.changed().await.ok().map(|()| progress.borrow_and_update().clone()),
+        None => std::future::pending().await,
+    }
+}

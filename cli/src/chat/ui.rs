@@ -1,0 +1,630 @@
+//! The chat as a state machine: keys and events go in; lines for the scrollback, the live area and [`Effect`]s come out. It knows no terminal, no session and no
+//! clock; `mod.rs` connects it to them.
+
+use super::approval::{Ask, Prompt, Taken};
+use super::complete::{self, Completion};
+use super::editor::{Edit, Editor};
+use super::feed::{self, Above, Feed, Part};
+use super::history::History;
+use super::keys::Key;
+use super::live_area::{Frame, Size};
+use super::markdown::Look;
+use super::picker::{Choice, Picker};
+use super::slash::{self, Slash};
+use super::styled::{BOLD, DIM, GOOD, Line, OWN};
+use crate::safe_text::safe_line;
+use agent_runtime::session_store::{Event, SessionId};
+use agent_runtime::{Tool, TurnEvent};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const PROMPT: &str = "> ";
+/// Ctrl-C twice within this on an empty line leaves.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// How many messages may wait for a turn to end.
+const QUEUE_MAX: usize = 32;
+const CANDIDATES_SHOWN: usize = 12;
+const SPINNER: [&str; 8] = ["|", "/", "-", "\\", "|", "/", "-", "\\"];
+/// How long a step of the spinner lasts: how often the live area changes by itself during a turn.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// What somebody outside has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Effect {
+    /// Start a turn with this message.
+    Send(String),
+    /// Give this message to the turn that runs.
+    Steer(String),
+    /// Do what this line says.
+    Command(String, Slash),
+    /// Run this command of the person's.
+    Shell(String),
+    /// Stop what runs; again: at once, whatever it does.
+    Stop,
+    /// Go on with this session.
+    Picked(SessionId),
+    /// The list of sessions was left without a choice.
+    NotPicked,
+    OpenEditor,
+    Suspend,
+    Redraw,
+    Leave,
+}
+
+/// What runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Work {
+    /// Nothing: the person's turn.
+    #[default]
+    Idle,
+    /// A turn.
+    Turn { since: Instant },
+    /// Something else that takes a while: its name.
+    Other { what: String, since: Instant },
+}
+
+/// A search through the history.
+struct Search {
+    query: Editor,
+    skip: usize,
+    before: String,
+}
+
+/// What there is to know at the start.
+pub(super) struct Start {
+    pub(super) look: Look,
+    pub(super) size: Size,
+    pub(super) cwd: PathBuf,
+    pub(super) history: History,
+    pub(super) tools: Vec<Arc<dyn Tool>>,
+}
+
+/// The chat.
+pub(super) struct Ui {
+    pub(super) look: Look,
+    pub(super) size: Size,
+    cwd: PathBuf,
+    editor: Editor,
+    history: History,
+    search: Option<Search>,
+    picker: Option<Picker>,
+    prompts: VecDeque<Prompt>,
+    feed: Feed,
+    pub(super) above: Above,
+    work: Work,
+    is_stopping: bool,
+    /// Messages for after the turn.
+    queue: VecDeque<String>,
+    /// Messages that the turn took, to be shown when the answer that is coming in is whole.
+    steered: Vec<String>,
+    /// A word about the last key, until the next one.
+    hint: Option<String>,
+    candidates: Vec<String>,
+    last_ctrl_c: Option<Instant>,
+}
+
+impl Ui {
+    pub(super) fn new(start: Start) -> Self {
+        Self {
+            look: start.look,
+            size: start.size,
+            cwd: start.cwd,
+            editor: Editor::default(),
+            history: start.history,
+            search: None,
+            picker: None,
+            prompts: VecDeque::new(),
+            feed: Feed::new(start.look, &start.tools),
+            above: Above::default(),
+            work: Work::Idle,
+            is_stopping: false,
+            queue: VecDeque::new(),
+            steered: Vec::new(),
+            hint: None,
+            candidates: Vec::new(),
+            last_ctrl_c: None,
+        }
+    }
+
+    /// Whether something runs, so that the live area changes by itself.
+    pub(super) fn is_working(&self) -> bool {
+        self.work != Work::Idle
+    }
+
+    /// Takes a key.
+    pub(super) fn key(&mut self, key: Key, now: Instant) -> Option<Effect> {
+        self.hint = None;
+        if matches!(key, Key::Redraw) {
+            return Some(Effect::Redraw);
+        }
+        if matches!(key, Key::Suspend) {
+            return Some(Effect::Suspend);
+        }
+        if self.picker.is_some() {
+            return self.picker_key(key);
+        }
+        if self.prompts.front().is_some() {
+            return self.prompt_key(key, now);
+        }
+        if self.search.is_some() {
+            return self.search_key(key, now);
+        }
+        self.input_key(key, now)
+    }
+
+    /// Takes a paste. It never sends anything.
+    pub(super) fn paste(&mut self, text: &str, now: Instant) {
+        self.hint = None;
+        if let Some(picker) = &mut self.picker {
+            picker.paste(text);
+            return;
+        }
+        if let Some(prompt) = self.prompts.front_mut()
+            && prompt.paste(text, now) == Taken::Yes
+        {
+            return;
+        }
+        self.search = None;
+        self.editor.paste(text);
+        self.suggest();
+    }
+
+    /// Shows a question of the runtime.
+    pub(super) fn ask(&mut self, ask: Ask, now: Instant) {
+        let prompt = Prompt::new(ask, now);
+        prompt.print(self.look, self.size.limit(), &mut self.above);
+        self.prompts.push_back(prompt);
+    }
+
+    /// Takes an event of the turn that runs.
+    pub(super) fn turn_event(&mut self, event: &TurnEvent) {
+        self.feed.event(event, self.size.limit(), &mut self.above);
+        let is_seam = matches!(event, TurnEvent::Entry(entry)
+            if matches!(entry.event, Event::AssistantMessage(_) | Event::ToolFinished(_) | Event::TurnEnded(_)));
+        if is_seam {
+            self.show_steered();
+        }
+    }
+
+    /// Something began to run.
+    pub(super) fn begin(&mut self, work: Work) {
+        self.work = work;
+        self.is_stopping = false;
+    }
+
+    /// What ran is over. Where it ended well, gives the next message that waits, to be sent; else those that wait go back to the input line.
+    pub(super) fn end(&mut self, ended_well: bool) -> Option<String> {
+        self.work = Work::Idle;
+        self.is_stopping = false;
+        self.prompts.clear();
+        self.show_steered();
+        if ended_well {
+            return self.queue.pop_front();
+        }
+        if !self.queue.is_empty() {
+            let mut texts: Vec<String> = self.queue.drain(..).collect();
+            texts.push(self.editor.take());
+            self.editor.set(texts.join("\n").trim_end());
+        }
+        None
+    }
+
+    /// The person said this.
+    pub(super) fn said(&mut self, text: &str) {
+        feed::own_words(text, self.size.limit(), &mut self.above);
+    }
+
+    /// The turn that runs took this message.
+    pub(super) fn steered(&mut self, text: String) {
+        self.steered.push(text);
+    }
+
+    /// Puts `text` back into the input line, before what is there.
+    pub(super) fn give_back(&mut self, text: &str) {
+        let rest = self.editor.take();
+        let text = if rest.is_empty() { text.to_owned() } else { format!("{text}\n{rest}") };
+        self.editor.set(&text);
+    }
+
+    /// Replaces what is in the input line.
+    pub(super) fn set_input(&mut self, text: &str) {
+        self.editor.set(text);
+    }
+
+    /// This message goes when what runs is over.
+    pub(super) fn queue(&mut self, text: String) {
+        self.queue.push_back(text);
+    }
+
+    /// What is in the input line.
+    pub(super) fn input(&self) -> String {
+        self.editor.content()
+    }
+
+    /// Says something, above.
+    pub(super) fn tell(&mut self, text: &str, style: anstyle::Style) {
+        feed::notice(text, style, self.size.limit(), &mut self.above);
+    }
+
+    /// Prints lines that are cut to the width.
+    pub(super) fn print(&mut self, lines: Vec<Line>) {
+        let limit = self.size.limit();
+        let rows = self.above.begin(Part::Notice);
+        rows.extend(lines.into_iter().map(|line| line.truncated(limit)));
+    }
+
+    /// Prints lines that are wrapped already.
+    pub(super) fn print_wrapped(&mut self, lines: Vec<Line>) {
+        self.above.begin(Part::Notice).extend(lines);
+        self.above.end_part();
+    }
+
+    /// Says something below the input line, until the next key.
+    pub(super) fn hint(&mut self, text: impl Into<String>) {
+        self.hint = Some(text.into());
+    }
+
+    /// Shows a list to pick from.
+    pub(super) fn pick(&mut self, picker: Picker) {
+        self.picker = Some(picker);
+    }
+
+    fn show_steered(&mut self) {
+        for text in std::mem::take(&mut self.steered) {
+            feed::own_words(&text, self.size.limit(), &mut self.above);
+        }
+    }
+
+    fn picker_key(&mut self, key: Key) -> Option<Effect> {
+        let effect = match self.picker.as_mut()?.key(key) {
+            Choice::Open => return None,
+            Choice::Picked(id) => Effect::Picked(id),
+            Choice::Cancelled => Effect::NotPicked,
+        };
+        self.picker = None;
+        Some(effect)
+    }
+
+    fn prompt_key(&mut self, key: Key, now: Instant) -> Option<Effect> {
+        let (taken, approval) = self.prompts.front_mut()?.key(key, now);
+        match taken {
+            Taken::Answered => {
+                if let (Some(prompt), Some(approval)) = (self.prompts.pop_front(), approval) {
+                    prompt.answer(approval);
+                }
+            }
+            Taken::Stop => return self.stop(),
+            // Nothing that was typed before the question was seen may send, answer or stop anything.
+            Taken::NotYet => {
+                if let Key::Edit(edit) = key {
+                    self.editor.edit(edit);
+                }
+            }
+            Taken::Yes => {}
+        }
+        None
+    }
+
+    fn search_key(&mut self, key: Key, now: Instant) -> Option<Effect> {
+        let search = self.search.as_mut()?;
+        match key {
+            Key::Edit(edit @ (Edit::Insert(_) | Edit::Backspace | Edit::DeleteWordBefore | Edit::DeleteToLineStart)) => {
+                search.query.edit(edit);
+                search.skip = 0;
+            }
+            Key::Search | Key::Up => search.skip += 1,
+            Key::Down => search.skip = search.skip.saturating_sub(1),
+            Key::Escape | Key::CtrlC => {
+                let before = std::mem::take(&mut search.before);
+                self.search = None;
+                self.editor.set(&before);
+                return None;
+            }
+            // What was found is a text to edit; only a second Enter sends it.
+            Key::Enter | Key::Tab => {
+                self.search = None;
+                return None;
+            }
+            other => {
+                self.search = None;
+                return self.input_key(other, now);
+            }
+        }
+        self.show_hit();
+        None
+    }
+
+    fn show_hit(&mut self) {
+        let Some(search) = &mut self.search else { return };
+        let query = search.query.content();
+        if query.is_empty() {
+            self.editor.set(&search.before);
+            return;
+        }
+        match self.history.search(&query, search.skip) {
+            Some(hit) => self.editor.set(hit),
+            None if search.skip > 0 => search.skip -= 1,
+            None => self.hint = Some("not in the history".to_owned()),
+        }
+    }
+
+    fn input_key(&mut self, key: Key, now: Instant) -> Option<Effect> {
+        if !matches!(key, Key::Up | Key::Down) {
+            self.history.leave();
+        }
+        if !matches!(key, Key::Tab) {
+            self.candidates.clear();
+        }
+        match key {
+            Key::Edit(edit) => self.editor.edit(edit),
+            Key::NewLine => self.editor.insert("\n"),
+            Key::AltEnter if !self.is_working() => self.editor.insert("\n"),
+            Key::AltEnter => self.enqueue(),
+            Key::Enter => return self.enter(),
+            Key::Escape if self.is_working() => return self.stop(),
+            Key::CtrlC if self.is_working() => return self.stop(),
+            Key::CtrlC => return self.ctrl_c(now),
+            Key::CtrlD if !self.editor.is_empty() => self.editor.edit(Edit::Delete),
+            Key::CtrlD if self.is_working() => self.hint("Esc stops what runs; then Ctrl-D leaves"),
+            Key::CtrlD => return Some(Effect::Leave),
+            Key::Up => self.up(),
+            Key::Down => {
+                if !self.editor.down()
+                    && let Some(text) = self.history.next()
+                {
+                    self.editor.set(&text);
+                }
+            }
+            Key::Search => {
+                self.search = Some(Search { query: Editor::default(), skip: 0, before: self.editor.content() });
+            }
+            Key::Tab => self.complete(),
+            Key::OpenEditor => return Some(Effect::OpenEditor),
+            Key::Escape | Key::Suspend | Key::Redraw => {}
+        }
+        if matches!(key, Key::Edit(_)) {
+            self.suggest();
+        }
+        None
+    }
+
+    fn up(&mut self) {
+        if self.editor.up() {
+            return;
+        }
+        // A message that waits is taken back before older ones are recalled.
+        if self.editor.is_empty()
+            && let Some(text) = self.queue.pop_back()
+        {
+            self.editor.set(&text);
+            return;
+        }
+        let draft = self.editor.content();
+        if let Some(text) = self.history.previous(&draft).map(str::to_owned) {
+            self.editor.set(&text);
+        }
+    }
+
+    fn ctrl_c(&mut self, now: Instant) -> Option<Effect> {
+        if !self.editor.is_empty() {
+            self.editor.set("");
+            return None;
+        }
+        if self.last_ctrl_c.is_some_and(|last| now.duration_since(last) <= LEAVE_WITHIN) {
+            return Some(Effect::Leave);
+        }
+        self.last_ctrl_c = Some(now);
+        self.hint("Ctrl-C again leaves");
+        None
+    }
+
+    fn stop(&mut self) -> Option<Effect> {
+        if self.is_stopping {
+            self.hint("stopping; what does not end by itself is killed");
+        }
+        self.is_stopping = true;
+        Some(Effect::Stop)
+    }
+
+    fn enqueue(&mut self) {
+        if self.editor.content().trim().is_empty() {
+            return;
+        }
+        if self.queue.len() == QUEUE_MAX {
+            self.hint("no more messages can wait");
+            return;
+        }
+        let text = self.editor.take();
+        self.remember(&text);
+        self.queue.push_back(text.trim().to_owned());
+    }
+
+    fn enter(&mut self) -> Option<Effect> {
+        if self.editor.take_continuation() {
+            self.editor.insert("\n");
+            return None;
+        }
+        let content = self.editor.content();
+        let text = content.trim();
+        if text.is_empty() {
+            return None;
+        }
+        // A command begins where the line begins; a space before it makes it a message.
+        let command = if content.starts_with('/') { slash::parse(text) } else { None };
+        let effect = match (command, &self.work) {
+            (Some(Err(why)), _) => {
+                self.hint(why);
+                return None;
+            }
+            (Some(Ok(command)), Work::Idle) => Effect::Command(text.to_owned(), command),
+            (Some(Ok(command)), _) if is_harmless(&command) => Effect::Command(text.to_owned(), command),
+            (None, Work::Idle) if content.starts_with('!') => Effect::Shell(text[1..].trim().to_owned()),
+            (Some(Ok(_)), _) => {
+                self.hint("not while something runs; Esc stops it");
+                return None;
+            }
+            (None, _) if content.starts_with('!') && self.is_working() => {
+                self.hint("not while something runs; Esc stops it");
+                return None;
+            }
+            (None, Work::Idle) => Effect::Send(text.to_owned()),
+            (None, Work::Turn { .. }) => Effect::Steer(text.to_owned()),
+            (None, Work::Other { .. }) => {
+                self.enqueue();
+                return None;
+            }
+        };
+        let text = self.editor.take();
+        self.remember(text.trim_end());
+        Some(effect)
+    }
+
+    fn remember(&mut self, text: &str) {
+        if let Err(error) = self.history.add(text) {
+            self.hint(format!("the history could not be written: {error}"));
+        }
+    }
+
+    fn suggest(&mut self) {
+        if complete::suggests(self.editor.before_cursor()) {
+            self.candidates = complete::complete(self.editor.before_cursor(), &self.cwd).candidates;
+        }
+    }
+
+    fn complete(&mut self) {
+        let completion = complete::complete(self.editor.before_cursor(), &self.cwd);
+        self.candidates.clear();
+        match completion.common() {
+            Some(text) => {
+                self.editor.replace_before(completion.replaces, &text);
+                let Completion { candidates, .. } = completion;
+                if candidates.len() > 1 {
+                    self.candidates = candidates;
+                }
+            }
+            None if completion.candidates.is_empty() => self.hint("nothing to complete"),
+            None => self.candidates = completion.candidates,
+        }
+    }
+
+    /// The live area as it is now.
+    pub(super) fn frame(&mut self, now: Instant) -> Frame {
+        self.prompts.retain(|prompt| !prompt.is_moot());
+        let limit = self.size.limit();
+        let height = self.size.rows.saturating_sub(1).max(3);
+        if let Some(picker) = &self.picker {
+            let (rows, cursor) = picker.view(limit, height);
+            return Frame { rows, cursor: Some(cursor) };
+        }
+        let (input, cursor) = self.input_rows(limit, height, now);
+        let status = self.status_rows(limit, now);
+        let below = self.below_rows(limit);
+        let mut rows = self.feed.unfinished(limit);
+        // The newest rows of what is coming in are the ones to see.
+        let room = height.saturating_sub(status.len() + input.len() + below.len() + 1);
+        rows.drain(..rows.len().saturating_sub(room));
+        rows.push(Line::default());
+        rows.extend(status);
+        let cursor = (rows.len() + cursor.0, cursor.1);
+        rows.extend(input);
+        rows.extend(below);
+        let hidden = rows.len().saturating_sub(height).min(cursor.0);
+        rows.drain(..hidden);
+        rows.truncate(height);
+        Frame { rows, cursor: Some((cursor.0 - hidden, cursor.1)) }
+    }
+
+    fn status_rows(&self, limit: usize, now: Instant) -> Vec<Line> {
+        let mut rows = Vec::new();
+        let (what, since) = match &self.work {
+            Work::Idle => return rows,
+            Work::Turn { since } if !self.prompts.is_empty() => ("waiting for your answer".to_owned(), *since),
+            Work::Turn { since } => (self.feed.waits_for(), *since),
+            Work::Other { what, since } => (what.clone(), *since),
+        };
+        let elapsed = now.duration_since(since);
+        let step = (elapsed.as_millis() / TICK.as_millis()) as usize % SPINNER.len();
+        let how = if self.is_stopping { "stopping" } else { "Esc stops" };
+        let line = Line::new(SPINNER[step], GOOD)
+            .with(format!(" {} ", feed::seconds(elapsed)), BOLD)
+            .with(safe_line(&what), DIM)
+            .truncated(limit.saturating_sub(how.len() + 3))
+            .with(format!(" ({how})"), DIM);
+        rows.push(line.truncated(limit));
+        for text in &self.steered {
+            rows.push(Line::new("next: ", OWN).with(safe_line(text), DIM).truncated(limit));
+        }
+        for text in &self.queue {
+            rows.push(Line::new("queued: ", OWN).with(safe_line(text), DIM).truncated(limit));
+        }
+        rows
+    }
+
+    fn input_rows(&self, limit: usize, height: usize, now: Instant) -> (Vec<Line>, (usize, usize)) {
+        let mut rows = Vec::new();
+        if let Some(prompt) = self.prompts.front() {
+            if !self.editor.is_empty() {
+                rows = window(self.editor.view(PROMPT, limit).rows, 0, height / 4).0;
+            }
+            let (prompt, cursor) = prompt.view(limit, now);
+            let cursor = (rows.len() + cursor.0, cursor.1);
+            rows.extend(prompt);
+            return (rows, cursor);
+        }
+        let view = self.editor.view(PROMPT, limit);
+        if let Some(search) = &self.search {
+            let query = search.query.view("search the history: ", limit);
+            rows = window(view.rows, view.cursor.0, height / 2).0;
+            let cursor = (rows.len() + query.cursor.0, query.cursor.1);
+            rows.extend(query.rows);
+            return (rows, cursor);
+        }
+        let (rows, row) = window(view.rows, view.cursor.0, (height / 2).max(2));
+        (rows, (row, view.cursor.1))
+    }
+
+    fn below_rows(&self, limit: usize) -> Vec<Line> {
+        let mut rows = Vec::new();
+        if !self.candidates.is_empty() {
+            let mut shown = self.candidates.iter().take(CANDIDATES_SHOWN).map(String::as_str).collect::<Vec<_>>().join("  ");
+            if self.candidates.len() > CANDIDATES_SHOWN {
+                shown.push_str(&format!("  ... {} more", self.candidates.len() - CANDIDATES_SHOWN));
+            }
+            rows.push(Line::new(shown, DIM).truncated(limit));
+        }
+        if let Some(hint) = &self.hint {
+            rows.push(Line::new(safe_line(hint), DIM).truncated(limit));
+        }
+        rows
+    }
+}
+
+/// Commands that may be used while something runs.
+fn is_harmless(command: &Slash) -> bool {
+    matches!(
+        command,
+        Slash::Help
+            | Slash::Todos
+            | Slash::Usage
+            | Slash::Context
+            | Slash::Tools
+            | Slash::Permissions(_)
+            | Slash::Rename(_)
+            | Slash::Quit
+    )
+}
+
+/// At most `height` of `rows`, around the row `at`; and where that row is then.
+fn window(mut rows: Vec<Line>, at: usize, height: usize) -> (Vec<Line>, usize) {
+    let height = height.max(1);
+    let first = (at + 1).saturating_sub(height).min(rows.len().saturating_sub(height));
+    rows.truncate(first + height);
+    rows.drain(..first);
+    (rows, at.saturating_sub(first))
+}
+
+#[cfg(test)]
+#[path = "ui_tests.rs"]
+mod tests;

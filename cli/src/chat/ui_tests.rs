@@ -1,0 +1,358 @@
+//! The chat without a terminal: keys and events in, what a person sees out.
+
+use super::super::approval::GRACE;
+use super::super::keys;
+use super::*;
+use agent_runtime::session_store::{
+    AssistantMessage, Block, Entry, Event, ModelError, ModelRequest, Origin, StopReason, Timestamp, Todo, TodoStatus,
+    TodosChanged, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded, Usage,
+};
+use agent_runtime::{Approval, ApprovalRequest, Delta, DeltaKind};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use tokio::sync::oneshot;
+
+/// A chat with all that it printed.
+struct Chat {
+    ui: Ui,
+    start: Instant,
+    now: Instant,
+    printed: String,
+    seq: u64,
+}
+
+impl Chat {
+    fn new() -> Self {
+        let start = Start {
+            look: Look::Plain,
+            size: Size { columns: 60, rows: 24 },
+            cwd: "/nowhere".into(),
+            history: History::new(None),
+            tools: agent_runtime::tools::builtin(),
+        };
+        let now = Instant::now();
+        Self { ui: Ui::new(start), start: now, now, printed: String::new(), seq: 0 }
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
+    fn press(&mut self, code: KeyCode, modifiers: KeyModifiers) -> Option<Effect> {
+        let key = keys::key(KeyEvent::new(code, modifiers))?;
+        self.ui.key(key, self.now)
+    }
+
+    fn code(&mut self, code: KeyCode) -> Option<Effect> {
+        self.press(code, KeyModifiers::NONE)
+    }
+
+    fn control(&mut self, letter: char) -> Option<Effect> {
+        self.press(KeyCode::Char(letter), KeyModifiers::CONTROL)
+    }
+
+    fn write(&mut self, text: &str) {
+        for character in text.chars() {
+            assert_eq!(self.code(KeyCode::Char(character)), None);
+        }
+    }
+
+    fn enter(&mut self, text: &str) -> Option<Effect> {
+        self.write(text);
+        self.code(KeyCode::Enter)
+    }
+
+    fn begin_turn(&mut self) {
+        let since = self.now;
+        self.ui.begin(Work::Turn { since });
+    }
+
+    fn event(&mut self, event: impl Into<Event>) {
+        let entry = Entry { seq: self.seq, at: Timestamp::default(), sound: true, event: event.into() };
+        self.seq += 1;
+        self.ui.turn_event(&TurnEvent::Entry(Arc::new(entry)));
+    }
+
+    fn delta(&mut self, kind: DeltaKind, text: &str) {
+        self.ui.turn_event(&TurnEvent::Delta(Delta { message: 0, kind, offset: 0, text: text.to_owned() }));
+    }
+
+    fn ask(&mut self) -> oneshot::Receiver<Approval> {
+        let (answer, answered) = oneshot::channel();
+        let request = ApprovalRequest {
+            call: "call_1_0".to_owned(),
+            tool: "shell".to_owned(),
+            arguments: r#"{"command":"rm -rf build\ncargo build"}"#.to_owned(),
+            description: r"shell: rm -rf build\ncargo build".to_owned(),
+        };
+        self.ui.ask(Ask { request, answer }, self.now);
+        answered
+    }
+
+    /// All that was printed, and the live area below it, its cursor shown as `|`.
+    fn screen(&mut self) -> String {
+        for line in self.ui.above.take() {
+            self.printed.push_str(line.text().trim_end());
+            self.printed.push('\n');
+        }
+        let frame = self.ui.frame(self.now);
+        let mut screen = self.printed.clone();
+        screen.push_str("--------\n");
+        for (at, row) in frame.rows.iter().enumerate() {
+            assert!(row.width() < self.ui.size.columns, "{:?}", row.text());
+            let mut text = row.text();
+            if let Some((_, column)) = frame.cursor.filter(|(row, _)| *row == at) {
+                let place = text.char_indices().nth(column).map_or(text.len(), |(place, _)| place);
+                text.insert(place, '|');
+            }
+            screen.push_str(text.trim_end());
+            screen.push('\n');
+        }
+        screen
+    }
+}
+
+fn origin() -> Origin {
+    Origin { provider: "anthropic".to_owned(), model: "claude".to_owned(), ..Origin::default() }
+}
+
+fn request() -> ModelRequest {
+    ModelRequest {
+        origin: origin(),
+        profile: String::new(),
+        context: Vec::new(),
+        body_sha256: String::new(),
+        body_bytes: 0,
+        learned: Vec::new(),
+    }
+}
+
+fn answer(blocks: Vec<Block>) -> AssistantMessage {
+    AssistantMessage {
+        message: 0,
+        origin: origin(),
+        blocks,
+        stop: StopReason::EndTurn,
+        partial: false,
+        usage: None,
+        opaque: None,
+    }
+}
+
+fn call(id: &str, name: &str, arguments: &str) -> Block {
+    let (id, name, arguments) = (id.to_owned(), name.to_owned(), arguments.to_owned());
+    Block::ToolCall(ToolCall { id, name, arguments, provider_id: String::new() })
+}
+
+fn started(call: &str, name: &str) -> ToolStarted {
+    ToolStarted { call: call.to_owned(), name: name.to_owned(), side_effects: false }
+}
+
+fn finished(call: &str, name: &str, outcome: ToolOutcome, output: &str) -> ToolFinished {
+    let (call, name, output) = (call.to_owned(), name.to_owned(), output.to_owned());
+    ToolFinished { call, name, outcome, output, full: None, duration_ms: 1200 }
+}
+
+fn ended(reason: &str, error: Option<&str>) -> TurnEnded {
+    TurnEnded {
+        reason: reason.to_owned(),
+        error: error.map(str::to_owned),
+        model_calls: 1,
+        usage: Usage::default(),
+        duration_ms: 3400,
+    }
+}
+
+#[test]
+fn a_turn_with_tools_reads_like_a_conversation() {
+    let mut chat = Chat::new();
+    assert_eq!(chat.enter("what is\\"), None);
+    assert_eq!(chat.enter("here?"), Some(Effect::Send("what is\nhere?".to_owned())));
+    chat.ui.said("what is\nhere?");
+    chat.begin_turn();
+    chat.event(request());
+    chat.wait(2300);
+    let waiting = chat.screen();
+    chat.delta(DeltaKind::Reasoning, "hm");
+    let thinking = chat.screen();
+    chat.delta(DeltaKind::Text, "I look at the **files** of this folder, and at what they say, line by ");
+    let streaming = chat.screen();
+    chat.delta(DeltaKind::Text, "line.");
+    chat.event(answer(vec![call("a", "list", r#"{"path":"."}"#), call("b", "read", r#"{"path":"x.rs"}"#)]));
+    chat.event(started("a", "list"));
+    chat.event(started("b", "read"));
+    let working = chat.screen();
+    chat.event(finished("b", "read", ToolOutcome::Error, "there is no file `x.rs`"));
+    chat.event(finished("a", "list", ToolOutcome::Ok, "1\n2\n3\n4\n5\n6\n7\u{1b}[2J\n"));
+    let todo = |content: &str, status| Todo { content: content.to_owned(), status };
+    let todos =
+        vec![todo("look", TodoStatus::Completed), todo("write", TodoStatus::InProgress), todo("test", TodoStatus::Pending)];
+    chat.event(TodosChanged { todos: Arc::new(todos) });
+    chat.event(request());
+    chat.delta(DeltaKind::Text, "# Done\n\n- seven files\n");
+    chat.event(answer(Vec::new()));
+    chat.event(ended("done", None));
+    assert_eq!(chat.ui.end(true), None);
+    insta::assert_snapshot!([waiting, thinking, streaming, working, chat.screen()].join("========\n"));
+}
+
+#[test]
+fn the_keys_do_what_the_table_says_when_idle() {
+    let mut chat = Chat::new();
+    assert_eq!(chat.code(KeyCode::Enter), None);
+    chat.write("one");
+    assert_eq!(chat.control('j'), None);
+    chat.write("two");
+    assert_eq!(chat.press(KeyCode::Enter, KeyModifiers::ALT), None);
+    assert_eq!(chat.ui.input(), "one\ntwo\n");
+    assert_eq!(chat.control('c'), None);
+    assert_eq!(chat.ui.input(), "");
+    assert_eq!(chat.enter("sent"), Some(Effect::Send("sent".to_owned())));
+    assert_eq!(chat.code(KeyCode::Up), None);
+    assert_eq!(chat.ui.input(), "sent");
+    chat.control('u');
+    chat.control('r');
+    chat.write("SE");
+    assert_eq!(chat.ui.input(), "sent");
+    // What a search found is sent by a second Enter only.
+    assert_eq!(chat.code(KeyCode::Enter), None);
+    assert_eq!(chat.code(KeyCode::Enter), Some(Effect::Send("sent".to_owned())));
+    assert_eq!(chat.enter("!git status"), Some(Effect::Shell("git status".to_owned())));
+    assert_eq!(chat.enter("/todos"), Some(Effect::Command("/todos".to_owned(), Slash::Todos)));
+    assert_eq!(chat.enter(" /todos"), Some(Effect::Send("/todos".to_owned())));
+    assert_eq!(chat.control('g'), Some(Effect::OpenEditor));
+    assert_eq!(chat.control('d'), Some(Effect::Leave));
+}
+
+#[test]
+fn ctrl_c_leaves_only_when_it_is_pressed_twice_within_two_seconds() {
+    let mut chat = Chat::new();
+    assert_eq!(chat.control('c'), None);
+    chat.wait(2500);
+    assert_eq!(chat.control('c'), None);
+    chat.wait(500);
+    assert_eq!(chat.control('c'), Some(Effect::Leave));
+}
+
+#[test]
+fn the_keys_do_what_the_table_says_during_a_turn() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    assert_eq!(chat.enter("left, not right"), Some(Effect::Steer("left, not right".to_owned())));
+    chat.ui.steered("left, not right".to_owned());
+    chat.write("then test");
+    assert_eq!(chat.press(KeyCode::Enter, KeyModifiers::ALT), None);
+    chat.write("then commit");
+    assert_eq!(chat.press(KeyCode::Enter, KeyModifiers::ALT), None);
+    assert_eq!(chat.control('d'), None);
+    assert_eq!(chat.enter("/new"), None);
+    chat.control('u');
+    let waiting = chat.screen();
+    assert_eq!(chat.code(KeyCode::Esc), Some(Effect::Stop));
+    assert_eq!(chat.control('c'), Some(Effect::Stop));
+    chat.event(ended("done", None));
+    assert_eq!(chat.ui.end(true), Some("then test".to_owned()));
+    insta::assert_snapshot!(format!("{waiting}========\n{}", chat.screen()));
+}
+
+#[test]
+fn messages_that_wait_come_back_when_the_turn_did_not_end_well() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    for text in ["first", "second"] {
+        chat.write(text);
+        chat.press(KeyCode::Enter, KeyModifiers::ALT);
+    }
+    chat.write("draft");
+    chat.event(ended("interrupted", None));
+    assert_eq!(chat.ui.end(false), None);
+    assert_eq!(chat.ui.input(), "first\nsecond\ndraft");
+}
+
+#[test]
+fn a_message_that_waits_can_be_taken_back() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    chat.write("wrong");
+    chat.press(KeyCode::Enter, KeyModifiers::ALT);
+    chat.code(KeyCode::Up);
+    assert_eq!(chat.ui.input(), "wrong");
+    assert_eq!(chat.ui.end(true), None);
+}
+
+#[tokio::test]
+async fn a_question_shows_the_whole_call_and_takes_no_key_from_before() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    chat.write("by the wa");
+    let answered = chat.ask();
+    // The rest of the word was on its way.
+    chat.wait(100);
+    chat.write("y");
+    chat.wait(100);
+    assert_eq!(chat.code(KeyCode::Enter), None);
+    let asked = chat.screen();
+    chat.wait(GRACE.as_millis() as u64);
+    chat.write("y");
+    assert_eq!(answered.await, Ok(Approval::Approve));
+    assert_eq!(chat.ui.input(), "by the way");
+    insta::assert_snapshot!(format!("{asked}========\n{}", chat.screen()));
+}
+
+#[tokio::test]
+async fn a_question_is_gone_when_the_turn_is() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    let mut answered = chat.ask();
+    answered.close();
+    assert!(!chat.screen().contains("Run shell?"));
+    chat.wait(1000);
+    chat.write("yes");
+    assert_eq!(chat.ui.input(), "yes");
+}
+
+#[test]
+fn failures_say_what_happened_and_what_to_do() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    chat.event(request());
+    chat.delta(DeltaKind::Text, "half an ans");
+    let error = |retry_in_ms| ModelError {
+        message: 0,
+        kind: "reset".to_owned(),
+        detail: "the connection broke".to_owned(),
+        status: None,
+        retry_in_ms,
+    };
+    chat.event(error(Some(1500)));
+    chat.event(error(None));
+    chat.event(ended("error", Some("the connection broke")));
+    chat.begin_turn();
+    chat.event(ended("max_tokens", None));
+    chat.begin_turn();
+    chat.event(ended("interrupted", None));
+    chat.ui.end(false);
+    insta::assert_snapshot!(chat.screen());
+}
+
+#[test]
+fn a_paste_sends_nothing_and_nothing_is_too_tall_for_the_screen() {
+    let mut chat = Chat::new();
+    chat.ui.paste("one\ntwo\n", chat.now);
+    assert_eq!(chat.ui.input(), "one\ntwo\n");
+    for rows in [3, 5, 10, 24] {
+        chat.ui.size = Size { columns: 20, rows };
+        chat.ui.set_input(&"a long line of words ".repeat(40));
+        let frame = chat.ui.frame(chat.now);
+        let (row, column) = frame.cursor.expect("a cursor");
+        assert!(frame.rows.len() < rows.max(4) && row < frame.rows.len() && column < 20, "{rows}: {frame:?}");
+    }
+}
+
+#[test]
+fn nothing_changes_by_itself_while_nothing_runs() {
+    let mut chat = Chat::new();
+    chat.write("draft");
+    let before = chat.ui.frame(chat.start);
+    assert!(!chat.ui.is_working());
+    assert_eq!(chat.ui.frame(chat.start + Duration::from_secs(3600)), before);
+}
