@@ -10,6 +10,7 @@ mod faults;
 mod garbage;
 mod kills;
 mod print;
+mod readme;
 mod sharing;
 mod signals;
 mod standard_input;
