@@ -118,7 +118,10 @@ impl TurnTask {
     /// The loop itself; it is left by a [`Stop`] only.
     async fn steps(&mut self) -> Result<std::convert::Infallible, Stop> {
         let shared = Arc::clone(&self.shared);
-        self.guard(shared.log.durable(self.first)).await??;
+        let model = Arc::clone(&lock(&self.shared.setup).model);
+        // Whatever the client needs before its first call is built while the message becomes durable.
+        let (durable, ()) = self.guard(async { tokio::join!(shared.log.durable(self.first), model.warm()) }).await?;
+        durable?;
         let limit = lock(&self.shared.setup).max_model_calls;
         let mut cut_calls = 0;
         loop {

@@ -12,8 +12,8 @@ use crate::turn::{DeltaKind, TurnError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use session_store::{
-    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Event, ModelError, ModelRequest, Note, Origin, Seq,
-    StopReason, Usage, sha256_hex,
+    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ModelError, ModelRequest, Note,
+    Origin, Seq, StopReason, Usage, sha256_hex,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -237,6 +237,9 @@ impl TurnTask {
             ModelEvent::Reasoning(text) => self.show(DeltaKind::Reasoning, &text, incoming).await?,
             ModelEvent::Block(block) => incoming.add(block),
             ModelEvent::Usage(usage) => incoming.usage = Some(usage),
+            ModelEvent::Warning(message) => {
+                self.append(Error { scope: "model".to_owned(), message }).await?;
+            }
             ModelEvent::ToolArguments | ModelEvent::Done { .. } => {}
         }
         Ok(())

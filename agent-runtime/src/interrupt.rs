@@ -53,6 +53,8 @@ impl Interrupt {
         loop {
             let wake = self.shared.wake.notified();
             if self.is_raised() {
+                // Where only the flag was set, whoever polls first wakes the others.
+                self.shared.wake.notify_waiters();
                 return;
             }
             let _ = tokio::time::timeout(INTERRUPT_POLL, wake).await;

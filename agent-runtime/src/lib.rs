@@ -1,4 +1,31 @@
 //! An agent loop whose sessions are written down, stop within 50 ms and can be replayed.
+//!
+//! A [`Runtime`] runs [`Session`]s over a [`session_store::SessionStore`]. Sending a message starts a [`Turn`]: a task that owns the
+//! session, asks a [`Model`], runs [`Tool`]s, and logs everything as it happens. The `Turn` itself is a cursor, to be read at any pace or dropped.
+//!
+//! ```
+//! use agent_runtime::session_store::{FileStore, FileStoreOptions};
+//! use agent_runtime::{OfflineModel, Runtime, Setup, tools};
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! # async fn example(home: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+//! let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(home))?));
+//! let mut setup = Setup::new(Arc::new(OfflineModel::new()), home);
+//! setup.tools = tools::builtin();
+//!
+//! let session = runtime.create(setup).await?;
+//! let outcome = session.send("What is in this folder?").await?.outcome().await;
+//! assert_eq!(outcome.reason.as_str(), "done");
+//!
+//! runtime.shutdown(Duration::from_secs(5)).await?;
+//! # Ok(())
+//! # }
+//! # let home = tempfile::tempdir().unwrap();
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example(home.path())).unwrap();
+//! ```
+//!
+//! Nothing in here reads the environment, the home or the working directory: all of it is passed in by [`Setup`].
 
 mod agent_loop;
 mod answer;

@@ -117,6 +117,8 @@ pub enum ModelEvent {
     ToolArguments,
     /// A block is complete. Tool calls have `provider_id`, `name` and `arguments`; the loop gives them their `id`.
     Block(Block),
+    /// The provider did something with the request that its sender should know of; logged as `error`.
+    Warning(String),
     /// Tokens used, as far as known now; a later one replaces it.
     Usage(Usage),
     /// The provider's terminal event: the answer is complete. Tools run only after it.

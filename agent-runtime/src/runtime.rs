@@ -157,7 +157,9 @@ impl Runtime {
         let open: Vec<_> = lock(&self.sessions).drain(..).filter_map(|session| session.upgrade()).collect();
         let turns = open.into_iter().map(|shared| async { Session { shared }.stop_turn("shutdown").await });
         let _ = tokio::time::timeout_at(end, join_all(turns)).await;
-        let _ = tokio::time::timeout_at(end, crate::tools::reaper().all_idle()).await;
+        if tokio::time::timeout_at(end, crate::tools::reaper().all_idle()).await.is_err() {
+            crate::tools::reaper().kill_all();
+        }
         self.store.shutdown(end.saturating_duration_since(Instant::now())).await
     }
 }

@@ -191,6 +191,13 @@ impl Turn {
         self.session.interrupt("user");
     }
 
+    /// Shows the events from `seq` on before those of the turn, such as the ones that opened the session.
+    #[must_use]
+    pub fn starting_at(mut self, seq: Seq) -> Self {
+        self.next = self.next.min(seq);
+        self
+    }
+
     /// Dropping this cursor stops the turn from now on.
     #[must_use]
     pub fn interrupt_on_drop(mut self) -> Self {

@@ -2,7 +2,7 @@
 //! checked: every turn has its closing event, and every tool call exactly one result.
 
 use agent_runtime::session_store::{
-    Entry, Event, FileStore, FileStoreOptions, SessionId, SessionStore, StopReason, ToolOutcome, ToolSpec, Usage, UserKind,
+    Entry, Event, FileStore, FileStoreOptions, SessionId, StopReason, ToolOutcome, ToolSpec, Usage, UserKind,
 };
 use agent_runtime::{
     Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, ModelFailure, ModelLimits, PermissionMode,

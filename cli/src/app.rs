@@ -75,9 +75,9 @@ impl App {
     /// The store in the home. Reading works where the home cannot be written.
     ///
     /// # Errors
-    /// None; the result is there for stores that have to be reached first.
+    /// Where the home is a file.
     pub(crate) fn store(&self) -> Result<Arc<dyn SessionStore>, CliError> {
-        Ok(open_store(&self.home))
+        open_store(&self.home)
     }
 
     /// Runs a command. One thread serves it all: a turn waits more than it works, and what works runs on the blocking
@@ -96,10 +96,14 @@ impl App {
     }
 }
 
-/// The store in `home`. Touches nothing: what is not there is made with the first session.
-pub(crate) fn open_store(home: &Path) -> Arc<dyn SessionStore> {
-    let program = concat!("longhand ", env!("CARGO_PKG_VERSION"));
-    Arc::new(FileStore::open(FileStoreOptions::new(home, program)))
+/// The store in `home`. Makes nothing: what is not there is made with the first session.
+///
+/// # Errors
+/// Where the home is a file.
+pub(crate) fn open_store(home: &Path) -> Result<Arc<dyn SessionStore>, CliError> {
+    let mut options = FileStoreOptions::new(home);
+    options.program = concat!("longhand ", env!("CARGO_PKG_VERSION")).to_owned();
+    Ok(Arc::new(FileStore::open(options)?))
 }
 
 /// The platform's folder for a program's data.

@@ -3,8 +3,9 @@
 use crate::output;
 use agent_runtime::SendError;
 use agent_runtime::session_store::{AppendError, ShutdownError, StoreError};
+use std::fmt;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
-use std::{fmt, io};
 
 /// How the program ends. Where several apply, [`Exit::or`] knows which one is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +155,11 @@ impl From<StoreError> for CliError {
             StoreError::Held { id, .. } => Self::new(Exit::Held, message).hint(format!(
                 "follow it with `longhand sessions tail {id}`, or go on in a copy with `longhand -r {id} --fork-session`"
             )),
-            StoreError::Io { action: "read" | "list" | "open", .. } => Self::failed(message),
-            StoreError::Io { .. } => {
-                Self::new(Exit::Store, message).hint("make room or check the disk; `longhand doctor` looks at the home")
-            }
+            StoreError::Io { action: "read" | "look at", .. } => Self::failed(message),
+            StoreError::Io { action: "open", source, .. } if source.kind() != ErrorKind::ReadOnlyFilesystem => Self::failed(message),
+            StoreError::Io { .. } => Self::new(Exit::Store, message).hint(
+                "stored sessions can still be read; make room, or choose another `--home DIR`; `longhand doctor` looks at the disk",
+            ),
             StoreError::Lost { id, .. } => {
                 Self::new(Exit::Store, message).hint(format!("`longhand sessions verify {id}` shows what is in its file"))
             }
@@ -184,6 +186,12 @@ impl From<SendError> for CliError {
 
 impl From<ShutdownError> for CliError {
     fn from(error: ShutdownError) -> Self {
-        Self::new(Exit::Store, error.to_string()).hint("`longhand doctor` looks at the home and its disk")
+        let Some((id, events, why)) = error.not_durable.first() else { return Self::new(Exit::Store, error.to_string()) };
+        let more = match error.not_durable.len() {
+            1 => String::new(),
+            count => format!(", nor the last of {} more sessions", count - 1),
+        };
+        Self::new(Exit::Store, format!("the last {events} events of session `{id}` could not be stored{more}: {why}"))
+            .hint(format!("what came before them is kept: `longhand sessions show {id}`; `longhand doctor` looks at the disk"))
     }
 }

@@ -11,6 +11,7 @@ mod commands;
 mod error;
 mod export;
 mod instructions;
+mod learned;
 mod models;
 mod output;
 mod print;

@@ -5,10 +5,11 @@
 
 use crate::app::App;
 use crate::error::CliError;
+use crate::learned::Learned;
 use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
 use agent_runtime::{Model, ModelLimits, OfflineModel};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::task::JoinHandle;
 
 /// What answers in a new session where a key is there and no model was named, in this order.
@@ -103,8 +104,20 @@ pub(crate) struct Models {
     /// The build of the client that was begun; [`Models::finish`] waits for it.
     warming: Mutex<Option<JoinHandle<()>>>,
     base_url: Option<String>,
+    /// Whose endpoint the base URL is: the provider that is asked first. No other provider's key goes there.
+    base_url_of: OnceLock<Provider>,
+    learned: Learned,
+    /// The models that were made, with their URLs and what was known of them: [`Models::finish`] looks what they learned.
+    made: Mutex<Vec<Made>>,
     /// Keys and endpoints of the environment, by provider.
     found: Vec<(Provider, Found)>,
+}
+
+/// A model that was made.
+struct Made {
+    url: String,
+    known: Vec<String>,
+    model: Arc<dyn Model>,
 }
 
 /// What the environment says of a provider.
@@ -128,6 +141,9 @@ impl Models {
             http: HttpClient::with_system_proxy(),
             warming: Mutex::new(None),
             base_url,
+            base_url_of: OnceLock::new(),
+            learned: Learned::new(app.home()),
+            made: Mutex::default(),
             found: Provider::ALL.map(|provider| (provider, found(provider))).to_vec(),
         }
     }
@@ -146,16 +162,20 @@ impl Models {
     /// # Errors
     /// As [`Models::endpoint`]; a bad URL or key.
     pub(crate) fn make(&self, name: &ModelName, before: Option<&str>) -> Result<Arc<dyn Model>, CliError> {
-        let Some(endpoint) = self.endpoint(name, before)? else { return Ok(Arc::new(OfflineModel::new())) };
+        let Some(mut endpoint) = self.endpoint(name, before)? else { return Ok(Arc::new(OfflineModel::new())) };
         if endpoint.base_url.starts_with("https:") {
             self.warm();
         }
+        endpoint.learned = self.learned.of(&endpoint.base_url, &endpoint.model);
+        let (url, known) = (endpoint.base_url.clone(), endpoint.learned.clone());
         let http = self.http.clone();
         let bad = |error| CliError::usage(format!("`{name}` cannot be asked: {error}"));
-        Ok(match name.provider {
+        let model: Arc<dyn Model> = match name.provider {
             Provider::Anthropic => Arc::new(Anthropic::new(endpoint, http).map_err(bad)?),
             _ => Arc::new(OpenAi::new(endpoint, http).map_err(bad)?),
-        })
+        };
+        lock(&self.made).push(Made { url, known, model: Arc::clone(&model) });
+        Ok(model)
     }
 
     /// Where `name` is asked; nothing for the offline model.
@@ -165,7 +185,9 @@ impl Models {
     pub(crate) fn endpoint(&self, name: &ModelName, before: Option<&str>) -> Result<Option<Endpoint>, CliError> {
         let Some(own_url) = own_url(name.provider) else { return Ok(None) };
         let Found { key, url } = self.found(name.provider);
-        let (url, key) = match (self.base_url.clone().or(url), before) {
+        let is_first = *self.base_url_of.get_or_init(|| name.provider) == name.provider;
+        let base_url = self.base_url.clone().filter(|_| is_first);
+        let (url, key) = match (base_url.or(url), before) {
             (Some(url), _) => (url, key),
             (None, Some(before)) if before != own_url => (before.to_owned(), None),
             (None, _) => (own_url.to_owned(), key),
@@ -180,24 +202,34 @@ impl Models {
         Ok(Some(endpoint))
     }
 
-    /// Waits for what was begun.
+    /// Waits for what was begun, and keeps what the models learned for the next process.
     pub(crate) async fn finish(&self) {
-        let task = self.warming.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = lock(&self.warming).take();
         if let Some(task) = task {
             // Building a client that was never needed may fail; who needed it was told.
             let _ = task.await;
+        }
+        for Made { url, known, model } in std::mem::take(&mut *lock(&self.made)) {
+            let learned = model.learned();
+            if learned != known {
+                self.learned.remember(&url, &model.origin().model, learned);
+            }
         }
     }
 
     fn warm(&self) {
         let http = self.http.clone();
-        let mut warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
-        warming.get_or_insert_with(|| tokio::spawn(async move { http.warm().await }));
+        lock(&self.warming).get_or_insert_with(|| tokio::spawn(async move { http.warm().await }));
     }
 
     fn found(&self, provider: Provider) -> Found {
         self.found.iter().find(|(known, _)| *known == provider).map(|(_, found)| found.clone()).unwrap_or_default()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere does not make the data wrong: each critical section leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The provider's own endpoint; nothing for the built-in model.

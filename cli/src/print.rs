@@ -1,7 +1,7 @@
 //! `longhand -p`: one turn, its answer on standard output, exit.
 //!
 //! The parties: the turn, which runs in a task of its own and waits for nobody here; the [`Writer`], a thread that alone
-//! touches standard output and may block for as long as its reader likes; and [`Watch`], which reads the turn, hands lines to the
+//! touches standard output and may block for as long as its reader likes; and [`Print`], which reads the turn, hands lines to the
 //! writer, and stops the turn at a signal or when standard output is closed. What ends the program early still prints
 //! the result object, after all is flushed; only wrong usage and a session that is held elsewhere (exits 2 and 6) print none.
 
@@ -14,16 +14,17 @@ use crate::args::{OutputFormat, PermissionMode, RunArgs};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::setup::{Manner, Opened, Plan};
-use crate::signals::{Caught, Signals};
+use crate::signals::Signals;
 use crate::stdin;
 use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, Progress, Seq};
-use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent, TurnOutcome};
+use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent};
 use futures_util::StreamExt;
 use report::Report;
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
 use writer::Writer;
 
 /// How long a signal waits for a standard output that nobody reads.
@@ -39,22 +40,18 @@ pub(crate) fn is_asked_for(typed: &RunArgs) -> bool {
 /// # Errors
 /// What is told before a turn could start, and is no more than wrong usage or a held session. All else is in the printed result.
 pub(crate) async fn run(app: &App, typed: RunArgs) -> Result<Exit, CliError> {
-    let format = if typed.json { OutputFormat::StreamJson } else { typed.output_format.unwrap_or_default() };
     let approver = approver(&typed)?;
-    let mut signals = Signals::catch()?;
-    let mut report = Report::new();
-    let mut writer = Writer::start();
-    let run = one_turn(app, typed, format, approver, &mut signals, &mut report, &mut writer);
-    let exit = match run.await {
-        Ok(exit) => exit,
-        Err(error @ CliError::Told { exit: Exit::Usage | Exit::Held, .. }) => return Err(error),
-        Err(error) => {
-            report.failed(&error);
-            error.tell()
-        }
+    let mut print = Print {
+        is_verbose: app.is_verbose(),
+        format: if typed.json { OutputFormat::StreamJson } else { typed.output_format.unwrap_or_default() },
+        writer: Writer::start(),
+        signals: Signals::catch()?,
+        report: Report::new(),
+        is_closed: false,
+        trouble: None,
     };
-    writer.push(report.rendered(format));
-    Ok(finish(writer, &mut signals, exit).await)
+    let ended = print.run(app, typed, approver).await;
+    print.finish(ended).await
 }
 
 /// Whoever is asked in the mode `ask`.
@@ -69,107 +66,80 @@ fn approver(typed: &RunArgs) -> Result<Option<Arc<dyn Approver>>, CliError> {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one place where all parties meet")]
-async fn one_turn(
-    app: &App,
-    typed: RunArgs,
-    format: OutputFormat,
-    approver: Option<Arc<dyn Approver>>,
-    signals: &mut Signals,
-    report: &mut Report,
-    writer: &mut Writer,
-) -> Result<Exit, CliError> {
-    let prepared = async {
-        let plan = Plan::new(app, typed, Manner::Print).await?;
-        let message = stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?;
-        Ok::<_, CliError>((plan, message))
-    };
-    let Some((plan, message)) = unless_caught(signals, prepared).await.transpose()? else {
-        return Ok(report.stopped_early(signals));
-    };
-    let opened = unless_caught(signals, plan.open(plan.choice, approver)).await.transpose();
-    let ended = match opened {
-        Ok(Some(Opened { session, first, notice })) => {
-            if let Some(notice) = notice {
-                output::stderr(&format!("warning: {notice}\n"));
-            }
-            report.opened(&session, plan.is_kept());
-            let watch = Watch::new(app.is_verbose(), format, writer, signals, report);
-            watch.turn(&plan, &session, first, &message).await
-        }
-        Ok(None) => Ok(report.stopped_early(signals)),
-        Err(error) => Err(error),
-    };
-    match (ended, plan.shutdown().await) {
-        (ended, Ok(())) => ended,
-        (Ok(exit), Err(error)) => {
-            report.failed(&error);
-            Ok(exit.or(error.tell()))
-        }
-        (Err(first), Err(error)) => {
-            error.tell();
-            Err(first)
-        }
-    }
-}
-
-/// The output of `work`, or nothing where a signal came first.
-async fn unless_caught<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        output = work => Some(output),
-        _ = signals.next() => None,
-    }
-}
-
-/// Waits until all is printed; after a signal, not for ever.
-async fn finish(mut writer: Writer, signals: &mut Signals, exit: Exit) -> Exit {
-    let mut exit = exit;
-    if !matches!(exit, Exit::Signal(_)) {
-        tokio::select! {
-            printed = writer.finish() => return exit.or(printed),
-            caught = signals.next() => exit = exit.or(Exit::Signal(caught.number)),
-        }
-    }
-    // Where nobody reads, the result stays unprinted: the session has it.
-    let _ = tokio::time::timeout(STUCK_OUTPUT_LIMIT, writer.finish()).await;
-    exit
-}
-
-/// Reads a turn, prints it, and stops it where it must.
-struct Watch<'a> {
+/// A turn that is printed.
+struct Print {
     is_verbose: bool,
     format: OutputFormat,
-    writer: &'a mut Writer,
-    signals: &'a mut Signals,
-    report: &'a mut Report,
-    caught: Option<Caught>,
+    writer: Writer,
+    signals: Signals,
+    report: Report,
+    /// Nobody reads standard output any more.
     is_closed: bool,
+    /// What is wrong with the disk, as it was told last.
     trouble: Option<String>,
 }
 
-impl<'a> Watch<'a> {
-    fn new(
-        is_verbose: bool,
-        format: OutputFormat,
-        writer: &'a mut Writer,
-        signals: &'a mut Signals,
-        report: &'a mut Report,
-    ) -> Self {
-        Self { is_verbose, format, writer, signals, report, caught: None, is_closed: false, trouble: None }
+impl Print {
+    /// From what was typed to the store's shutdown.
+    async fn run(&mut self, app: &App, typed: RunArgs, approver: Option<Arc<dyn Approver>>) -> Result<Exit, CliError> {
+        let prepared = async {
+            let plan = Plan::new(app, typed, Manner::Print).await?;
+            let message = stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?;
+            Ok::<_, CliError>((plan, message))
+        };
+        let Some((plan, message)) = self.signals.unless_caught(prepared).await.transpose()? else {
+            return Ok(self.stopped_early());
+        };
+        let ended = self.one_turn(&plan, approver, &message).await;
+        match (ended, plan.shutdown().await) {
+            (ended, Ok(())) => ended,
+            (Ok(exit), Err(error)) => {
+                self.report.failed(&error);
+                Ok(exit.or(error.tell()))
+            }
+            (Err(first), Err(error)) => {
+                error.tell();
+                Err(first)
+            }
+        }
     }
 
-    /// One turn, from the message to its end.
-    async fn turn(mut self, plan: &Plan, session: &Session, first: Seq, message: &str) -> Result<Exit, CliError> {
-        let mut turn = session.send(message).await?;
+    async fn one_turn(&mut self, plan: &Plan, approver: Option<Arc<dyn Approver>>, message: &str) -> Result<Exit, CliError> {
+        let opened = self.signals.unless_caught(plan.open(plan.choice, approver)).await.transpose()?;
+        let Some(Opened { session, first, notice }) = opened else { return Ok(self.stopped_early()) };
+        if let Some(notice) = notice {
+            output::stderr(&format!("warning: {notice}\n"));
+        }
+        self.report.opened(&session, plan.is_kept());
+        // A long message is counted first, which takes its time; until then nothing of it is in the log.
+        let sent = self.signals.unless_caught(session.send(message)).await.transpose()?;
+        let Some(turn) = sent else { return Ok(self.stopped_early()) };
+        self.watch(&session, turn.starting_at(first)).await
+    }
+
+    /// A signal came before the turn began.
+    fn stopped_early(&mut self) -> Exit {
+        self.report.stopped_early();
+        self.exit_of_signal()
+    }
+
+    fn exit_of_signal(&self) -> Exit {
+        self.signals.last().map_or(Exit::Done, |caught| Exit::Signal(caught.number))
+    }
+
+    /// Reads the turn to its end, prints it, and stops it where it must. The turn waits for none of this.
+    async fn watch(&mut self, session: &Session, mut turn: Turn) -> Result<Exit, CliError> {
         let mut progress = session.progress();
-        let mut is_first = true;
+        let mut give_up: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
                 caught = self.signals.next() => {
-                    self.caught.get_or_insert(caught);
                     session.interrupt(caught.name);
+                    give_up.get_or_insert_with(|| Instant::now() + STUCK_OUTPUT_LIMIT);
                 }
+                // What is left to print is not waited for: its reader may hang.
+                () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => break,
                 Ok(()) = progress.changed() => self.tell_trouble(&progress.borrow_and_update()),
                 is_written = self.writer.catch_up(), if self.writer.is_behind() => {
                     if !is_written {
@@ -177,43 +147,37 @@ impl<'a> Watch<'a> {
                     }
                 }
                 event = turn.next(), if !self.writer.is_behind() => match event {
-                    Some(event) => {
-                        if std::mem::take(&mut is_first) {
-                            self.print_before(plan, session, first, &event).await;
-                        }
-                        self.event(session, &event);
-                    }
+                    Some(event) => self.event(session, &event),
                     None => break,
                 },
             }
         }
-        Ok(self.ended(&turn).await)
-    }
-
-    async fn ended(mut self, turn: &Turn) -> Exit {
-        let outcome: Arc<TurnOutcome> = tokio::select! {
-            outcome = turn.outcome() => outcome,
-            caught = self.signals.next() => {
-                self.caught.get_or_insert(caught);
-                turn.outcome().await
-            }
-        };
+        let outcome = turn.outcome().await;
         self.report.ended(&outcome);
         report::tell(&outcome);
-        let exit = report::exit_of(&outcome, self.is_closed);
-        exit.or(self.caught.map_or(Exit::Done, |caught| Exit::Signal(caught.number)))
+        Ok(report::exit_of(&outcome, self.is_closed).or(self.exit_of_signal()))
     }
 
-    /// In stream-json: what was written since the session was opened and before the turn.
-    async fn print_before(&mut self, plan: &Plan, session: &Session, first: Seq, event: &TurnEvent) {
-        let (OutputFormat::StreamJson, TurnEvent::Entry(opening)) = (self.format, event) else { return };
-        let Ok(mut reader) = plan.runtime().store().read(session.id(), first).await else { return };
-        while let Ok(Some(entry)) = reader.next().await {
-            if entry.seq >= opening.seq {
-                break;
+    /// Prints the result and waits until all is printed; after a signal, not for ever.
+    async fn finish(mut self, ended: Result<Exit, CliError>) -> Result<Exit, CliError> {
+        let mut exit = match ended {
+            Ok(exit) => exit,
+            Err(error @ CliError::Told { exit: Exit::Usage | Exit::Held, .. }) => return Err(error),
+            Err(error) => {
+                self.report.failed(&error);
+                error.tell()
             }
-            self.writer.push(line_of(&entry));
+        };
+        self.writer.push(self.report.rendered(self.format));
+        if self.signals.last().is_none() {
+            tokio::select! {
+                printed = self.writer.finish() => return Ok(exit.or(printed)),
+                caught = self.signals.next() => exit = exit.or(Exit::Signal(caught.number)),
+            }
         }
+        // Where nobody reads, the result stays unprinted: the session has it.
+        let _ = tokio::time::timeout(STUCK_OUTPUT_LIMIT, self.writer.finish()).await;
+        Ok(exit)
     }
 
     fn event(&mut self, session: &Session, event: &TurnEvent) {

@@ -13,16 +13,19 @@ use crate::error::CliError;
 use crate::instructions;
 use crate::models::{ModelName, Models};
 use crate::resolve;
-use agent_runtime::session_store::{Loaded, Message, Seq, SessionId, SessionListState, SessionStore, State};
+use agent_runtime::session_store::{Loaded, Message, Progress, Seq, SessionId, SessionListState, SessionStore, State};
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// The longest that leaving waits for turns, tools and the disk.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// The same where the disk has failed already: it gets one more chance.
+const SHUTDOWN_LIMIT_IN_TROUBLE: Duration = Duration::from_secs(1);
 
 /// How a run talks with its person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub(crate) struct Plan {
     models: Models,
     tools: Vec<Arc<dyn Tool>>,
     runtime: Runtime,
+    /// How the log of the session that was opened last fares; [`Plan::shutdown`] looks whether the disk is in trouble.
+    progress: Mutex<Option<watch::Receiver<Progress>>>,
     /// With `--no-session`, the folder of the store; removed when the plan is dropped, or by the system after a crash.
     _nothing_kept: Option<TempDir>,
 }
@@ -107,7 +112,7 @@ impl Plan {
         }
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
-        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path));
+        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path))?;
         let mut plan = Self {
             prompt: typed.prompt.clone(),
             choice: SessionChoice::New,
@@ -119,6 +124,7 @@ impl Plan {
             models: Models::new(app, typed.base_url.clone()),
             tools,
             runtime: Runtime::new(store),
+            progress: Mutex::new(None),
             _nothing_kept: nothing_kept,
             typed,
         };
@@ -174,8 +180,10 @@ impl Plan {
     /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]
     /// does it too.
     pub(crate) fn warm(&self) {
-        // What is wrong with the model is told when the session is opened.
-        let _ = self.model_for(None);
+        if self.choice == SessionChoice::New {
+            // What is wrong with the model is told when the session is opened.
+            let _ = self.model_for(None);
+        }
     }
 
     /// Creates, opens or copies the session of `choice`, which must not be [`SessionChoice::Pick`]. `approver` is asked where
@@ -204,6 +212,7 @@ impl Plan {
         for note in notes {
             session.note(&note)?;
         }
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.progress());
         let first = match choice {
             SessionChoice::Fork { .. } => session.state(|state| state.parent.map_or(0, |(_, last)| last + 1)),
             _ => state.map_or(0, |state| state.next_seq),
@@ -221,10 +230,12 @@ impl Plan {
     /// Ends every turn, makes all durable and lets go of every session.
     ///
     /// # Errors
-    /// What was not durable within 5 s.
+    /// What was not durable within 5 s, or within 1 s where the disk has failed already.
     pub(crate) async fn shutdown(&self) -> Result<(), CliError> {
         self.models.finish().await;
-        Ok(self.runtime.shutdown(SHUTDOWN_LIMIT).await?)
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let is_in_trouble = progress.is_some_and(|progress| progress.borrow().trouble.is_some());
+        Ok(self.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await?)
     }
 
     fn store(&self) -> &Arc<dyn SessionStore> {

@@ -58,6 +58,14 @@ impl Signals {
         caught
     }
 
+    /// The output of `work`, or nothing where a signal came first; `work` is dropped then.
+    pub(crate) async fn unless_caught<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            output = work => Some(output),
+            _ = self.next() => None,
+        }
+    }
+
     /// The signal that came last.
     pub(crate) fn last(&self) -> Option<Caught> {
         self.last

@@ -4,6 +4,8 @@
 mod common;
 #[path = "program/print.rs"]
 mod print;
+#[path = "program/sessions.rs"]
+mod sessions;
 #[path = "program/stdin.rs"]
 mod stdin;
 #[path = "program/usage.rs"]

@@ -1,4 +1,34 @@
 //! Agent sessions as append-only, checksummed logs that cannot be lost.
+//!
+//! A session is a sequence of [`Event`]s. A [`SessionStore`] keeps sessions; opening one for writing gives a [`SessionLog`] to
+//! append to, and the [`State`] that is the fold of what is in it. [`FileStore`] keeps each session in one JSONL file,
+//! whose format `FORMAT.md` describes for people who write other tools.
+//!
+//! ```
+//! use session_store::{FileStore, FileStoreOptions, NewSession, SessionStore, UserMessage};
+//! use std::time::Duration;
+//!
+//! # async fn example(home: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+//! let store = FileStore::open(FileStoreOptions::new(home))?;
+//! let session = store.create(NewSession::default()).await?;
+//!
+//! // Accepted: in memory, and seen by every reader in this process. Within 500 ms it is written.
+//! let entry = session.log.append(UserMessage { text: "hello".into(), ..UserMessage::default() }.into())?;
+//! // Durable: survives the machine.
+//! session.log.durable(entry.seq).await?;
+//!
+//! let id = session.log.id();
+//! session.log.close().await?;
+//! assert_eq!(store.load(id).await?.state.messages, 1);
+//! store.shutdown(Duration::from_secs(5)).await?;
+//! # Ok(())
+//! # }
+//! # let home = tempfile::tempdir().unwrap();
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example(home.path())).unwrap();
+//! ```
+//!
+//! Three words, each with a promise of its own: an event is *accepted* when it is in memory, *written* when it survives
+//! this process, *durable* when it survives the machine. Nothing that ends in the page cache is called durable.
 
 mod error;
 mod event;

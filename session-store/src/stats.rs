@@ -32,16 +32,10 @@ pub struct StoreStats {
 }
 
 /// A histogram of durations with buckets that double: bucket `i` counts samples below `2^i` microseconds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Histogram {
     /// Samples by bucket.
     pub buckets: [u64; 32],
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { buckets: [0; 32] }
-    }
 }
 
 impl Histogram {

@@ -81,7 +81,8 @@ impl Model for Anthropic {
 const HEAD_BYTES: usize = 512;
 const BINDING_KEY: &[u8] = br#""block_binding":"#;
 
-/// In the order of how particular they are: a refusal of a part of `thinking` names `thinking` too.
+/// In the order of how particular they are: a refusal of a part of `thinking` names `thinking` too. A refused block of
+/// reasoning stops all of them from going back, in every conversation with this client: that costs quality, never an answer.
 const LEARNABLE: &[Learnable] = &[
     Learnable {
         name: "max_tokens",
@@ -420,7 +421,10 @@ impl Answer {
             out.push(ModelEvent::Usage(self.usage.usage()));
         }
         if let Some(dropped) = message["input_transformations"].as_array().filter(|all| !all.is_empty()) {
-            tracing::warn!(?dropped, "the model dropped reasoning because what came before it had changed");
+            let dropped = serde_json::Value::from(dropped.clone());
+            out.push(ModelEvent::Warning(format!(
+                "the provider left out reasoning, because what came before it had changed: {dropped}"
+            )));
         }
     }
 

@@ -3,7 +3,8 @@
 //! A tool that is stopped is reported at once; its processes (or a file that is just being replaced) may take some seconds
 //! more. While they do, no tool of the session with side effects may start, and the process may not leave: the loop waits
 //! for [`Reaper::idle`], and who ends the process waits for [`Reaper::all_idle`]. Both waits are bounded by the reaping
-//! itself, 2 seconds until SIGKILL and at most 10 more where the kernel cannot end a process.
+//! itself, 2 seconds until SIGKILL and at most 10 more where the kernel cannot end a process. Who does not want to wait for the
+//! 2 seconds says [`Reaper::kill`].
 
 use session_store::SessionId;
 use std::collections::BTreeMap;
@@ -14,7 +15,15 @@ use tokio::sync::watch;
 /// process and not to a runtime: [`reaper`].
 #[derive(Debug)]
 pub struct Reaper {
-    running: watch::Sender<BTreeMap<SessionId, usize>>,
+    running: watch::Sender<BTreeMap<SessionId, Running>>,
+}
+
+/// What a session has under way.
+#[derive(Debug, Default)]
+struct Running {
+    count: usize,
+    /// Whether what is stopped gets no time to end by itself.
+    kill: bool,
 }
 
 /// The reaper of this process.
@@ -42,9 +51,23 @@ impl Reaper {
         self.running.borrow().is_empty()
     }
 
+    /// Ends at once, with SIGKILL, the processes of `session` whose tool was stopped already and that are given time to end by themselves.
+    pub fn kill(&self, session: SessionId) {
+        self.running.send_modify(|running| {
+            if let Some(running) = running.get_mut(&session) {
+                running.kill = true;
+            }
+        });
+    }
+
+    /// As [`Reaper::kill`], for all sessions.
+    pub fn kill_all(&self) {
+        self.running.send_modify(|running| running.values_mut().for_each(|running| running.kill = true));
+    }
+
     /// Counts a side effect of `session` until the guard is dropped.
     pub(super) fn enter(&'static self, session: SessionId) -> Busy {
-        self.running.send_modify(|running| *running.entry(session).or_default() += 1);
+        self.running.send_modify(|running| running.entry(session).or_default().count += 1);
         Busy { reaper: self, session }
     }
 }
@@ -55,12 +78,22 @@ pub(super) struct Busy {
     session: SessionId,
 }
 
+impl Busy {
+    /// Returns once [`Reaper::kill`] was said for the session.
+    pub(super) fn killed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut running, session) = (self.reaper.running.subscribe(), self.session);
+        async move {
+            let _ = running.wait_for(|running| running.get(&session).is_some_and(|running| running.kill)).await;
+        }
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         self.reaper.running.send_modify(|running| {
-            let Some(count) = running.get_mut(&self.session) else { return };
-            *count -= 1;
-            if *count == 0 {
+            let Some(of_session) = running.get_mut(&self.session) else { return };
+            of_session.count -= 1;
+            if of_session.count == 0 {
                 running.remove(&self.session);
             }
         });

@@ -53,6 +53,8 @@ const DRAIN_WAIT: Duration = Duration::from_millis(100);
 const TERM_WAIT: Duration = Duration::from_secs(2);
 /// After SIGKILL, before a process is given up.
 const KILL_WAIT: Duration = Duration::from_secs(10);
+/// How often what lives is looked for and killed where nothing can be awaited; a look takes about a millisecond.
+const DROP_LOOKS_MAX: u32 = 100;
 /// Between two looks at what still lives: the first is short, as most commands leave nothing.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_MAX: Duration = Duration::from_millis(100);
@@ -183,32 +185,31 @@ struct Spawned {
     child: Box<dyn ChildWrapper>,
     pipe: pipe::Receiver,
     family: Family,
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl Spawned {
     fn start(command: &str, context: &ToolContext, busy: Busy) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let errors = writer.try_clone()?;
-        let marker = marker(context);
+        // Before the start: where a runtime is torn down right now, `spawn` can fail with the process already running.
+        let mut family = Family { group: None, marker: marker(context), over: false };
         let mut shell = CommandWrap::with_new("/bin/sh", |shell| {
             shell
                 .args(["-c", command])
                 .current_dir(&context.cwd)
                 .env_clear()
                 .envs(context.env.iter().map(|(name, value)| (name, value)))
-                .env(MARKER, &marker)
+                .env(MARKER, &family.marker)
                 .stdin(Stdio::null())
                 .stdout(writer)
                 .stderr(errors);
         });
         let child = shell.wrap(ProcessSession).spawn()?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let group = group.ok_or_else(|| io::Error::other("it has no process id"))?;
-        let family = Family { group, marker, over: false };
+        family.group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         // `shell` holds the writing ends: with it goes the last of them that is ours.
         drop(shell);
-        Ok(Self { child, pipe: pipe::Receiver::from_owned_fd(reader.into())?, family, _busy: busy })
+        Ok(Self { child, pipe: pipe::Receiver::from_owned_fd(reader.into())?, family, busy })
     }
 
     async fn supervise(
@@ -235,7 +236,12 @@ impl Spawned {
             return;
         }
         self.family.signal(Signal::TERM).await;
-        if self.is_over(Instant::now() + TERM_WAIT).await {
+        let killed = self.busy.killed();
+        let is_over = tokio::select! {
+            is_over = self.is_over(Instant::now() + TERM_WAIT) => is_over,
+            () = killed => false,
+        };
+        if is_over {
             return;
         }
         // Again and again: what is being born while the list is read is found the next time.
@@ -246,7 +252,7 @@ impl Spawned {
                 return;
             }
         }
-        tracing::warn!(group = self.family.group.as_raw_nonzero(), "a process of a shell command cannot be ended");
+        tracing::warn!(group = Pid::as_raw(self.family.group), "a process of a shell command cannot be ended");
         self.family.over = true;
     }
 
@@ -316,8 +322,8 @@ fn marker(context: &ToolContext) -> String {
 
 /// Everything that a command started.
 struct Family {
-    /// The shell's process group, which has its process id.
-    group: Pid,
+    /// The shell's process group, which has its process id; nothing before it has started.
+    group: Option<Pid>,
     /// In the environment of each process.
     marker: String,
     /// Whether nothing is left.
@@ -326,11 +332,13 @@ struct Family {
 
 impl Family {
     async fn signal(&self, signal: Signal) {
+        self.signal_group(signal);
+        signal_all(&self.living().await, signal);
+    }
+
+    fn signal_group(&self, signal: Signal) {
         // ESRCH: it is gone already.
-        let _ = kill_process_group(self.group, signal);
-        for pid in self.living().await {
-            let _ = kill_process(pid, signal);
-        }
+        let _ = self.group.map(|group| kill_process_group(group, signal));
     }
 
     /// The processes that live, zombies not counted.
@@ -343,17 +351,29 @@ impl Family {
 
 impl Drop for Family {
     fn drop(&mut self) {
-        if !self.over {
-            let _ = kill_process_group(self.group, Signal::KILL);
-            for pid in living(self.group, &self.marker) {
-                let _ = kill_process(pid, Signal::KILL);
+        if self.over {
+            return;
+        }
+        self.signal_group(Signal::KILL);
+        // Nothing can be awaited here. A process that was being born while the list was read is found the next time.
+        for _ in 0..DROP_LOOKS_MAX {
+            let living = living(self.group, &self.marker);
+            if living.is_empty() {
+                return;
             }
+            signal_all(&living, Signal::KILL);
         }
     }
 }
 
+fn signal_all(processes: &[Pid], signal: Signal) {
+    for pid in processes {
+        let _ = kill_process(*pid, signal);
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn living(group: Pid, marker: &str) -> Vec<Pid> {
+fn living(group: Option<Pid>, marker: &str) -> Vec<Pid> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return group_leader(group) };
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
@@ -362,27 +382,27 @@ fn living(group: Pid, marker: &str) -> Vec<Pid> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn living(group: Pid, _marker: &str) -> Vec<Pid> {
+fn living(group: Option<Pid>, _marker: &str) -> Vec<Pid> {
     group_leader(group)
 }
 
 /// The leader stands for its group, as far as the kernel tells without a list of processes.
-fn group_leader(group: Pid) -> Vec<Pid> {
-    if test_kill_process_group(group).is_ok() { vec![group] } else { Vec::new() }
+fn group_leader(group: Option<Pid>) -> Vec<Pid> {
+    group.filter(|group| test_kill_process_group(*group).is_ok()).into_iter().collect()
 }
 
 #[cfg(target_os = "linux")]
-fn belongs(pid: Pid, group: Pid, marker: &str) -> bool {
+fn belongs(pid: Pid, group: Option<Pid>, marker: &str) -> bool {
     let path = |file| format!("/proc/{}/{file}", pid.as_raw_nonzero());
     let Ok(stat) = std::fs::read_to_string(path("stat")) else { return false };
     // `pid (name) state parent group ...`, and a name may hold anything.
     let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
     let mut fields = fields.split(' ');
-    let (state, of_group) = (fields.next(), fields.nth(1).and_then(|field| field.parse().ok()));
+    let (state, of_group) = (fields.next(), fields.nth(1).and_then(|field| field.parse().ok()).and_then(Pid::from_raw));
     if matches!(state, Some("Z" | "X")) {
         return false;
     }
-    if of_group == Some(group.as_raw_nonzero().get()) {
+    if group.is_some() && of_group == group {
         return true;
     }
     // Only processes of the same user can be read, and no other can be ended.

@@ -95,12 +95,12 @@ async fn a_connection_that_does_not_come_about_runs_out_the_connect_clock() {
 async fn a_slow_answer_that_goes_on_is_let_go_on() {
     let mut script = vec![Step::Send(stream_head())];
     for _ in 0..20 {
-        script.extend([Step::Wait(Duration::from_millis(50)), Step::Send(word())]);
+        script.extend([Step::Wait(Duration::from_millis(75)), Step::Send(word())]);
     }
     script.push(Step::Send(events(&["[DONE]"]).into_bytes()));
     let server = Server::new(vec![script]).await;
-    // Both limits pass over many times, each time before a word comes.
-    let clocks = Clocks { idle: Duration::from_millis(700), progress: Duration::from_millis(700), ..Clocks::default() };
+    // The whole takes longer than each of both limits; no gap in it does.
+    let clocks = Clocks { idle: Duration::from_millis(1200), progress: Duration::from_millis(1200), ..Clocks::default() };
     let heard = hear_within(&openai(&server), &clocks).await;
     assert_eq!((heard.text.len(), heard.stop, heard.failure), (40, Some(StopReason::EndTurn), None));
 }
@@ -116,10 +116,10 @@ async fn the_clocks_stand_still_while_nobody_reads() {
     ];
     let server = Server::new(vec![script]).await;
     let model = openai(&server);
-    let limit = Duration::from_millis(400);
+    let limit = Duration::from_secs(1);
     let clocks = Clocks { idle: limit, progress: limit, cap: limit, ..Clocks::default() };
     let mut stream = model.call(model.body(&hello()), &clocks).await.expect("a stream");
-    let mut words = 0;
+    let (mut words, begun) = (0, Instant::now());
     loop {
         // Waits as a turn does: begins to read, is called away by something else, and comes back much later.
         let next = tokio::time::timeout(Duration::from_millis(1), stream.next()).await;
@@ -133,6 +133,7 @@ async fn the_clocks_stand_still_while_nobody_reads() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert_eq!(words, 2);
+    assert!(begun.elapsed() > limit, "the test reads too fast to show anything");
 }
 
 #[tokio::test]

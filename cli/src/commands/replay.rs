@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::resolve::resolve;
-use crate::transcript::{LivePrinter, Painter, Transcript, duration_words};
+use crate::transcript::{LivePrinter, Painter, Transcript, count_words, duration_words};
 use session_store::{Entry, Event, Holder, Seq, Timestamp};
 use std::time::Duration;
 
@@ -59,16 +59,17 @@ pub(crate) async fn run(app: &App, args: ReplayArgs) -> Result<Exit, CliError> {
     out.flush()?;
 
     if let Some(at) = args.at.filter(|at| last.is_none_or(|last| last < *at)) {
-        return Err(CliError::usage(format!("event {at} is not in the session, which has {} events", loaded.state.next_seq)));
+        return Err(CliError::usage(format!(
+            "event {at} is not in the session, which has {}",
+            count_words(loaded.state.next_seq, "event")
+        )));
     }
     if is_open && ends_here {
         output::stderr(&format!("the session is still being written; `longhand sessions tail {id}` follows it\n"));
     }
     if !loaded.problems.is_empty() {
-        output::stderr(&format!(
-            "warning: its log has {} problems; `longhand sessions verify {id}` lists them\n",
-            loaded.problems.len()
-        ));
+        let problems = count_words(loaded.problems.len() as u64, "problem");
+        output::stderr(&format!("warning: its log has {problems}; `longhand sessions verify {id}` lists them\n"));
     }
     Ok(Exit::Done)
 }

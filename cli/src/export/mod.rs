@@ -16,9 +16,7 @@ use session_store::{SessionId, State};
 /// What stands on top of a document.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    /// The session.
-    pub(crate) id: SessionId,
-    /// Its name, or its title, or a word that it has neither.
+    /// The session's name, or its title, or a word that it has neither.
     pub(crate) title: String,
     /// Name and value, in order.
     pub(crate) rows: Vec<(&'static str, String)>,
@@ -42,7 +40,7 @@ impl Facts {
             ("Output tokens", tokens(state.usage.output_tokens)),
         ];
         let rows = rows.into_iter().filter_map(|(name, value)| Some((name, redactor.clean(&value?).into_owned()))).collect();
-        Self { id, title: redactor.clean(title).into_owned(), rows }
+        Self { title: redactor.clean(title).into_owned(), rows }
     }
 }
 

@@ -4,7 +4,6 @@ use crate::args::OutputFormat;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::safe_text::safe;
-use crate::signals::Signals;
 use agent_runtime::session_store::{SessionId, Usage};
 use agent_runtime::{Denial, EndReason, Session, TurnError, TurnOutcome};
 use serde::Serialize;
@@ -72,10 +71,9 @@ impl Report {
         self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
     }
 
-    /// A signal came before the turn began.
-    pub(super) fn stopped_early(&mut self, signals: &Signals) -> Exit {
+    /// It was stopped before the turn began.
+    pub(super) fn stopped_early(&mut self) {
         self.stop_reason = EndReason::Interrupted.as_str();
-        signals.last().map_or(Exit::Failed, |caught| Exit::Signal(caught.number))
     }
 
     /// The turn is over.
@@ -189,9 +187,8 @@ pub(super) fn tell(outcome: &TurnOutcome) {
 fn hint(outcome: &TurnOutcome) -> Option<&'static str> {
     use agent_runtime::FailureKind as Kind;
     match &outcome.error {
-        Some(TurnError::Store(_)) => {
-            Some("what was not written is lost with this process, what was written is kept; `longhand doctor` looks at the disk")
-        }
+        // What is lost and what is kept is known, and told, after one more try.
+        Some(TurnError::Store(_)) => None,
         Some(TurnError::Model(failure)) => match failure.kind {
             Kind::Auth => Some("check the key: `longhand doctor` says which one is set"),
             Kind::Quota => Some("the provider wants to be paid first; another model can go on: `longhand -c -m PROVIDER/NAME`"),

@@ -2,7 +2,7 @@
 
 use super::{Answer, Item, ItemKind, Painter, Transcript, answer_words, model_name};
 use crate::safe_text::safe;
-use session_store::{Entry, Event, InFlight, Seq};
+use session_store::{Entry, Event, Seq};
 
 /// Entries in, text to print out.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ mod text;
 pub(crate) use json::JsonMessage;
 pub(crate) use live::LivePrinter;
 pub(crate) use text::{
-    Painter, answer_words, call_words, capital, clock, duration_words, end_words, is_trouble, outcome_words, profile_words,
-    todo_mark, user_words,
+    Painter, answer_words, call_words, capital, clock, count_words, duration_words, end_words, is_trouble, outcome_words,
+    profile_words, todo_mark, user_words,
 };
 
 use session_store::{

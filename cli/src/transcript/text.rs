@@ -187,11 +187,11 @@ pub(crate) fn profile_words(profile: &Profile) -> String {
     format!("model {}; {tools}{effort}; system prompt of {} characters", profile.model, profile.system.chars().count())
 }
 
-/// `[ ]`, `[~]` or `[x]`.
+/// `[ ]`, `[>]` or `[x]`.
 pub(crate) fn todo_mark(status: TodoStatus) -> &'static str {
     match status {
         TodoStatus::Pending => "[ ]",
-        TodoStatus::InProgress => "[~]",
+        TodoStatus::InProgress => "[>]",
         TodoStatus::Completed => "[x]",
     }
 }
@@ -212,6 +212,11 @@ pub(crate) fn duration_words(ms: u64) -> String {
     }
 }
 
+/// `1 event`, `2 events`.
+pub(crate) fn count_words(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 fn finished_words(finished: &ToolFinished) -> String {
     let outcome = outcome_words(finished);
     let first = finished.output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
@@ -219,13 +224,20 @@ fn finished_words(finished: &ToolFinished) -> String {
         0 | 1 => String::new(),
         lines => format!(" ({lines} lines)"),
     };
+    // A result that begins with its outcome does not say it twice.
+    let said = first.get(..outcome.len()).filter(|start| start.eq_ignore_ascii_case(&outcome));
+    let first = said.and_then(|_| first[outcome.len()..].strip_prefix(':')).map_or(first, str::trim_start);
     let first = cut_to(first, RESULT_CHARS_MAX);
     if first.is_empty() { outcome } else { format!("{outcome}: {first}{lines}") }
 }
 
 fn value_words(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => match text.trim_end().split_once('\n') {
+            Some((first, _)) => format!("{first}..."),
+            None => text.trim_end().to_owned(),
+        },
+        Value::Array(items) if items.len() > 1 => format!("{} items", items.len()),
         other => other.to_string(),
     }
 }

@@ -2,6 +2,9 @@
 
 use crate::common::{World, code, snapshot, stderr, stdout};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 
 fn result(world: &World, args: &[&str]) -> (i32, Value) {
     let output = world.run(args);
@@ -83,9 +86,9 @@ fn a_disallowed_tool_beats_an_allowed_one() {
 fn a_mode_that_asks_needs_somebody_to_ask() {
     let world = World::new();
     // `setsid` takes the terminal away that the tests may run on.
-    let mut command = std::process::Command::new("setsid");
+    let mut command = Command::new("setsid");
     command.args(["--wait", env!("CARGO_BIN_EXE_longhand"), "-p", "-m", "offline", "--permission-mode", "ask", "hello"]);
-    let output = command.env("LONGHAND_HOME", world.home()).stdin(std::process::Stdio::null()).output().expect("runs");
+    let output = command.env("LONGHAND_HOME", world.home()).stdin(Stdio::null()).output().expect("runs");
     assert_eq!(code(&output), 2, "{}", stderr(&output));
 }
 
@@ -111,19 +114,55 @@ fn the_limit_of_model_calls_is_exit_8() {
 }
 
 #[test]
-fn a_model_that_cannot_be_reached_is_exit_3_with_the_result() {
+fn a_signal_in_a_retry_pause_prints_the_result_and_kills_the_process() {
     let world = World::new();
-    let mut command =
-        world.command(&["-p", "--output-format", "json", "-m", "openai/x", "--base-url", "http://127.0.0.1:1/v1", "hello"]);
-    // The retries of a refused connection take their time; an interrupt ends them.
-    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("runs");
-    std::thread::sleep(std::time::Duration::from_millis(700));
-    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    let args = ["-p", "--output-format", "json", "-m", "openai/x", "--base-url", "http://127.0.0.1:1/v1", "hello"];
+    let mut child = world.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let told = BufReader::new(child.stderr.take().expect("a pipe"))
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| line.contains("trying again"));
+    assert!(told.is_some(), "a refused connection is told and tried again");
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
     let output = child.wait_with_output().expect("it ends");
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(2), "{}", stderr(&output));
+    assert_eq!(output.status.signal(), Some(2));
     let result: Value = serde_json::from_slice(&output.stdout).expect("the result is printed");
     assert_eq!(result["stop_reason"], "interrupted");
-    assert!(stderr(&output).contains("trying again"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_hangs_does_not_hold_up_a_signal() {
+    let world = World::new();
+    let args = ["-p", "--json", "-m", "offline", "offline: slow 100000 words 0"];
+    let mut child = world.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    // A little is read, so that the turn is known to run; then the pipe fills up.
+    let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("assistant.delta") {
+        line.clear();
+        reader.read_line(&mut line).expect("readable");
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+    assert_eq!(child.wait().expect("it ends").signal(), Some(15));
+    let list = stdout(&world.run(&["sessions", "list", "--json"]));
+    let sessions: Value = serde_json::from_str(&list).expect("JSON");
+    assert_eq!((sessions[0]["state"].as_str(), sessions[0]["messages"].as_u64()), (Some("idle"), Some(2)), "{list}");
+}
+
+#[test]
+fn a_refused_call_is_exit_3_and_the_session_is_kept() {
+    let world = World::new();
+    let (exit, failed) = result(&world, &["-p", "--output-format", "json", "-m", "offline", "offline: fail"]);
+    assert_eq!((exit, &failed["is_error"], failed["stop_reason"].as_str()), (3, &Value::Bool(true), Some("error")));
+    let (exit, next) = result(&world, &["-p", "--output-format", "json", "-c", "offline: repeat x"]);
+    assert_eq!((exit, &next["session_id"]), (0, &failed["session_id"]));
+}
+
+#[test]
+fn a_limit_of_a_model_call_is_exit_4() {
+    let (exit, stuck) =
+        result(&World::new(), &["-p", "--output-format", "json", "-m", "offline", "--timeout", "0.2", "offline: hang"]);
+    assert_eq!((exit, stuck["stop_reason"].as_str()), (4, Some("timeout")), "{stuck}");
 }
 
 #[test]
@@ -139,8 +178,8 @@ fn a_closed_standard_output_is_no_failure() {
     let world = World::new();
     let mut child = world
         .command(&["-p", "--json", "-m", "offline", "offline: slow 2000 words"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("runs");
     drop(child.stdout.take());

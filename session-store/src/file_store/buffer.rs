@@ -97,6 +97,8 @@ pub(super) enum Ended {
     Closed,
     /// Another owner or the file's fate ended it.
     Lost(String),
+    /// The store stopped before all was durable.
+    Stopped,
 }
 
 pub(super) struct Buffer {

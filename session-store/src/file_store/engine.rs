@@ -227,7 +227,8 @@ impl Engine {
         if self.core.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        let parts: [(&str, fn(&Core)); 3] =
+        type Run = fn(&Core);
+        let parts: [(&str, Run); 3] =
             [("session-writer", writer::run), ("session-syncer", syncer::run_background), ("session-commit", syncer::run_commit)];
         for (name, run) in parts.into_iter().skip(threads.len()) {
             let core = Arc::clone(&self.core);

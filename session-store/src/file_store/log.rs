@@ -17,9 +17,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The longest line; the fields of an event that would make a longer one go into a side file.
-const LINE_BYTES_MAX: usize = 1 << 20;
-
 /// A session's log in a file. Dropping it closes the session without waiting.
 pub(super) struct FileLog {
     /// Keeps the threads.
@@ -52,7 +49,7 @@ fn accept(core: &Core, buffer: &mut Buffer, event: Event) -> Result<Arc<Entry>, 
     room.check(core, buffer, 0)?;
     let at = core.options.clock.now();
     let (mut length, mut crc) = buffer.encode_line(&core.pool, |out, crc, seq| line::encode(out, crc, seq, at, &event));
-    if length > LINE_BYTES_MAX {
+    if length > core.options.line_bytes_max {
         buffer.take_back_line(length);
         let side = add_fields_as_side(core, buffer, room, &event)?;
         (length, crc) =
@@ -89,6 +86,7 @@ fn refuse_if_ended(buffer: &Buffer) -> Result<(), AppendError> {
         None => Ok(()),
         Some(Ended::Closed) => Err(AppendError::NotOpen { why: "it was closed".to_owned() }),
         Some(Ended::Lost(why)) => Err(AppendError::NotOpen { why: why.clone() }),
+        Some(Ended::Stopped) => Err(AppendError::NotOpen { why: "the store was shut down".to_owned() }),
     }
 }
 
@@ -201,7 +199,7 @@ impl SessionLog for FileLog {
             {
                 let buffer = lock(&self.session.buffer);
                 match &buffer.ended {
-                    Some(Ended::Closed) => return Err(StoreError::Closed),
+                    Some(Ended::Closed | Ended::Stopped) => return Err(StoreError::Closed),
                     Some(Ended::Lost(why)) => return Err(StoreError::Lost { id: self.session.id, why: why.clone() }),
                     None if room.check(self.core(), &buffer, bytes as u64).is_ok() => return Ok(()),
                     None => {}

@@ -71,6 +71,9 @@ pub struct FileStoreOptions {
     pub store_bytes_max: u64,
     /// What closing events may take beyond both bounds, so that a session can always say how it ended. 1 MiB.
     pub closing_bytes: u64,
+    /// The longest line; the fields of an event that would make a longer one go into a side file. 1 MiB, which no reader should
+    /// have to exceed; less is for tests.
+    pub line_bytes_max: usize,
     /// Where the time of events comes from.
     pub clock: Arc<dyn Clock>,
     /// The file system.
@@ -82,14 +85,15 @@ pub struct FileStoreOptions {
 impl FileStoreOptions {
     /// The defaults, for the store in `home`.
     #[must_use]
-    pub fn new(home: impl Into<PathBuf>, program: impl Into<String>) -> Self {
+    pub fn new(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
-            program: program.into(),
+            program: concat!("session-store ", env!("CARGO_PKG_VERSION")).to_owned(),
             window: Duration::from_millis(500),
             session_bytes_max: 64 << 20,
             store_bytes_max: 1 << 30,
             closing_bytes: 1 << 20,
+            line_bytes_max: 1 << 20,
             clock: Arc::new(SystemClock),
             fs: Arc::new(RealFs),
             machine: Machine::here(),
@@ -110,10 +114,16 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// A store. Touches nothing: what is not there is made with the first session, and a home that cannot be written can be read.
-    #[must_use]
-    pub fn open(options: FileStoreOptions) -> Self {
-        Self { engine: Arc::new(Engine::new(options)) }
+    /// A store. Makes nothing: what is not there is made with the first session, and a home that cannot be written can be
+    /// read.
+    ///
+    /// # Errors
+    /// Where the home is a file.
+    pub fn open(options: FileStoreOptions) -> Result<Self, StoreError> {
+        if options.fs.stat(&options.home).is_ok_and(|found| found.is_file) {
+            return Err(StoreError::io("use", &options.home)(io::ErrorKind::NotADirectory.into()));
+        }
+        Ok(Self { engine: Arc::new(Engine::new(options)) })
     }
 
     /// Runs `work` on a blocking thread.
@@ -304,7 +314,7 @@ impl SessionStore for FileStore {
             for session in &sessions {
                 // After a failure it is tried again each window, until the limit.
                 let is_clean = |buffer: &Buffer| buffer.durable == buffer.accepted && buffer.sides.is_empty();
-                while !matches!(session.until(is_clean).await, Ok(()) | Err(StoreError::Lost { .. })) {}
+                while !matches!(session.until(is_clean).await, Ok(()) | Err(StoreError::Lost { .. } | StoreError::Closed)) {}
             }
         };
         let _ = tokio::time::timeout(limit, all_durable).await;
@@ -319,6 +329,7 @@ impl SessionStore for FileStore {
             }
         })
         .await;
+        sessions.iter().filter(|session| !session.is_clean()).for_each(|session| session.stop());
         if is_done { Ok(()) } else { Err(ShutdownError { not_durable }) }
     }
 
@@ -344,6 +355,7 @@ fn missing(session: &Session) -> Option<(SessionId, u64, String)> {
     let buffer = lock(&session.buffer);
     let why = match (&buffer.ended, buffer.trouble()) {
         (Some(buffer::Ended::Lost(why)), _) => why.clone(),
+        (Some(buffer::Ended::Stopped), None) => "the store was shut down before".to_owned(),
         (_, Some(trouble)) => trouble.to_string(),
         _ => "the time was up".to_owned(),
     };

@@ -17,6 +17,7 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Something in a log, with side files read.
+#[expect(clippy::large_enum_variant, reason = "nearly all items are entries")]
 pub(super) enum Item {
     Entry(Entry, Place),
     Problem(Problem),
@@ -92,10 +93,18 @@ impl LogReader {
                 Scanned::Side { side, place } => read_fields(&self.core, self.id, side, place, out),
                 Scanned::SetAside { .. } => {}
                 Scanned::Problem(problem) => out.push(Item::Problem(problem)),
-                Scanned::Fragment { offset, holds_records, .. } => out.push(Item::Fragment { offset, holds_records }),
+                Scanned::Fragment { offset, holds_records, .. } => {
+                    out.push(Item::Problem(torn_tail(&self.scanner, offset, self.offset)));
+                    out.push(Item::Fragment { offset, holds_records });
+                }
             }
         }
     }
+}
+
+fn torn_tail(scanner: &Scanner, offset: u64, end: u64) -> Problem {
+    let detail = format!("{} bytes follow the last newline", end.saturating_sub(offset));
+    Problem { line: scanner.position().lines + 1, offset, kind: ProblemKind::TornTail, detail }
 }
 
 /// Opens a log, but nothing else that has its name: to open a pipe would wait for its other end.

@@ -12,7 +12,7 @@ use crate::id::SessionId;
 use crate::store::Progress;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub(super) struct Session {
     pub(super) id: SessionId,
@@ -24,8 +24,10 @@ pub(super) struct Session {
     /// Held while the file is synced: the kernel tells a failed write-back to one sync of a descriptor only, and two at a time could
     /// not tell which of them was told.
     pub(super) syncing: Mutex<()>,
-    /// Told of every change of the buffer's numbers.
+    /// Told of every change of the buffer's numbers, each append too.
     pub(super) progress: watch::Sender<Progress>,
+    /// Told when something was written, became durable, or failed: who waits for the disk is not woken by each append.
+    moved: Notify,
     /// A bit for each lane that it is in, and one for each lane's retries.
     lanes: AtomicU8,
 }
@@ -69,6 +71,7 @@ impl Session {
             disk: Mutex::new(disk),
             syncing: Mutex::default(),
             progress: watch::Sender::new(progress),
+            moved: Notify::new(),
             lanes: AtomicU8::new(0),
         }
     }
@@ -113,10 +116,11 @@ impl Session {
             progress.trouble = buffer.trouble().cloned();
             progress.closed = match buffer.ended {
                 Some(Ended::Closed) => buffer.durable == buffer.accepted,
-                Some(Ended::Lost(_)) => true,
+                Some(Ended::Lost(_) | Ended::Stopped) => true,
                 None => false,
             };
         });
+        self.moved.notify_waiters();
     }
 
     /// Tells the owner that a write or a sync failed; what it concerns is kept.
@@ -139,14 +143,16 @@ impl Session {
     /// # Errors
     /// Where a write or a sync failed meanwhile, or the session is lost.
     pub(super) async fn until(&self, done: impl Fn(&Buffer) -> bool) -> Result<(), StoreError> {
-        let mut progress = self.progress.subscribe();
         let failures = lock(&self.buffer).failures;
         loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            // From here on no change is missed.
+            moved.as_mut().enable();
             if let Some(outcome) = self.outcome(&done, failures) {
                 return outcome;
             }
-            // The sender is in `self`, so it cannot be gone.
-            let _ = progress.changed().await;
+            moved.await;
         }
     }
 
@@ -155,11 +161,22 @@ impl Session {
         if done(&buffer) {
             return Some(Ok(()));
         }
-        if let Some(Ended::Lost(why)) = &buffer.ended {
-            return Some(Err(StoreError::Lost { id: self.id, why: why.clone() }));
+        match &buffer.ended {
+            Some(Ended::Lost(why)) => return Some(Err(StoreError::Lost { id: self.id, why: why.clone() })),
+            Some(Ended::Stopped) => return Some(Err(StoreError::Closed)),
+            Some(Ended::Closed) | None => {}
         }
         let trouble = buffer.trouble().filter(|_| buffer.failures > failures)?;
         Some(Err(trouble.again()))
+    }
+
+    /// Nobody will write or sync it any more; whoever waits for that is told.
+    pub(super) fn stop(&self) {
+        let mut buffer = lock(&self.buffer);
+        if !buffer.is_lost() {
+            buffer.ended = Some(Ended::Stopped);
+        }
+        self.publish(&buffer);
     }
 
     /// Whether everything that it accepted is durable.

@@ -276,7 +276,6 @@ fn finish(core: &Core, session: &Session, job: &Job) {
     if core.is_short_of_files() && disk.end == buffer.durable_end {
         core.close_file(&mut disk);
     }
-    session.publish(&buffer);
     drop(buffer);
     drop(disk);
     {
@@ -287,4 +286,6 @@ fn finish(core: &Core, session: &Session, job: &Job) {
     }
     core.pool.give_back(freed_chunks);
     core.freed(freed);
+    // Last, so that whoever waited finds all counters right.
+    session.publish(&lock(&session.buffer));
 }

@@ -116,7 +116,8 @@ pub(super) fn write(core: &Core, session: &Session) -> Result<Wrote, StoreError>
     }
     let mut buffer = lock(&session.buffer);
     let events = buffer.mark_written(disk.end);
-    if events > 0 || buffer.write_trouble.take().is_some() {
+    let is_cured = buffer.write_trouble.take().is_some();
+    if events > 0 || is_cured {
         session.publish(&buffer);
     }
     Ok(Wrote { events, bytes: disk.end - from, sides: !sides.is_empty(), more: disk.end < end })

@@ -1,1 +1,195 @@
-//! Soon.
+//! A disk that fails: told at once, nothing thrown away, tried again.
+
+use crate::sim::SimFs;
+use crate::writing::{create, entries, log_path, options, say, soon, store, texts, until};
+use session_store::*;
+use std::time::Duration;
+
+fn trouble(log: &dyn SessionLog) -> Option<String> {
+    log.progress().borrow().trouble.as_ref().map(ToString::to_string)
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_lost_is_written_again_in_the_same_place() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    options.window = Duration::from_millis(100);
+    let store1 = FileStore::open(options).unwrap();
+    let log = create(&store1).await;
+    soon(log.flush()).await.unwrap();
+    let first = log.append(say("first")).unwrap();
+    fs.fail_syncs(1);
+    let error = soon(log.durable(first.seq)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Io { action: "sync", .. }), "{error}");
+    assert_eq!(log.progress().borrow().durable, 2, "nothing of it counts");
+    let second = log.append(say("second")).unwrap();
+    soon(log.durable(second.seq)).await.unwrap();
+    until(|| trouble(&*log).is_none()).await;
+    let after = store(&fs.after_power_cut());
+    assert_eq!(texts(&after, log.id()).await, ["first", "second"]);
+    assert!(after.verify(log.id()).await.unwrap().ok);
+    assert!(store1.stats().failures >= 1);
+}
+
+#[tokio::test]
+async fn a_failed_sync_is_cured_without_anybody_waiting() {
+    let fs = SimFs::new();
+    let log = create(&store(&fs)).await;
+    soon(log.flush()).await.unwrap();
+    fs.fail_syncs(3);
+    log.append(say("hello")).unwrap();
+    soon(log.progress().wait_for(|progress| progress.trouble.is_some())).await.unwrap();
+    soon(log.progress().wait_for(|progress| progress.durable == 3 && progress.trouble.is_none())).await.unwrap();
+    assert_eq!(texts(&store(&fs.after_power_cut()), log.id()).await, ["hello"]);
+}
+
+#[tokio::test]
+async fn a_side_file_that_a_failed_sync_lost_is_written_again() {
+    let fs = SimFs::new();
+    let log = create(&store(&fs)).await;
+    soon(log.flush()).await.unwrap();
+    fs.fail_syncs(2);
+    let side = log.put_side(vec![7; 10_000]).unwrap();
+    log.append(say("hello")).unwrap();
+    soon(async { while log.flush().await.is_err() {} }).await;
+    let after = store(&fs.after_power_cut());
+    assert_eq!(after.read_side(log.id(), &side).await.unwrap(), vec![7; 10_000]);
+}
+
+#[tokio::test]
+async fn a_failed_write_is_told_and_tried_again() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let log = create(&store1).await;
+    soon(log.flush()).await.unwrap();
+    fs.fail_writes(2);
+    let entry = log.append(say("hello")).unwrap();
+    let error = soon(log.written(entry.seq)).await.unwrap_err();
+    assert!(error.to_string().starts_with("cannot write `/home/sessions/"), "{error}");
+    soon(log.progress().wait_for(|progress| progress.durable == 3 && progress.trouble.is_none())).await.unwrap();
+    assert!(store1.verify(log.id()).await.unwrap().ok);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_all_is_written_once_there_is_room() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let log = create(&store1).await;
+    soon(log.flush()).await.unwrap();
+    fs.set_room(Some(100));
+    let texts_of: Vec<String> = (0..20).map(|number| format!("message {number}")).collect();
+    for text in &texts_of {
+        log.append(say(text)).unwrap();
+    }
+    assert!(soon(log.flush()).await.is_err());
+    assert!(trouble(&*log).is_some());
+    assert!(log.append(say("still accepted")).is_ok());
+    fs.set_room(None);
+    soon(async { while log.flush().await.is_err() {} }).await;
+    assert!(trouble(&*log).is_none());
+    let after = store(&fs.after_power_cut());
+    assert_eq!(texts(&after, log.id()).await.len(), 21);
+    assert!(after.verify(log.id()).await.unwrap().ok, "a line that was half written went on where it stopped");
+}
+
+#[tokio::test]
+async fn short_writes_go_on_where_they_stopped() {
+    let fs = SimFs::new();
+    fs.limit_writes(7);
+    let store1 = store(&fs);
+    let log = create(&store1).await;
+    for number in 0..20 {
+        log.append(say(&number.to_string())).unwrap();
+    }
+    soon(log.flush()).await.unwrap();
+    assert_eq!(texts(&store1, log.id()).await.len(), 20);
+    assert!(store1.verify(log.id()).await.unwrap().ok);
+}
+
+#[tokio::test]
+async fn a_failing_session_does_not_hold_up_another() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let (bad, good) = (create(&store1).await, create(&store1).await);
+    soon(store1.flush()).await.unwrap();
+    fs.remove_file(&log_path(bad.id())).unwrap();
+    bad.append(say("bad")).unwrap();
+    good.append(say("good")).unwrap();
+    soon(good.flush()).await.unwrap();
+    assert!(matches!(soon(bad.flush()).await, Err(StoreError::Lost { .. })));
+    assert!(matches!(soon(store1.flush()).await, Err(StoreError::Lost { .. })));
+}
+
+async fn is_lost_after(change: impl FnOnce(&SimFs, &std::path::Path)) -> String {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let log = create(&store1).await;
+    soon(log.flush()).await.unwrap();
+    change(&fs, &log_path(log.id()));
+    let before = fs.contents(&log_path(log.id()));
+    let entry = log.append(say("kept")).unwrap();
+    let error = soon(log.durable(entry.seq)).await.unwrap_err();
+    assert_eq!(fs.contents(&log_path(log.id())), before, "nothing is written to a file that is not ours");
+    assert_eq!(log.recent(entry.seq).unwrap(), [entry], "what was accepted is kept");
+    assert!(log.append(say("more")).is_err());
+    assert!(log.progress().borrow().trouble.is_some());
+    error.to_string()
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_underneath_is_told() {
+    let why = is_lost_after(|fs, path| fs.remove_file(path).unwrap()).await;
+    assert!(why.contains("removed"), "{why}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_underneath_is_told() {
+    let replace = |fs: &SimFs, path: &std::path::Path| {
+        let bytes = fs.contents(path).unwrap();
+        fs.put(&path.with_extension("new"), &bytes);
+        fs.rename(&path.with_extension("new"), path).unwrap();
+    };
+    let why = is_lost_after(replace).await;
+    assert!(why.contains("replaced"), "{why}");
+}
+
+#[tokio::test]
+async fn a_file_that_another_wrote_or_cut_is_told() {
+    let why = is_lost_after(|fs, path| fs.edit(path, |bytes| bytes.extend_from_slice(b"{}\n"))).await;
+    assert!(why.contains("3 bytes"), "{why}");
+    let why = is_lost_after(|fs, path| fs.edit(path, |bytes| bytes.truncate(10))).await;
+    assert!(why.contains("cut"), "{why}");
+}
+
+#[tokio::test]
+async fn a_home_that_cannot_be_written_can_be_read() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let log = create(&store1).await;
+    log.append(say("hello")).unwrap();
+    soon(store1.shutdown(Duration::from_secs(10))).await.unwrap();
+    fs.set_read_only();
+    let store2 = store(&fs);
+    let id = log.id();
+    assert_eq!(store2.list().await.unwrap()[0].id, id);
+    assert_eq!(store2.load(id).await.unwrap().state.messages, 1);
+    assert!(store2.verify(id).await.unwrap().ok);
+    assert_eq!(entries(&store2, id).await.len(), 4);
+    let mut follower = store2.follow(id, 2).await.unwrap();
+    assert_eq!(soon(follower.next()).await.unwrap().unwrap().event, say("hello"));
+    assert!(matches!(store2.open(id).await, Err(StoreError::Io { .. })));
+    assert!(matches!(store2.create(NewSession::default()).await, Err(StoreError::Io { .. })));
+}
+
+#[tokio::test]
+async fn nothing_is_made_by_looking() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    assert!(store.list().await.unwrap().is_empty());
+    let id = SessionId::new(Timestamp::from_ms(0));
+    assert!(matches!(store.open(id).await, Err(StoreError::NotFound(_))));
+    assert!(matches!(store.load(id).await, Err(StoreError::NotFound(_))));
+    assert!(matches!(store.remove(id).await, Err(StoreError::NotFound(_))));
+    assert_eq!(fs.files(), Vec::<std::path::PathBuf>::new());
+    assert!(fs.stat("/home".as_ref()).is_err());
+}

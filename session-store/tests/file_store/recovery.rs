@@ -1,1 +1,156 @@
-//! Soon.
+//! Whatever a log holds, it lists, reads and opens.
+
+use crate::sim::SimFs;
+use crate::writing::{create, entries, log_path, options, say, soon, store, texts};
+use session_store::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// A closed session of three messages: its id and its file.
+async fn sample() -> (SessionId, Vec<u8>) {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let log = create(&store).await;
+    for text in ["one", "two", "three"] {
+        log.append(say(text)).unwrap();
+    }
+    soon(log.close()).await.unwrap();
+    (log.id(), fs.contents(&log_path(log.id())).unwrap())
+}
+
+fn with_file(id: SessionId, bytes: &[u8]) -> SimFs {
+    let fs = SimFs::new();
+    fs.put(&log_path(id), bytes);
+    fs
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_kept_told_and_blanked() {
+    let (id, mut bytes) = sample().await;
+    let torn = br#"{"seq":6,"at":"2026-"#;
+    let offset = bytes.len() as u64;
+    bytes.extend_from_slice(torn);
+    let fs = with_file(id, &bytes);
+    let store1 = store(&fs);
+    let opened = store1.open(id).await.unwrap();
+    assert!(opened.problems.iter().any(|problem| problem.kind == ProblemKind::TornTail), "{:?}", opened.problems);
+    opened.log.append(say("four")).unwrap();
+    soon(opened.log.flush()).await.unwrap();
+    let recovered = Recovered { offset, bytes: torn.len() as u64, fragment: String::from_utf8(torn.to_vec()).unwrap() };
+    assert!(entries(&store1, id).await.iter().any(|entry| entry.event == recovered.clone().into()));
+    assert_eq!(texts(&store1, id).await, ["one", "two", "three", "four"]);
+    let now = fs.contents(&log_path(id)).unwrap();
+    assert_eq!(now[..bytes.len() - torn.len()], bytes[..bytes.len() - torn.len()], "no record changes");
+    for line in String::from_utf8(now).unwrap().lines().filter(|line| !line.trim().is_empty()) {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+    let after = fs.after_power_cut();
+    assert_eq!(texts(&store(&after), id).await, ["one", "two", "three", "four"]);
+}
+
+#[tokio::test]
+async fn a_tail_of_any_bytes_is_kept() {
+    let (id, mut bytes) = sample().await;
+    bytes.extend_from_slice(b"\xff\xfe\x00");
+    let store1 = store(&with_file(id, &bytes));
+    let opened = store1.open(id).await.unwrap();
+    soon(opened.log.close()).await.unwrap();
+    let kept = entries(&store1, id).await.iter().any(
+        |entry| matches!(&entry.event, Event::Recovered(recovered) if recovered.fragment == "hex:fffe00" && recovered.bytes == 3),
+    );
+    assert!(kept);
+}
+
+#[tokio::test]
+async fn a_log_cut_at_any_byte_opens_with_all_its_whole_lines() {
+    let (id, bytes) = sample().await;
+    for cut in 0..=bytes.len() {
+        let fs = with_file(id, &bytes[..cut]);
+        let store1 = store(&fs);
+        let opened = store1.open(id).await.unwrap();
+        let whole = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+        let messages = whole.saturating_sub(2).min(3);
+        // A last line that lacks only its newline is whole.
+        assert!((messages..=messages + 1).contains(&usize::try_from(opened.state.messages).unwrap()), "cut at {cut}");
+        let entry = opened.log.append(say("on")).unwrap();
+        soon(opened.log.durable(entry.seq)).await.unwrap();
+        assert_eq!(texts(&store1, id).await.last().unwrap(), "on", "cut at {cut}");
+        drop(opened);
+        drop(store1);
+        assert_eq!(texts(&store(&fs.after_power_cut()), id).await.last().unwrap(), "on", "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn sound_lines_after_a_hole_stay() {
+    let (id, mut bytes) = sample().await;
+    let two = bytes.split(|byte| *byte == b'\n').take(3).map(|line| line.len() + 1).sum::<usize>();
+    bytes[two..two + 20].fill(0);
+    let fs = with_file(id, &bytes);
+    let store = store(&fs);
+    assert_eq!(texts(&store, id).await, ["one", "three"]);
+    let opened = store.open(id).await.unwrap();
+    assert_eq!(opened.state.messages, 2);
+    let entry = opened.log.append(say("four")).unwrap();
+    soon(opened.log.durable(entry.seq)).await.unwrap();
+    assert_eq!(texts(&store, id).await, ["one", "three", "four"]);
+    let verified = store.verify(id).await.unwrap();
+    assert!(!verified.ok && verified.problems.iter().any(|problem| problem.line == 4), "{:?}", verified.problems);
+}
+
+#[tokio::test]
+async fn files_that_are_no_sessions_harm_no_list() {
+    let (id, bytes) = sample().await;
+    let fs = with_file(id, &bytes);
+    let day = log_path(id).parent().unwrap().to_path_buf();
+    let (empty, noise) = (SessionId::new(id.created_at()), SessionId::new(id.created_at()));
+    fs.put(&log_path(empty), b"");
+    fs.put(&log_path(noise), &[0xff; 70_000]);
+    fs.put(&day.join("notes.txt"), b"hello");
+    fs.put(&day.join("not-a-uuid.jsonl"), b"{}\n");
+    fs.put(&day.join(format!("{}.jsonl/inside", SessionId::new(id.created_at()))), b"a folder");
+    fs.put("/home/sessions/readme".as_ref(), b"hello");
+    fs.put("/home/sessions/20xx/01/01/x".as_ref(), b"hello");
+    let store = store(&fs);
+    let list = store.list().await.unwrap();
+    let state = |id| list.iter().find(|summary| summary.id == id).map(|summary| summary.state);
+    assert_eq!(list.len(), 3, "{list:?}");
+    assert_eq!(state(id), Some(SessionListState::Idle));
+    assert_eq!(state(empty), Some(SessionListState::Damaged));
+    assert_eq!(state(noise), Some(SessionListState::Damaged));
+    for damaged in [empty, noise] {
+        let opened = store.open(damaged).await.unwrap();
+        let entry = opened.log.append(say("from here on")).unwrap();
+        soon(opened.log.durable(entry.seq)).await.unwrap();
+        assert_eq!(texts(&store, damaged).await, ["from here on"]);
+    }
+}
+
+struct BackwardClock(AtomicI64);
+
+impl Clock for BackwardClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_ms(self.0.fetch_sub(60_000, Ordering::SeqCst))
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_changes_no_order() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    options.clock = Arc::new(BackwardClock(AtomicI64::new(1_800_000_000_000)));
+    let store = FileStore::open(options).unwrap();
+    let log = create(&store).await;
+    let id = log.id();
+    for text in ["one", "two"] {
+        log.append(say(text)).unwrap();
+    }
+    soon(log.close()).await.unwrap();
+    let opened = store.open(id).await.unwrap();
+    opened.log.append(say("three")).unwrap();
+    soon(opened.log.flush()).await.unwrap();
+    assert_eq!(texts(&store, id).await, ["one", "two", "three"]);
+    assert!(store.verify(id).await.unwrap().ok);
+    let entries = entries(&store, id).await;
+    assert!(entries.windows(2).all(|pair| pair[0].at > pair[1].at && pair[0].seq + 1 == pair[1].seq));
+}

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 type Inode = u64;
 
@@ -67,9 +67,14 @@ fn error(kind: io::ErrorKind) -> io::Error {
 }
 
 impl SimFs {
+    /// A test that failed elsewhere is told by its own words, not by a poisoned lock.
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn new() -> Self {
         let fs = Self::default();
-        fs.0.disk.lock().unwrap().nodes.insert(ROOT, Node { is_dir: true, ..Node::default() });
+        fs.disk().nodes.insert(ROOT, Node { is_dir: true, ..Node::default() });
         fs
     }
 
@@ -91,11 +96,11 @@ impl SimFs {
 
     /// How many more bytes files may have, all together.
     pub(crate) fn set_room(&self, room: Option<usize>) {
-        self.0.disk.lock().unwrap().room = room;
+        self.disk().room = room;
     }
 
     pub(crate) fn set_read_only(&self) {
-        self.0.disk.lock().unwrap().read_only = true;
+        self.disk().read_only = true;
     }
 
     /// From now on syncs of files do not return.
@@ -108,6 +113,11 @@ impl SimFs {
         self.0.let_go.notify_all();
     }
 
+    /// All locks are free, as if their holders were dead.
+    pub(crate) fn forget_locks(&self) {
+        self.disk().locks.clear();
+    }
+
     pub(crate) fn syncs(&self) -> u64 {
         self.0.syncs.load(Ordering::SeqCst)
     }
@@ -118,7 +128,7 @@ impl SimFs {
 
     /// The disk as it is after a power cut: what was synced, and no locks.
     pub(crate) fn after_power_cut(&self) -> Self {
-        let disk = self.0.disk.lock().unwrap();
+        let disk = self.disk();
         let kept = |node: &Node| Node {
             is_dir: node.is_dir,
             live: node.durable.clone(),
@@ -132,24 +142,24 @@ impl SimFs {
 
     /// The disk as it is after the process was killed: all that was written, and no locks.
     pub(crate) fn after_kill(&self) -> Self {
-        Self::of(self.0.disk.lock().unwrap().nodes.clone())
+        Self::of(self.disk().nodes.clone())
     }
 
     fn of(nodes: BTreeMap<Inode, Node>) -> Self {
         let fs = Self::default();
-        fs.0.disk.lock().unwrap().nodes = nodes;
+        fs.disk().nodes = nodes;
         fs
     }
 
     pub(crate) fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        let disk = self.0.disk.lock().unwrap();
+        let disk = self.disk();
         let inode = disk.find(path).ok()?;
         Some(disk.nodes[&inode].live.clone())
     }
 
     /// Changes a file behind everybody's back.
     pub(crate) fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut disk = self.0.disk.lock().unwrap();
+        let mut disk = self.disk();
         let inode = disk.find(path).unwrap();
         let node = disk.nodes.get_mut(&inode).unwrap();
         change(&mut node.live);
@@ -161,7 +171,9 @@ impl SimFs {
         let mut folder = PathBuf::new();
         for part in path.parent().unwrap() {
             folder.push(part);
-            let _ = self.create_dir(&folder);
+            if folder != Path::new("/") {
+                let _ = self.create_dir(&folder);
+            }
         }
         if self.stat(path).is_err() {
             self.open(path, OpenMode::CreateNew).unwrap();
@@ -181,7 +193,7 @@ impl SimFs {
             }
         }
         let mut out = Vec::new();
-        walk(&self.0.disk.lock().unwrap(), ROOT, Path::new("/"), &mut out);
+        walk(&self.disk(), ROOT, Path::new("/"), &mut out);
         out
     }
 
@@ -193,7 +205,7 @@ impl SimFs {
                 hanging = self.0.let_go.wait(hanging).unwrap();
             }
         }
-        let mut disk = self.0.disk.lock().unwrap();
+        let mut disk = self.disk();
         disk.check_power()?;
         let count = self.0.syncs.fetch_add(1, Ordering::SeqCst) + 1;
         if self.0.power_off_at.load(Ordering::SeqCst) == count {
@@ -289,7 +301,7 @@ impl Disk {
 
 impl FileSystem for SimFs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let mut disk = self.0.disk.lock().unwrap();
+        let mut disk = self.disk();
         let inode = match mode {
             OpenMode::CreateNew => disk.add(path, Node::default())?,
             _ => disk.find(path)?,
@@ -302,19 +314,19 @@ impl FileSystem for SimFs {
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        let disk = self.0.disk.lock().unwrap();
+        let disk = self.disk();
         disk.find(path).map(|inode| disk.stat(inode))
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        let disk = self.0.disk.lock().unwrap();
+        let disk = self.disk();
         let inode = disk.find(path)?;
         let entries = disk.nodes[&inode].entries.iter();
         Ok(entries.map(|(name, inode)| DirEntry { name: name.into(), is_dir: disk.nodes[inode].is_dir }).collect())
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.disk.lock().unwrap().add(path, Node { is_dir: true, ..Node::default() }).map(|_| ())
+        self.disk().add(path, Node { is_dir: true, ..Node::default() }).map(|_| ())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -322,7 +334,7 @@ impl FileSystem for SimFs {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut disk = self.0.disk.lock().unwrap();
+        let mut disk = self.disk();
         let inode = disk.take(from)?;
         let (parent, name) = disk.parent(to)?;
         disk.nodes.get_mut(&parent).unwrap().entries.insert(name.to_owned(), inode);
@@ -330,11 +342,11 @@ impl FileSystem for SimFs {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.disk.lock().unwrap().take(path).map(|_| ())
+        self.disk().take(path).map(|_| ())
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.disk.lock().unwrap().take(path).map(|_| ())
+        self.disk().take(path).map(|_| ())
     }
 
     fn locks_are_trusted(&self, _: &Path) -> bool {
@@ -351,13 +363,13 @@ struct SimFile {
 
 impl File for SimFile {
     fn stat(&self) -> io::Result<Stat> {
-        let disk = self.fs.0.disk.lock().unwrap();
+        let disk = self.fs.disk();
         disk.check_power()?;
         Ok(disk.stat(self.inode))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let disk = self.fs.0.disk.lock().unwrap();
+        let disk = self.fs.disk();
         disk.check_power()?;
         let rest = disk.nodes[&self.inode].live.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
         let length = rest.len().min(buffer.len());
@@ -376,12 +388,12 @@ impl File for SimFile {
             0 => {}
             limit => bytes.truncate(usize::try_from(limit).unwrap()),
         }
-        self.fs.0.disk.lock().unwrap().write(self.inode, &bytes, None)
+        self.fs.disk().write(self.inode, &bytes, None)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         assert_eq!(self.mode, OpenMode::InPlace, "with O_APPEND the offset would not count");
-        self.fs.0.disk.lock().unwrap().write(self.inode, bytes, Some(offset))
+        self.fs.disk().write(self.inode, bytes, Some(offset))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -389,18 +401,18 @@ impl File for SimFile {
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        let mut disk = self.fs.0.disk.lock().unwrap();
+        let mut disk = self.fs.disk();
         disk.check_power()?;
         Ok(*disk.locks.entry(self.inode).or_insert(self.descriptor) == self.descriptor)
     }
 
     fn is_locked(&self) -> io::Result<bool> {
-        let disk = self.fs.0.disk.lock().unwrap();
+        let disk = self.fs.disk();
         Ok(disk.locks.get(&self.inode).is_some_and(|holder| *holder != self.descriptor))
     }
 
     fn unlock(&self) -> io::Result<()> {
-        let mut disk = self.fs.0.disk.lock().unwrap();
+        let mut disk = self.fs.disk();
         if disk.locks.get(&self.inode) == Some(&self.descriptor) {
             disk.locks.remove(&self.inode);
         }

@@ -168,7 +168,7 @@ fn check_damaged(machine: &Machine, file: &Path, damaged: &[u8], name: &str) {
     let shown = machine.json(&["sessions", "show", &id, "--json"]);
     assert!(shown["messages"].as_array().is_some_and(|messages| !messages.is_empty()), "{name}: {shown}");
     let verified = machine.longhand(&["sessions", "verify", &id, "--json"]).finish();
-    verified.assert_code(1);
+    assert_eq!(verified.code, Some(1), "{name}: {verified:?}");
     let verified: Value = serde_json::from_str(&verified.stdout).expect("JSON");
     let problems = verified[0]["problems"].as_array().unwrap_or_else(|| panic!("{name}: {verified}"));
     assert!(!problems.is_empty() && verified[0]["ok"] == false, "{name}: {verified}");

@@ -11,10 +11,8 @@ use std::time::Duration;
 /// A machine on which a run streams for as long as a test needs, and answers everybody else at once.
 fn with_a_writer() -> (Machine, Running) {
     let long = Answer::Reply(Reply::text("word ".repeat(4_000)).paced(Duration::from_millis(20)));
-    let machine = Machine::new(Script::by(move |request| {
-        let is_first = request.messages().len() == 1 && request.body.to_string().contains("talk for long");
-        if is_first { long.clone() } else { Answer::text("Short.") }
-    }));
+    let answers = std::iter::once(long).chain(std::iter::repeat_with(|| Answer::text("Short.")).take(8));
+    let machine = Machine::new(Script::in_order(answers));
     let mut writer = machine.print(&["--output-format", "stream-json", "talk for long"]).start();
     writer.wait_for_output("the answer", |out| out.matches("assistant.delta").count() >= 5);
     (machine, writer)

@@ -49,6 +49,12 @@ pub(super) async fn run(app: &App, args: ExportArgs) -> Result<Exit, CliError> {
             found.held_back
         ));
     }
+    if let Some(beside) = &found.beside {
+        output::stderr(&format!(
+            "warning: some results and events are in files beside the log; copy `{}` too\n",
+            beside.display()
+        ));
+    }
     tell_problems(id, &found.problems);
     Ok(Exit::Done)
 }
@@ -74,6 +80,8 @@ pub(crate) async fn write_file(
 struct Found {
     /// Bytes after the last whole line.
     held_back: u64,
+    /// The folder of what the lines only name, where they were copied without it.
+    beside: Option<PathBuf>,
     problems: Vec<Problem>,
 }
 
@@ -96,7 +104,9 @@ fn copy_lines(path: &Path, target: &mut Target) -> Result<Found, CliError> {
     while let Some(line) = lines.next_line().map_err(CliError::io("read", path))? {
         target.write(line)?;
     }
-    Ok(Found { held_back: lines.held_back() as u64, problems: Vec::new() })
+    // What was too large for a line is in a folder beside the log, which has the same name without the ending.
+    let beside = Some(path.with_extension("")).filter(|beside| beside.is_dir());
+    Ok(Found { held_back: lines.held_back() as u64, beside, ..Found::default() })
 }
 
 /// Writes a session as a document for people, with what looks like a credential replaced.
@@ -114,7 +124,7 @@ async fn write_document(
     })
     .await?;
     target.write(document.foot().as_bytes())?;
-    Ok(Found { held_back: 0, problems: loaded.problems })
+    Ok(Found { problems: loaded.problems, ..Found::default() })
 }
 
 /// Where an export goes.

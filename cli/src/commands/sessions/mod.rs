@@ -130,8 +130,3 @@ async fn close(store: &dyn SessionStore, log: &dyn SessionLog) -> Result<(), Cli
     log.close().await?;
     Ok(store.shutdown(SHUTDOWN_LIMIT).await?)
 }
-
-/// `1 event`, `2 events`.
-fn count_words(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}

@@ -1,10 +1,10 @@
 //! `longhand sessions rm`: for good, so it asks. A session that is open for writing is refused.
 
-use super::count_words;
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::resolve::resolve;
+use crate::transcript::count_words;
 use session_store::{SessionId, SessionStore};
 use std::io::{BufRead, IsTerminal};
 

@@ -8,7 +8,7 @@ use crate::resolve::resolve;
 use crate::safe_text::safe_line;
 use crate::transcript::{Item, JsonMessage, Painter, Transcript, clock};
 use serde::Serialize;
-use session_store::{Holder, Loaded, Problem, Seq, SessionId, SessionStore, State, Timestamp, Todo, Usage};
+use session_store::{Holder, Loaded, Problem, ProblemKind, Seq, SessionId, SessionStore, State, Timestamp, Todo, Usage};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
@@ -102,10 +102,12 @@ impl<'a> Meta<'a> {
             created_at: state.created_at,
             updated_at: state.updated_at,
             messages: state.messages,
-            state: match &loaded.holder {
-                Holder::Alive(_) => "open",
-                _ if state.next_seq == 0 => "damaged",
-                _ => "idle",
+            state: if loaded.problems.iter().any(|problem| problem.kind == ProblemKind::Empty) {
+                "damaged"
+            } else if is_open(&loaded.holder) {
+                "open"
+            } else {
+                "idle"
             },
             parent: state.parent.map(|(id, at_seq)| Parent { id, at_seq }),
             usage: state.usage,

@@ -1,12 +1,13 @@
 //! `longhand sessions verify`: exit 0 when all logs are sound, 1 where not. Never changes a file.
 
-use super::{JsonArray, count_words, problem_words};
+use super::{JsonArray, problem_words};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::Stdout;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
-use session_store::{SessionId, SessionStore, Verified};
+use crate::transcript::count_words;
+use session_store::{Problem, ProblemKind, SessionId, SessionStore, Verified};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
@@ -26,16 +27,25 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
     };
     let mut damaged = 0_u64;
     for id in &ids {
-        let verified = store.verify(*id).await?;
+        let verified = verify(store.as_ref(), *id).await;
         damaged += u64::from(!verified.ok);
         report.add(&verified)?;
     }
     report.end()?;
-    match damaged {
-        0 => Ok(Exit::Done),
-        _ => Err(CliError::failed(format!("{damaged} of {} have problems", count_words(ids.len() as u64, "session")))
-            .hint("what is sound stays readable: nothing needs to be done to go on with a session")),
+    if damaged == 0 {
+        return Ok(Exit::Done);
     }
+    let have = if damaged == 1 { "has" } else { "have" };
+    let words = format!("{damaged} of {} {have} problems", count_words(ids.len() as u64, "session"));
+    Err(CliError::failed(words).hint("what is sound stays readable: nothing needs to be done to go on with a session"))
+}
+
+/// Checks one session. That its file cannot be read at all is a problem like others: the next ones are checked all the same.
+async fn verify(store: &dyn SessionStore, id: SessionId) -> Verified {
+    store.verify(id).await.unwrap_or_else(|error| {
+        let problem = Problem { line: 1, offset: 0, kind: ProblemKind::Unreadable, detail: error.to_string() };
+        Verified { id, ok: false, events: 0, problems: vec![problem] }
+    })
 }
 
 /// What is printed, as it is found.
