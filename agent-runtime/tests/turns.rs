@@ -28,7 +28,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = FileStore::open(FileStoreOptions::new(folder.path(), "turns"));
+        let store = FileStore::open(FileStoreOptions::new(folder.path())).expect("a store");
         Self { runtime: Runtime::new(Arc::new(store)), folder }
     }
 

@@ -50,7 +50,7 @@ impl Tool for Dice {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let home = std::env::args_os().nth(1).map_or_else(|| std::env::temp_dir().join("longhand-dice"), Into::into);
-    let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(home, "example"))));
+    let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(home))?));
     let model = ScriptedModel::new([
         ScriptedAnswer::new().text("I roll. ").tool_call("dice", r#"{"count": 3}"#),
         ScriptedAnswer::new().text("There you are."),

@@ -12,7 +12,7 @@ use tokio_stream::StreamExt;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let home = std::env::args_os().nth(1).map_or_else(|| std::env::temp_dir().join("longhand-embed"), Into::into);
-    let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(home, "example"))));
+    let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(home))?));
     let mut setup = Setup::new(Arc::new(OfflineModel::new()), std::env::current_dir()?);
     setup.tools = tools::builtin();
 

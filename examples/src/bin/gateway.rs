@@ -93,7 +93,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
     let home = arguments.next().map_or_else(|| std::env::temp_dir().join("longhand-gateway"), Into::into);
-    let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(home, "example"))));
+    let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(home))?));
     let mut setup = Setup::new(Arc::new(OfflineModel::new()), std::env::current_dir()?);
     setup.tools = tools::builtin();
     let gateway = Arc::new(Gateway { runtime: runtime.clone(), setup, open: Mutex::default() });

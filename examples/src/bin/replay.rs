@@ -9,7 +9,7 @@ use std::io::Write;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let home = arguments.next().ok_or("usage: replay HOME [SESSION]")?;
-    let store = FileStore::open(FileStoreOptions::new(home, "example"));
+    let store = FileStore::open(FileStoreOptions::new(home))?;
     let id = match arguments.next() {
         Some(id) => id.parse()?,
         None => store.list().await?.first().ok_or("there is no session")?.id,
