@@ -12,8 +12,8 @@ use crate::turn::{DeltaKind, TurnError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use session_store::{
-    AssistantMessage, AssistantReasoning, AssistantText, Block, Event, ModelError, ModelRequest, Note, Origin, Seq, StopReason,
-    Usage, sha256_hex,
+    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Event, ModelError, ModelRequest, Note, Origin, Seq,
+    StopReason, Usage, sha256_hex,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +56,9 @@ impl TurnTask {
         let mut retry = Retry::new(policy);
         let (mut too_long, mut learned) = (0, 0);
         loop {
-            let body = self.fit(&*model).await?;
-            let message = self.log_request(&*model, &body).await?;
+            let (body, built_at) = self.fit(&*model).await?;
+            // A message that came in meanwhile belongs into the request: it would stand before the answer in the log.
+            let Some(message) = self.log_request(&*model, &body, built_at).await? else { continue };
             let failure = match self.receive(&*model, body, message).await? {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -85,17 +86,17 @@ impl TurnTask {
         }
     }
 
-    /// The body of the next request, after whatever trim it takes to fit the window.
-    async fn fit(&mut self, model: &dyn Model) -> Result<Bytes, Stop> {
+    /// The body of the next request, after whatever trim it takes to fit the window, and the `seq` up to which the log is in it.
+    async fn fit(&mut self, model: &dyn Model) -> Result<(Bytes, Seq), Stop> {
         hydrate(&self.shared.store, &self.shared).await?;
         let budget = self.shared.budget();
-        let body = self.body(model, budget.output);
-        if body.len() as u64 <= budget.input {
-            return Ok(body);
+        let built = self.body(model, budget.output);
+        if built.0.len() as u64 <= budget.input {
+            return Ok(built);
         }
         let tokens = self.guard(estimate(&self.shared)).await?;
         if tokens <= budget.input {
-            return Ok(body);
+            return Ok(built);
         }
         self.guard(trim(&self.shared, budget.input / 2, "budget")).await??;
         let tokens = self.guard(estimate(&self.shared)).await?;
@@ -108,10 +109,12 @@ impl TurnTask {
         Ok(self.body(model, budget.output))
     }
 
-    fn body(&self, model: &dyn Model, max_output_tokens: u64) -> Bytes {
+    fn body(&self, model: &dyn Model, max_output_tokens: u64) -> (Bytes, Seq) {
         let state = self.shared.state();
-        let Some(profile) = &state.profile else { return Bytes::new() };
-        model.body(&project(&state, profile, model.origin(), max_output_tokens))
+        let conversation = state.profile.as_ref().map(|profile| project(&state, profile, model.origin(), max_output_tokens));
+        let built_at = state.next_seq;
+        drop(state);
+        (conversation.map(|conversation| model.body(&conversation)).unwrap_or_default(), built_at)
     }
 
     /// The provider says that the request is too long, whatever we counted: at least a fifth of it leaves.
@@ -123,24 +126,34 @@ impl TurnTask {
         }
     }
 
-    async fn log_request(&mut self, model: &dyn Model, body: &Bytes) -> Result<Seq, Stop> {
-        self.model_calls += 1;
-        let (profile, context) = {
-            let state = self.shared.state();
-            (state.profile.as_ref().map(|profile| profile.hash.clone()).unwrap_or_default(), state.context_ranges())
-        };
-        let request = ModelRequest {
+    /// Logs the request; nothing where the log went on since `built_at`, so that the body has to be built again.
+    async fn log_request(&mut self, model: &dyn Model, body: &Bytes, built_at: Seq) -> Result<Option<Seq>, Stop> {
+        let mut request = ModelRequest {
             origin: model.origin().clone(),
-            profile,
-            context,
+            profile: String::new(),
+            context: Vec::new(),
             body_sha256: sha256_hex(body),
             body_bytes: body.len() as u64,
             learned: model.learned(),
         };
-        let entry = self.append(request).await?;
+        let appended = self.shared.append_if(|state| {
+            request.profile = state.profile.as_ref().map(|profile| profile.hash.clone()).unwrap_or_default();
+            request.context = state.context_ranges();
+            (state.next_seq == built_at).then(|| request.into())
+        });
+        let entry = match appended {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(None),
+            Err(AppendError::Full { .. }) => {
+                self.guard(self.shared.log.reserve(0)).await??;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.model_calls += 1;
         self.shared.log.start_commit(entry.seq);
         lock(&self.shared.live).begin(entry.seq);
-        Ok(entry.seq)
+        Ok(Some(entry.seq))
     }
 
     async fn log_failure(&mut self, message: Seq, failure: &ModelFailure, decision: &RetryDecision) -> Result<(), Stop> {
@@ -269,10 +282,9 @@ impl TurnTask {
 
     /// Its oldest byte is up to a [`PIECE_WINDOW`] old, so it is written within the other half of the store's window.
     async fn append_piece(&self, piece: Event) -> Result<(), Stop> {
-        use session_store::AppendError::Full;
         loop {
             match self.shared.append_with(|log| log.append_within(piece.clone(), PIECE_WINDOW)) {
-                Err(Full { .. }) => self.guard(self.shared.log.reserve(0)).await??,
+                Err(AppendError::Full { .. }) => self.guard(self.shared.log.reserve(0)).await??,
                 accepted => return accepted.map(|_| ()).map_err(Stop::from),
             }
         }

@@ -5,7 +5,7 @@
 //! is left of each. Only time spent waiting for the other side is charged to it, so that a reader who is slow himself
 //! never runs into a limit of the provider's.
 
-use crate::model::{FailureKind, ModelFailure};
+use crate::model::FailureKind;
 use std::time::Duration;
 
 /// The limits of each wait of a call. They stop while we ourselves do not read.
@@ -90,8 +90,9 @@ impl Meter {
         self.stage_left.min(self.progress_left).min(self.cap_left)
     }
 
-    /// The failure of the limit that is used up, if one is; the most particular first.
-    pub(crate) fn expired(&self) -> Option<ModelFailure> {
+    /// The limit that is used up, if one is, as a kind of failure and as words that follow the name of who was asked; the
+    /// most particular first.
+    pub(crate) fn expired(&self) -> Option<(FailureKind, String)> {
         let all = [(self.stage, self.stage_left), (Limit::Progress, self.progress_left), (Limit::Cap, self.cap_left)];
         all.into_iter().find(|(_, left)| left.is_zero()).map(|(limit, _)| self.failure(limit))
     }
@@ -106,18 +107,17 @@ impl Meter {
         }
     }
 
-    fn failure(&self, limit: Limit) -> ModelFailure {
+    fn failure(&self, limit: Limit) -> (FailureKind, String) {
         let (kind, what, raise) = match limit {
-            Limit::Connect => (FailureKind::ConnectTimeout, "no connection to the model", "the connect timeout"),
-            Limit::FirstByte => (FailureKind::FirstByteTimeout, "no response headers from the model", "the first-byte timeout"),
-            Limit::Idle => (FailureKind::IdleTimeout, "the connection to the model is dead: not a byte", "the idle timeout"),
+            Limit::Connect => (FailureKind::ConnectTimeout, "did not take a connection", "the connect timeout"),
+            Limit::FirstByte => (FailureKind::FirstByteTimeout, "sent no response headers", "the first-byte timeout"),
+            Limit::Idle => (FailureKind::IdleTimeout, "went silent: not a byte came", "the idle timeout"),
             Limit::Progress => {
-                (FailureKind::ProgressTimeout, "the model is connected but its answer got no further", "the progress timeout")
+                (FailureKind::ProgressTimeout, "is connected but its answer got no further", "the progress timeout")
             }
-            Limit::Cap => (FailureKind::CapTimeout, "the model's answer was not complete", "the cap on a whole call"),
+            Limit::Cap => (FailureKind::CapTimeout, "did not complete its answer", "the cap on a whole call"),
         };
-        let seconds = self.of(limit).as_secs_f64();
-        ModelFailure::new(kind, format!("{what} within {seconds} s; {raise} allows more"))
+        (kind, format!("{what} within {} s (raise {raise} to wait longer)", self.of(limit).as_secs_f64()))
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn kind(meter: &Meter) -> Option<FailureKind> {
-        meter.expired().map(|failure| failure.kind)
+        meter.expired().map(|(kind, _)| kind)
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
     fn the_message_names_the_limit_its_length_and_what_raises_it() {
         let mut meter = Meter::new(&Clocks { connect: Duration::from_millis(1500), ..Clocks::default() });
         meter.charge(SECOND * 2);
-        let detail = meter.expired().map(|failure| failure.detail).unwrap_or_default();
-        assert_eq!(detail, "no connection to the model within 1.5 s; the connect timeout allows more");
+        let words = meter.expired().map(|(_, words)| words);
+        assert_eq!(words.as_deref(), Some("did not take a connection within 1.5 s (raise the connect timeout to wait longer)"));
     }
 }

@@ -27,7 +27,6 @@ pub use clocks::Clocks;
 pub use context::TokenCounter;
 pub use interrupt::{INTERRUPT_POLL, Interrupt};
 pub use model::{Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult};
-pub use model::{Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult};
 pub use offline::OfflineModel;
 pub use permissions::{PermissionMode, Permissions};
 pub use projection::{PROJECTION_VERSION, project};

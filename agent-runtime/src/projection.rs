@@ -7,6 +7,7 @@
 //! started with, because providers bind reasoning to the exact prefix before it.
 
 use crate::model::{Conversation, Sent, SentResult};
+use serde::de::IgnoredAny;
 use session_store::{
     AssistantMessage, Block, Message, Origin, Profile, Slot, State, StopReason, ToolCall, ToolOutcome, Unresolved,
 };
@@ -67,7 +68,8 @@ impl Projection<'_> {
                 Block::Text { text } if !text.trim().is_empty() => blocks.push(block.clone()),
                 Block::Reasoning { opaque: Some(_), .. } | Block::Opaque { .. } if reasons => blocks.push(block.clone()),
                 Block::ToolCall(call) if !answer.partial => {
-                    let sent = ToolCall { id: self.id(call, own), name: legal_name(&call.name), ..call.clone() };
+                    let (id, name, arguments) = (self.id(call, own), legal_name(&call.name), legal_arguments(&call.arguments));
+                    let sent = ToolCall { id, name, arguments, provider_id: call.provider_id.clone() };
                     blocks.push(Block::ToolCall(sent.clone()));
                     calls.push((call.id.as_str(), sent));
                 }
@@ -173,4 +175,16 @@ fn legal_name(name: &str) -> String {
     let legal = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
     let name: String = name.chars().take(64).map(legal).collect();
     if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
+/// Arguments verbatim where they are a JSON object. What a model wrote that is none is refused by most servers when it comes back, so it is
+/// sent as the text that it is, in an object; the result of the call says what was wrong with it.
+fn legal_arguments(arguments: &str) -> String {
+    if arguments.trim().is_empty() {
+        return "{}".to_owned();
+    }
+    match serde_json::from_str::<HashMap<String, IgnoredAny>>(arguments) {
+        Ok(_) => arguments.to_owned(),
+        Err(_) => serde_json::json!({"_raw": arguments}).to_string(),
+    }
 }

@@ -97,7 +97,21 @@ impl Shared {
         &self,
         append: impl FnOnce(&dyn SessionLog) -> Result<Arc<Entry>, AppendError>,
     ) -> Result<Arc<Entry>, AppendError> {
-        let mut state = lock(&self.state);
+        self.apply(lock(&self.state), append)
+    }
+
+    /// Accepts the event that `make` gives for the present state, if it gives one; nothing comes in between.
+    pub(crate) fn append_if(&self, make: impl FnOnce(&State) -> Option<Event>) -> Result<Option<Arc<Entry>>, AppendError> {
+        let state = lock(&self.state);
+        let Some(event) = make(&state) else { return Ok(None) };
+        self.apply(state, |log| log.append(event)).map(Some)
+    }
+
+    fn apply(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        append: impl FnOnce(&dyn SessionLog) -> Result<Arc<Entry>, AppendError>,
+    ) -> Result<Arc<Entry>, AppendError> {
         let entry = append(&*self.log)?;
         state.apply(&entry);
         self.todos.hydrate(&state);

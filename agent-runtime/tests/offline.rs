@@ -346,3 +346,18 @@ async fn a_script_can_cut_fail_and_hang_where_it_likes() {
     assert_eq!(ask(&model, &user(vec!["x"])).await.unwrap_err().kind, FailureKind::FirstByteTimeout);
     assert_eq!(ask(&model, &user(vec!["x"])).await.unwrap().text, "late");
 }
+
+#[tokio::test]
+async fn a_task_of_many_steps_ends_though_its_beginning_was_trimmed() {
+    let mut chat = Chat::new(&[]);
+    chat.say("offline: steps 5").await;
+    // As a trim leaves it: the prompt, the note, and the last step.
+    let messages = &mut chat.conversation.messages;
+    let note = "[6 earlier messages were left out of this conversation to fit the context window.]";
+    messages.truncate(9);
+    messages.drain(1..7);
+    messages[0] = Sent::User(vec!["offline: steps 5".into(), note.into()]);
+    let model = OfflineModel::with_word_delay(Duration::ZERO);
+    let next = ask(&model, &chat.conversation).await.unwrap();
+    assert_eq!((next.text.as_str(), next.stop), ("Step 5.", StopReason::ToolUse));
+}

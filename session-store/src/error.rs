@@ -61,6 +61,24 @@ impl StoreError {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
+
+    /// The same error once more, for another who waits for the same thing.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::NotFound(id) => Self::NotFound(*id),
+            Self::Exists(id) => Self::Exists(*id),
+            Self::Held { id, owner, alive } => Self::Held { id: *id, owner: owner.clone(), alive: *alive },
+            Self::Lost { id, why } => Self::Lost { id: *id, why: why.clone() },
+            Self::Io { action, path, source } => {
+                let source = source
+                    .raw_os_error()
+                    .map_or_else(|| io::Error::new(source.kind(), source.to_string()), io::Error::from_raw_os_error);
+                Self::Io { action, path: path.clone(), source }
+            }
+            Self::Closed => Self::Closed,
+            Self::SideFile { path } => Self::SideFile { path: path.clone() },
+        }
+    }
 }
 
 /// An event was not accepted.

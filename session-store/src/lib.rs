@@ -2,6 +2,8 @@
 
 mod error;
 mod event;
+mod file_store;
+mod fs;
 mod id;
 mod line;
 #[cfg(test)]
@@ -15,6 +17,8 @@ mod time;
 
 pub use error::{AppendError, ShutdownError, StoreError};
 pub use event::*;
+pub use file_store::{FileStore, FileStoreOptions, Machine};
+pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat};
 pub use id::{Seq, SeqRange, SessionId};
 pub use line::{Problem, ProblemKind};
 pub use side::sha256_hex;

@@ -263,8 +263,12 @@ impl State {
                 self.turn = None;
                 self.last_turn = Some(Arc::new(ended.clone()));
             }
+            Event::ModelError(error) => {
+                if self.answer(error.message).is_some() {
+                    self.end_in_flight();
+                }
+            }
             Event::ToolApproved(_)
-            | Event::ModelError(_)
             | Event::Checkpoint(_)
             | Event::Interrupted(_)
             | Event::Error(_)

@@ -29,10 +29,10 @@ pub(super) fn reply(command: &str, view: &View<'_>) -> Reply {
             let paths = rest.strip_prefix("reads").unwrap_or(rest).split_whitespace();
             call_then_tell(paths.map(|path| call("read", json!({"path": path}).to_string())).collect(), view)
         }
-        "steps" if view.rounds.len() < count(rest) && view.has_tool("list") => {
-            Reply::call(format!("Step {}.", view.rounds.len() + 1), vec![call("list", "{}".into())])
+        "steps" if view.rounds_done() < count(rest) && view.has_tool("list") => {
+            Reply::call(format!("Step {}.", view.rounds_done() + 1), vec![call("list", "{}".into())])
         }
-        "steps" => Reply::say(format!("I did {} steps.", view.rounds.len())),
+        "steps" => Reply::say(format!("I did {} steps.", view.rounds_done())),
         "bad-arguments" => call_then_tell(vec![call("read", r#"{"path": "README.md"#.into())], view),
         "fail" => fail(rest),
         "cut" => Reply { ending: Ending::Cut, ..Reply::say(BEGINNING) },
@@ -74,7 +74,7 @@ fn call_then_tell(calls: Vec<Call>, view: &View<'_>) -> Reply {
     if let Some(call) = calls.iter().find(|call| !view.has_tool(&call.name)) {
         return Reply::say(format!("This session has no tool `{}`.", call.name));
     }
-    let Some(results) = view.rounds.first() else { return Reply::call("", calls) };
+    let Some(results) = view.round(0) else { return Reply::call("", calls) };
     let told = results.iter().map(|done| {
         let how = if done.is_error { "failed" } else { "gave" };
         format!("`{}` {how}:\n\n{}", done.name, done.output.trim_end())

@@ -132,7 +132,7 @@ fn several(steps: &[Step], view: &View<'_>) -> Reply {
     if let Some(step) = steps.iter().find(|step| !view.has_tool(step.tool())) {
         return missing(step.tool());
     }
-    let done = view.rounds.len();
+    let done = view.rounds_done();
     let mut calls = Vec::new();
     if view.has_tool("todo") && done <= steps.len() {
         let status = |index| match index {
@@ -148,7 +148,7 @@ fn several(steps: &[Step], view: &View<'_>) -> Reply {
         return Reply::call(format!("Step {} of {}: {}.", done + 1, steps.len(), step.title()), calls);
     }
     if !calls.is_empty() {
-        return Reply::call("All steps are done.", calls);
+        return Reply::call(format!("Step {}: all of the {} before are done.", done + 1, steps.len()), calls);
     }
     let report = |(index, step): (usize, &Step)| {
         let told = view.result(index).map_or_else(|| "not done".into(), |done| step.report(done));

@@ -9,8 +9,10 @@ pub(super) struct View<'a> {
     pub(super) prompt: &'a str,
     /// All words before it.
     pub(super) earlier: Vec<&'a str>,
-    /// What was called since the prompt, one list for each message of the model's.
-    pub(super) rounds: Vec<Vec<Done<'a>>>,
+    /// What was called since the prompt, one list for each message of the model's. A trim may have taken the first ones away.
+    rounds: Vec<Vec<Done<'a>>>,
+    /// The number of the step that the model itself named last since the prompt: it stays when earlier rounds are trimmed.
+    last_step: usize,
     /// Whether the model has answered before the prompt.
     pub(super) has_answered: bool,
     /// How often a tool was called in the whole conversation.
@@ -31,6 +33,7 @@ impl<'a> View<'a> {
             prompt: "",
             earlier: Vec::new(),
             rounds: Vec::new(),
+            last_step: 0,
             has_answered: false,
             calls_so_far: 0,
             tools: conversation.profile.tools.iter().map(|tool| tool.name.as_str()).collect(),
@@ -41,6 +44,7 @@ impl<'a> View<'a> {
                 Sent::User(texts) => view.user(texts, place == newest),
                 Sent::Assistant { blocks, .. } => {
                     view.has_answered |= place < newest;
+                    view.last_step = if place < newest { 0 } else { step_named(blocks).unwrap_or(view.last_step) };
                     view.calls_so_far += blocks.iter().filter(|block| matches!(block, Block::ToolCall(_))).count();
                 }
                 Sent::ToolResults(results) if place > newest => {
@@ -57,10 +61,9 @@ impl<'a> View<'a> {
         view
     }
 
-    /// The last text of the newest message is the prompt: notes of the runtime come before it.
+    /// The prompt is the last text of the newest message that is no note of the runtime.
     fn user(&mut self, texts: &'a [String], is_newest: bool) {
-        let texts = texts.iter().map(String::as_str);
-        self.earlier.extend(texts);
+        self.earlier.extend(texts.iter().map(String::as_str).filter(|text| !is_trim_note(text)));
         if is_newest {
             self.prompt = self.earlier.pop().unwrap_or_default().trim();
         }
@@ -70,8 +73,31 @@ impl<'a> View<'a> {
         self.tools.contains(&name)
     }
 
+    /// How many rounds there were since the prompt, trimmed ones included.
+    pub(super) fn rounds_done(&self) -> usize {
+        self.last_step.max(self.rounds.len())
+    }
+
+    /// The results of the round `index`, counted from the prompt.
+    pub(super) fn round(&self, index: usize) -> Option<&[Done<'a>]> {
+        let trimmed = self.rounds_done() - self.rounds.len();
+        self.rounds.get(index.checked_sub(trimmed)?).map(Vec::as_slice)
+    }
+
     /// The first result of the round `index`.
     pub(super) fn result(&self, index: usize) -> Option<&Done<'a>> {
-        self.rounds.get(index)?.first()
+        self.round(index)?.first()
     }
+}
+
+/// `[12 earlier messages were left out ...]`, which stands beside what a person said.
+fn is_trim_note(text: &str) -> bool {
+    text.starts_with('[') && text.trim_end().ends_with(']') && text.contains("left out")
+}
+
+/// The number in `Step 3 of 5: ...`.
+fn step_named(blocks: &[Block]) -> Option<usize> {
+    let text = blocks.iter().find_map(|block| if let Block::Text { text } = block { Some(text) } else { None })?;
+    let number = text.strip_prefix("Step ")?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

@@ -4,21 +4,20 @@
 //! messages last, and the cache's moving mark is the one at the top of the body (the server puts it on the last block), never one inside of a message.
 //! Reasoning goes back as it came, signature and all; the projection gives it only to the origin that made it.
 
+use super::client::{Client, Protocol};
 use super::endpoint::{Endpoint, EndpointError, header_value, secret_header};
-use super::failure::{Learnable, Learned, Peer, ServerError};
-use super::http::{DecodeError, Decoder, Events, HttpClient, Refusal, Request, common_headers, is_local, send};
+use super::failure::{Learnable, ServerError, limit_of};
+use super::http::{DecodeError, Decoder, Events, HttpClient};
 use crate::clocks::Clocks;
-use crate::model::{Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult};
+use crate::model::{Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult};
 use async_trait::async_trait;
 use bytes::Bytes;
-use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use session_store::{Block, Origin, StopReason, ToolCall, ToolSpec, Usage};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Goes with `thinking.block_binding`; without it the field is refused.
 const BINDING_BETA: &str = "thinking-binding-controls-2026-08-01";
@@ -26,13 +25,7 @@ const BINDING_BETA: &str = "thinking-binding-controls-2026-08-01";
 /// A model behind the Messages API.
 #[derive(Debug)]
 pub struct Anthropic {
-    endpoint: Endpoint,
-    origin: Origin,
-    peer: Arc<Peer>,
-    url: Url,
-    headers: HeaderMap,
-    http: HttpClient,
-    learned: Learned,
+    client: Client,
 }
 
 impl Anthropic {
@@ -41,70 +34,46 @@ impl Anthropic {
     /// # Errors
     /// A base URL, key or version that cannot be sent.
     pub fn new(endpoint: Endpoint, http: HttpClient) -> Result<Self, EndpointError> {
-        let mut headers = common_headers()?;
+        let mut headers = HeaderMap::new();
         headers.insert("anthropic-version", header_value("anthropic-version", &endpoint.anthropic_version)?);
         if let Some(key) = &endpoint.api_key {
             secret_header(&mut headers, "x-api-key", key.expose())?;
         }
-        Ok(Self {
-            origin: endpoint.origin()?,
-            peer: Arc::new(Peer { name: endpoint.name()?, secret: endpoint.api_key.clone() }),
-            url: endpoint.url(&["v1", "messages"])?,
-            headers,
-            http,
-            learned: Learned::new(endpoint.learned.iter().cloned()),
-            endpoint,
-        })
-    }
-
-    /// What becomes of a refusal: where it names a parameter of `body`, that is learned.
-    fn learn(&self, refusal: Refusal, body: &[u8]) -> ModelFailure {
-        let Refusal { failure, error } = refusal;
-        let (Some(error), FailureKind::BadRequest, Some(400 | 422)) = (error, failure.kind, failure.status) else {
-            return failure;
-        };
-        if let Some(most) = output_limit(&error) {
-            self.learned.add(format!("{MAX_TOKENS}{most}"));
-        } else if self.learned.learn(LEARNABLE, body, &error).is_none() {
-            return failure;
-        }
-        ModelFailure { kind: FailureKind::Learned, ..failure }
+        Ok(Self { client: Client::new(endpoint, http, &["v1", "messages"], headers)? })
     }
 }
 
 #[async_trait]
 impl Model for Anthropic {
     fn origin(&self) -> &Origin {
-        &self.origin
+        &self.client.origin
     }
 
     fn limits(&self) -> ModelLimits {
-        self.endpoint.limits
+        self.client.endpoint.limits
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        let body = body(&self.endpoint.model, conversation, &self.learned.names());
+        let body = body(&self.client.endpoint.model, conversation, &self.client.learned.names());
         // Maps with text as keys and numbers that are finite always have a JSON form, so that this is never empty.
         serde_json::to_vec(&body).unwrap_or_default().into()
     }
 
     fn learned(&self) -> Vec<String> {
-        self.learned.names().into_iter().collect()
+        self.client.learned.names().into_iter().collect()
     }
 
     async fn warm(&self) {
-        if !is_local(&self.url) {
-            self.http.warm().await;
-        }
+        self.client.warm().await;
     }
 
     async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
-        let mut headers = self.headers.clone();
+        let mut headers = HeaderMap::new();
         if body.windows(BINDING_KEY.len()).take(HEAD_BYTES).any(|part| part == BINDING_KEY) {
             headers.insert("anthropic-beta", HeaderValue::from_static(BINDING_BETA));
         }
-        let request = Request { peer: Arc::clone(&self.peer), url: self.url.clone(), headers, body: body.clone() };
-        send(&self.http, request, clocks, Answer::default()).await.map_err(|refusal| self.learn(refusal, &body))
+        let protocol = Protocol { headers, decoder: Answer::default(), learnable: LEARNABLE };
+        self.client.call(body, protocol, clocks).await
     }
 }
 
@@ -112,39 +81,30 @@ impl Model for Anthropic {
 const HEAD_BYTES: usize = 512;
 const BINDING_KEY: &[u8] = br#""block_binding":"#;
 
-/// `max_tokens=64000`: the most that the model answers, learned from its refusal of more.
-const MAX_TOKENS: &str = "max_tokens=";
-
 /// In the order of how particular they are: a refusal of a part of `thinking` names `thinking` too.
 const LEARNABLE: &[Learnable] = &[
     Learnable {
-        name: "thinking_blocks",
-        sent_as: r#""type":"thinking""#,
-        called: &["`thinking` block", "`thinking` blocks", "signature"],
+        name: "max_tokens",
+        sent_as: r#""max_tokens":"#,
+        called: &["maximum allowed number of output tokens"],
+        limit: Some(output_limit),
     },
-    Learnable {
-        name: "thinking_blocks",
-        sent_as: r#""type":"redacted_thinking""#,
-        called: &["`redacted_thinking` block", "redacted_thinking"],
-    },
-    Learnable { name: "thinking.block_binding", sent_as: r#""block_binding":"#, called: &["block_binding", BINDING_BETA] },
-    Learnable { name: "thinking.display", sent_as: r#""display":"#, called: &["display"] },
-    Learnable { name: "thinking.disabled", sent_as: r#"{"type":"disabled""#, called: &["thinking.type.disabled", "disabled"] },
-    Learnable {
-        name: "thinking.enabled",
-        sent_as: r#"{"type":"enabled""#,
-        called: &["thinking.type.enabled", "budget_tokens", "enabled"],
-    },
-    Learnable { name: "thinking.adaptive", sent_as: r#"{"type":"adaptive""#, called: &["thinking.type.adaptive", "adaptive"] },
-    Learnable { name: "output_config", sent_as: r#""output_config":"#, called: &["output_config", "effort"] },
-    Learnable { name: "thinking", sent_as: r#""thinking":{"#, called: &["thinking"] },
-    Learnable { name: "temperature", sent_as: r#""temperature":"#, called: &["temperature"] },
-    Learnable { name: "cache_control", sent_as: r#""cache_control":"#, called: &["cache_control"] },
+    Learnable::new("thinking_blocks", r#""type":"thinking""#, &["`thinking` block", "`thinking` blocks", "signature"]),
+    Learnable::new("thinking_blocks", r#""type":"redacted_thinking""#, &["redacted_thinking"]),
+    Learnable::new("thinking.block_binding", r#""block_binding":"#, &["block_binding", BINDING_BETA]),
+    Learnable::new("thinking.display", r#""display":"#, &["display"]),
+    Learnable::new("thinking.disabled", r#"{"type":"disabled""#, &["disabled"]),
+    Learnable::new("thinking.enabled", r#"{"type":"enabled""#, &["enabled", "budget_tokens"]),
+    Learnable::new("thinking.adaptive", r#"{"type":"adaptive""#, &["adaptive"]),
+    Learnable::new("output_config", r#""output_config":"#, &["output_config", "effort"]),
+    Learnable::new("thinking", r#""thinking":{"#, &["thinking"]),
+    Learnable::new("temperature", r#""temperature":"#, &["temperature"]),
+    Learnable::new("cache_control", r#""cache_control":"#, &["cache_control"]),
 ];
 
-/// `max_tokens: 100000 > 64000, which is the maximum allowed number of output tokens for ...`
-fn output_limit(error: &ServerError) -> Option<u64> {
-    let (_, limit) = error.message.strip_prefix("max_tokens: ")?.split_once('>')?;
+/// From `max_tokens: 100000 > 64000, which is the maximum allowed number of output tokens for ...`.
+fn output_limit(message: &str) -> Option<u64> {
+    let (_, limit) = message.split_once('>')?;
     limit.trim().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok().filter(|most| *most > 0)
 }
 
@@ -244,8 +204,7 @@ fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
     let profile = &*conversation.profile;
     let refused = |name: &str| learned.contains(name);
     let mark = || (!refused("cache_control")).then_some(CacheControl { r#type: "ephemeral" });
-    let most = learned.iter().filter_map(|name| name.strip_prefix(MAX_TOKENS)?.parse().ok()).min();
-    let max_tokens = conversation.max_output_tokens.min(most.unwrap_or(u64::MAX));
+    let max_tokens = conversation.max_output_tokens.min(limit_of(learned, "max_tokens").unwrap_or(u64::MAX));
     let (thinking, effort) = thinking(Claude::parse(model), profile.parameters.effort.as_deref(), max_tokens, learned);
     // A fixed budget and a temperature exclude each other.
     let budget = thinking.as_ref().is_some_and(|thinking| thinking["type"] == "enabled");

@@ -39,7 +39,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A model at a server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Endpoint {
     /// The provider's name: `anthropic`, `openai`, `ollama`, ...
     pub provider: String,
@@ -106,6 +106,13 @@ impl Endpoint {
     }
 }
 
+impl fmt::Debug for Endpoint {
+    /// Who is asked, without the key and without a password in the URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("origin", &self.origin()).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
 /// Adds a header whose value must not be printed.
 pub(crate) fn secret_header(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), EndpointError> {
     let mut value = header_value(name, value)?;
@@ -161,7 +168,8 @@ mod tests {
         let origin = endpoint.origin().expect("a good URL");
         assert_eq!(origin.endpoint, "https://api.example/v1");
         assert_eq!(origin.credential.len(), 8);
-        assert!(!format!("{endpoint:?}").contains("sk-one"));
+        let shown = format!("{endpoint:?}");
+        assert!(!shown.contains("sk-one") && !shown.contains("pass"), "{shown}");
         endpoint.api_key = Some(Secret::new("sk-two"));
         assert_ne!(endpoint.origin().expect("a good URL").credential, origin.credential);
     }

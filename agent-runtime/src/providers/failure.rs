@@ -48,7 +48,7 @@ impl Peer {
             _ => words.to_owned(),
         };
         let words = words.trim();
-        let shown = &words[..words.floor_char_boundary(WORDS_MAX)];
+        let shown = start_of(words, WORDS_MAX);
         let cut = if shown.len() < words.len() { " [...]" } else { "" };
         let visible = |c: char| match c {
             '\n' | '\r' | '\t' => ' ',
@@ -97,7 +97,8 @@ impl ServerError {
         };
         let code = &error["code"];
         let words = [error["type"].as_str(), code.as_str(), error["status"].as_str()];
-        let mut label: Vec<_> = words.into_iter().flatten().collect();
+        // A number among them is a status, which is told anyway.
+        let mut label: Vec<_> = words.into_iter().flatten().filter(|word| word.parse::<u16>().is_err()).collect();
         label.dedup();
         Some(Self {
             message,
@@ -173,6 +174,15 @@ fn kind_of(status: Option<u16>, error: &ServerError) -> FailureKind {
     }
 }
 
+/// At most `max` bytes of `text`, in whole characters.
+pub(crate) fn start_of(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// A parameter that a server may not take.
 pub(crate) struct Learnable {
     /// What is remembered once it was refused.
@@ -181,6 +191,14 @@ pub(crate) struct Learnable {
     pub(crate) sent_as: &'static str,
     /// What a refusal calls it, one of these.
     pub(crate) called: &'static [&'static str],
+    /// The most that a refusal allows for it: for a parameter that cannot be left out. Remembered as `name=most`.
+    pub(crate) limit: Option<fn(&str) -> Option<u64>>,
+}
+
+impl Learnable {
+    pub(crate) const fn new(name: &'static str, sent_as: &'static str, called: &'static [&'static str]) -> Self {
+        Self { name, sent_as, called, limit: None }
+    }
 }
 
 /// What was learned of an endpoint and model: the names of parameters that it refused.
@@ -197,21 +215,29 @@ impl Learned {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn add(&self, name: impl Into<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.into());
-    }
-
     /// Remembers the parameter of `body` that `error` names, if it does. What is learned is not sent any more, so that
     /// each can be learned once, and trying again comes to an end.
-    pub(crate) fn learn(&self, table: &'static [Learnable], body: &[u8], error: &ServerError) -> Option<&'static str> {
+    pub(crate) fn learn(&self, table: &'static [Learnable], body: &[u8], error: &ServerError) -> bool {
         let message = error.message.to_ascii_lowercase();
         let names = |text: &str, row: &Learnable| row.called.iter().any(|word| has_word(text, word));
         let sent = |row: &&Learnable| contains(body, row.sent_as.as_bytes());
         let by_param = table.iter().filter(sent).find(|row| names(&error.param, row));
-        let row = by_param.or_else(|| table.iter().filter(sent).find(|row| names(&message, row)))?;
-        self.add(row.name);
-        Some(row.name)
+        let Some(row) = by_param.or_else(|| table.iter().filter(sent).find(|row| names(&message, row))) else { return false };
+        let name = match row.limit {
+            None => row.name.to_owned(),
+            Some(limit) => match limit(&error.message) {
+                Some(most) => format!("{}={most}", row.name),
+                None => return false,
+            },
+        };
+        // What was known already did not help.
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name)
     }
+}
+
+/// The most that `learned` allows for the parameter `name`.
+pub(crate) fn limit_of(learned: &BTreeSet<String>, name: &str) -> Option<u64> {
+    learned.iter().filter_map(|known| known.strip_prefix(name)?.strip_prefix('=')?.parse().ok()).min()
 }
 
 fn contains(body: &[u8], part: &[u8]) -> bool {

@@ -13,8 +13,7 @@
 //!
 //! What it does not do: retry ([`crate::Retry`]), follow redirects, decompress.
 
-use super::endpoint::EndpointError;
-use super::failure::{Peer, ServerError};
+use super::failure::{Peer, ServerError, start_of};
 use super::sse::SseParser;
 use crate::clocks::{Clocks, Limit, Meter};
 use crate::model::{FailureKind, ModelEvent, ModelFailure, ModelStream};
@@ -160,8 +159,7 @@ pub(crate) enum DecodeError {
 impl DecodeError {
     /// `data` is not JSON, or not the JSON that is expected.
     pub(crate) fn malformed(why: impl std::fmt::Display, data: &str) -> Self {
-        let start = &data[..data.floor_char_boundary(200)];
-        Self::Malformed(format!("{why} in `{start}`"))
+        Self::Malformed(format!("{why} in `{}`", start_of(data, 200)))
     }
 }
 
@@ -257,8 +255,8 @@ async fn head(
             Some(Err(_)) => watching = false,
             None => {}
         }
-        if let Some(failure) = meter.expired() {
-            return Err(failure);
+        if let Some((kind, words)) = meter.expired() {
+            return Err(peer.failure(kind, &words, ""));
         }
     }
 }
@@ -346,8 +344,8 @@ impl Reading {
             Poll::Pending => {}
         }
         loop {
-            if let Some(failure) = self.meter.expired() {
-                return Poll::Ready(Err(failure));
+            if let Some((kind, words)) = self.meter.expired() {
+                return Poll::Ready(Err(self.peer.failure(kind, &words, "")));
             }
             let now = Instant::now();
             self.timer.as_mut().reset(now + self.meter.left());
@@ -555,14 +553,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let own_clock = || u64::try_from(SystemClock.now().as_ms()).map(|ms| std::time::UNIX_EPOCH + Duration::from_millis(ms)).ok();
     let now = text("date").and_then(|date| httpdate::parse_http_date(date).ok()).or_else(own_clock)?;
     Some(until.duration_since(now).unwrap_or_default())
-}
-
-/// The headers that every request has.
-pub(crate) fn common_headers() -> Result<HeaderMap, EndpointError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, super::endpoint::header_value("content-type", "application/json")?);
-    headers.insert(header::ACCEPT, super::endpoint::header_value("accept", "text/event-stream")?);
-    Ok(headers)
 }
 
 #[cfg(test)]

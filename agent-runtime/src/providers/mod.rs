@@ -5,6 +5,7 @@
 //! (`http.rs`) that has the clocks.
 
 mod anthropic;
+mod client;
 mod endpoint;
 mod failure;
 mod http;

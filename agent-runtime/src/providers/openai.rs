@@ -4,31 +4,24 @@
 //! in pieces and who at once, who calls reasoning `reasoning` and who `reasoning_content`, who ends with `[DONE]` and who just ends. All of it is
 //! taken here; what is asked of them is the least that all of them know, and what one refuses is learned.
 
+use super::client::{Client, Protocol};
 use super::endpoint::{Endpoint, EndpointError, secret_header};
-use super::failure::{Learnable, Learned, Peer, ServerError};
-use super::http::{DecodeError, Decoder, Events, HttpClient, Refusal, Request, common_headers, is_local, send};
+use super::failure::{Learnable, ServerError};
+use super::http::{DecodeError, Decoder, Events, HttpClient};
 use crate::clocks::Clocks;
-use crate::model::{Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent};
+use crate::model::{Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent};
 use async_trait::async_trait;
 use bytes::Bytes;
-use reqwest::Url;
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use session_store::{Block, Origin, StopReason, ToolCall, ToolSpec, Usage};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// A model behind Chat Completions.
 #[derive(Debug)]
 pub struct OpenAi {
-    endpoint: Endpoint,
-    origin: Origin,
-    peer: Arc<Peer>,
-    url: Url,
-    headers: HeaderMap,
-    http: HttpClient,
-    learned: Learned,
+    client: Client,
 }
 
 impl OpenAi {
@@ -38,77 +31,54 @@ impl OpenAi {
     /// # Errors
     /// A base URL or key that cannot be sent.
     pub fn new(endpoint: Endpoint, http: HttpClient) -> Result<Self, EndpointError> {
-        let mut headers = common_headers()?;
+        let mut headers = HeaderMap::new();
         if let Some(key) = &endpoint.api_key {
             secret_header(&mut headers, "authorization", &format!("Bearer {}", key.expose()))?;
         }
-        Ok(Self {
-            origin: endpoint.origin()?,
-            peer: Arc::new(Peer { name: endpoint.name()?, secret: endpoint.api_key.clone() }),
-            url: endpoint.url(&["chat", "completions"])?,
-            headers,
-            http,
-            learned: Learned::new(endpoint.learned.iter().cloned()),
-            endpoint,
-        })
-    }
-
-    /// What becomes of a refusal: where it names a parameter of `body`, that is learned.
-    fn learn(&self, refusal: Refusal, body: &[u8]) -> ModelFailure {
-        let Refusal { failure, error } = refusal;
-        let (Some(error), FailureKind::BadRequest, Some(400 | 422)) = (error, failure.kind, failure.status) else {
-            return failure;
-        };
-        match self.learned.learn(LEARNABLE, body, &error) {
-            Some(_) => ModelFailure { kind: FailureKind::Learned, ..failure },
-            None => failure,
-        }
+        Ok(Self { client: Client::new(endpoint, http, &["chat", "completions"], headers)? })
     }
 }
 
 #[async_trait]
 impl Model for OpenAi {
     fn origin(&self) -> &Origin {
-        &self.origin
+        &self.client.origin
     }
 
     fn limits(&self) -> ModelLimits {
-        self.endpoint.limits
+        self.client.endpoint.limits
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        let body = body(&self.endpoint, conversation, &self.learned.names());
+        let body = body(&self.client.endpoint, conversation, &self.client.learned.names());
         // Maps with text as keys and numbers that are finite always have a JSON form, so that this is never empty.
         serde_json::to_vec(&body).unwrap_or_default().into()
     }
 
     fn learned(&self) -> Vec<String> {
-        self.learned.names().into_iter().collect()
+        self.client.learned.names().into_iter().collect()
     }
 
     async fn warm(&self) {
-        if !is_local(&self.url) {
-            self.http.warm().await;
-        }
+        self.client.warm().await;
     }
 
     async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
-        let request =
-            Request { peer: Arc::clone(&self.peer), url: self.url.clone(), headers: self.headers.clone(), body: body.clone() };
-        send(&self.http, request, clocks, Answer::default()).await.map_err(|refusal| self.learn(refusal, &body))
+        let protocol = Protocol { headers: HeaderMap::new(), decoder: Answer::default(), learnable: LEARNABLE };
+        self.client.call(body, protocol, clocks).await
     }
 }
 
 const LEARNABLE: &[Learnable] = &[
-    Learnable { name: "max_completion_tokens", sent_as: r#""max_completion_tokens":"#, called: &["max_completion_tokens"] },
-    Learnable { name: "max_tokens", sent_as: r#""max_tokens":"#, called: &["max_tokens"] },
-    Learnable { name: "stream_options", sent_as: r#""stream_options":"#, called: &["stream_options", "include_usage"] },
-    Learnable { name: "reasoning_effort", sent_as: r#""reasoning_effort":"#, called: &["reasoning_effort"] },
-    Learnable { name: "temperature", sent_as: r#""temperature":"#, called: &["temperature"] },
-    Learnable { name: "reasoning_content", sent_as: r#""reasoning_content":"#, called: &["reasoning_content"] },
-    Learnable { name: "reasoning", sent_as: r#""reasoning":"#, called: &["reasoning"] },
-    Learnable { name: "reasoning_details", sent_as: r#""reasoning_details":"#, called: &["reasoning_details"] },
-    Learnable { name: "thinking_blocks", sent_as: r#""thinking_blocks":"#, called: &["thinking_blocks"] },
+    Learnable::new("max_completion_tokens", r#""max_completion_tokens":"#, &["max_completion_tokens"]),
+    Learnable::new("max_tokens", r#""max_tokens":"#, &["max_tokens"]),
+    Learnable::new("stream_options", r#""stream_options":"#, &["stream_options", "include_usage"]),
+    Learnable::new("reasoning_effort", r#""reasoning_effort":"#, &["reasoning_effort"]),
+    Learnable::new("temperature", r#""temperature":"#, &["temperature"]),
+    Learnable::new("reasoning_content", r#""reasoning_content":"#, &["reasoning_content"]),
+    Learnable::new("reasoning", r#""reasoning":"#, &["reasoning"]),
+    Learnable::new("reasoning_details", r#""reasoning_details":"#, &["reasoning_details"]),
+    Learnable::new("thinking_blocks", r#""thinking_blocks":"#, &["thinking_blocks"]),
 ];
 
 /// Where servers put reasoning; it goes back under the same name.
@@ -254,7 +224,9 @@ fn assistant<'a>(blocks: &'a [Block], opaque: Option<&'a Value>, learned: &BTree
     let carried = opaque.and_then(Value::as_object).into_iter().flatten().filter(|(name, _)| *name != "tool_calls");
     own.extend(carried.map(|(name, value)| (name.clone(), value.clone())));
     own.retain(|name, _| !learned.contains(name));
-    Message::Assistant { content: (!content.is_empty()).then_some(content), tool_calls, own }
+    // Null is legal beside calls only.
+    let content = (!content.is_empty() || tool_calls.is_empty()).then_some(content);
+    Message::Assistant { content, tool_calls, own }
 }
 
 /// The stream of one answer.

@@ -1,0 +1,68 @@
+//! Where things are below the store's home.
+
+use crate::id::SessionId;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// The paths of a store.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    home: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(home: PathBuf) -> Self {
+        Self { home }
+    }
+
+    pub(super) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    pub(super) fn sessions(&self) -> PathBuf {
+        self.home.join("sessions")
+    }
+
+    pub(super) fn owners(&self) -> PathBuf {
+        self.home.join("owners")
+    }
+
+    pub(super) fn owner(&self, writer: Uuid) -> PathBuf {
+        self.owners().join(writer.to_string())
+    }
+
+    /// The log. Its date is the id's own, so no search is needed.
+    pub(super) fn log(&self, id: SessionId) -> PathBuf {
+        self.with_ending(id, ".jsonl")
+    }
+
+    /// A fork while it is being copied; no reader takes it for a session.
+    pub(super) fn part(&self, id: SessionId) -> PathBuf {
+        self.with_ending(id, ".part")
+    }
+
+    /// The folder of what is too large for the log.
+    pub(super) fn sides(&self, id: SessionId) -> PathBuf {
+        self.with_ending(id, "")
+    }
+
+    /// The folder of a session's log.
+    pub(super) fn day(&self, id: SessionId) -> PathBuf {
+        let mut path = self.sides(id);
+        path.pop();
+        path
+    }
+
+    /// The folders whose entries lead to a log in `day`, from the day's own up to the one that holds the home.
+    pub(super) fn chain(&self, day: &Path) -> Vec<PathBuf> {
+        let above_home = self.home.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let below = day.ancestors().take_while(|path| *path != self.home);
+        below.chain([self.home.as_path()]).chain(above_home).map(Path::to_path_buf).collect()
+    }
+
+    fn with_ending(&self, id: SessionId, ending: &str) -> PathBuf {
+        let mut path = self.sessions().join(id.relative_path()).into_os_string();
+        path.push(ending);
+        path.into()
+    }
+}

@@ -1,0 +1,122 @@
+//! The list of sessions: every log in `sessions/YYYY/MM/DD/` is folded. What is no log is passed over, what cannot be read
+//! is listed as damaged.
+
+use super::engine::{Core, Holding};
+use super::{lock, owner, read};
+use crate::error::StoreError;
+use crate::id::SessionId;
+use crate::store::{Holder, SessionListState, SessionSummary};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub(super) fn list(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> {
+    let ids = ids(core)?;
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        std::iter::from_fn(|| ids.get(next.fetch_add(1, Ordering::Relaxed)))
+            .filter_map(|id| summary(core, *id))
+            .collect::<Vec<_>>()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ids.len());
+    let mut summaries = std::thread::scope(|scope| {
+        let start = || std::thread::Builder::new().name("session-list".to_owned()).spawn_scoped(scope, worker).ok();
+        let others: Vec<_> = (1..threads).filter_map(|_| start()).collect();
+        let mut summaries = worker();
+        for other in others {
+            // A panic was reported by its own thread; what it had is missing from the list.
+            summaries.extend(other.join().unwrap_or_default());
+        }
+        summaries
+    });
+    summaries.sort_by_key(|summary| (std::cmp::Reverse(summary.updated_at), summary.id));
+    Ok(summaries)
+}
+
+fn ids(core: &Core) -> Result<Vec<SessionId>, StoreError> {
+    let root = core.layout.sessions();
+    match core.fs().read_dir(&root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(StoreError::io("read", &root))?,
+    };
+    let days = folders(core, &root).flat_map(|year| folders(core, &year)).flat_map(|month| folders(core, &month));
+    let mut ids: Vec<SessionId> = days.flat_map(|day| logs(core, &day)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// The folders in `path` that are named by a number.
+fn folders(core: &Core, path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let path = path.to_path_buf();
+    let is_number = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    let entries = core.fs().read_dir(&path).unwrap_or_default().into_iter();
+    entries
+        .filter(move |entry| entry.is_dir && entry.name.to_str().is_some_and(is_number))
+        .map(move |entry| path.join(entry.name))
+}
+
+/// The logs in the folder of a day, by their names. One that lies in another folder than its id says is not found by its id.
+fn logs(core: &Core, day: &Path) -> impl Iterator<Item = SessionId> + use<> {
+    let entries = core.fs().read_dir(day).unwrap_or_default().into_iter();
+    let layout = core.layout.clone();
+    let day = day.to_path_buf();
+    entries.filter_map(move |entry| {
+        let id: SessionId = entry.name.to_str()?.strip_suffix(".jsonl")?.parse().ok()?;
+        (!entry.is_dir && layout.log(id) == day.join(&entry.name)).then_some(id)
+    })
+}
+
+/// Nothing where the session is gone by now.
+fn summary(core: &Arc<Core>, id: SessionId) -> Option<SessionSummary> {
+    match read::fold(core, id) {
+        Ok(folded) => Some(summary_of(core, id, folded)),
+        Err(StoreError::NotFound(_)) => None,
+        Err(_) => Some(SessionSummary { state: SessionListState::Damaged, ..unknown(id) }),
+    }
+}
+
+fn summary_of(core: &Core, id: SessionId, folded: read::Folded) -> SessionSummary {
+    let state = if folded.events == 0 {
+        SessionListState::Damaged
+    } else if is_open(core, id, &folded) {
+        SessionListState::Open
+    } else {
+        SessionListState::Idle
+    };
+    let unknown = unknown(id);
+    let fold = folded.state;
+    SessionSummary {
+        id,
+        name: fold.name,
+        title: fold.title,
+        cwd: fold.cwd,
+        model: fold.profile.map(|profile| profile.model.clone()),
+        created_at: fold.created_at.unwrap_or(unknown.created_at),
+        updated_at: fold.updated_at.unwrap_or(unknown.updated_at),
+        messages: fold.messages,
+        bytes: folded.length,
+        state,
+    }
+}
+
+fn is_open(core: &Core, id: SessionId, folded: &read::Folded) -> bool {
+    matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_)))
+        || !matches!(owner::holder(core, folded.state.owner.as_ref()), Holder::Nobody)
+}
+
+fn unknown(id: SessionId) -> SessionSummary {
+    SessionSummary {
+        id,
+        name: None,
+        title: None,
+        cwd: None,
+        model: None,
+        created_at: id.created_at(),
+        updated_at: id.created_at(),
+        messages: 0,
+        bytes: 0,
+        state: SessionListState::Idle,
+    }
+}

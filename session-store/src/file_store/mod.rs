@@ -1,0 +1,356 @@
+//! Sessions in files: one log for each, below `sessions/`, and a file in `owners/` for each process that writes.
+//!
+//! ```text
+//!   sessions/YYYY/MM/DD/<id>.jsonl    the log
+//!   sessions/YYYY/MM/DD/<id>/         what is too large for a line, by its SHA-256
+//!   owners/<writer>                   locked as long as its process lives
+//! ```
+//!
+//! **Promises.** An accepted event is written within one window and durable soon after, at once where somebody waits; a
+//! `kill -9` costs at most the last window, a power cut at most that and two syncs, and nothing that was reported durable. A
+//! log never shrinks and no byte of a record ever changes. Whatever a log holds, it lists, reads and opens. Two
+//! processes never write one log. A write or a sync that fails is told at once through [`Progress::trouble`](crate::Progress::trouble), tried again each window,
+//! and nothing is thrown away.
+//!
+//! **Parties.** Appends put lines into a session's buffer ([`buffer`]); three threads take them to the disk ([`engine`], [`writer`],
+//! [`syncer`]); everything that reads or opens runs on the runtime's blocking threads ([`open`], [`read`], [`follow`], [`list`]).
+//!
+//! **What it does not do.** It has no index: opening reads the whole log. It does not keep what was accepted through a
+//! `kill -9` within the window, nor defend against a process that ignores the ownership.
+
+mod buffer;
+mod engine;
+mod follow;
+mod lane;
+mod layout;
+mod list;
+mod log;
+mod open;
+mod owner;
+mod read;
+mod session;
+mod syncer;
+mod writer;
+
+pub use owner::Machine;
+
+use crate::error::{ShutdownError, StoreError};
+use crate::event::{Event, SessionStarted, SideRef};
+use crate::fs::{FileSystem, RealFs};
+use crate::id::{Seq, SessionId};
+use crate::state::State;
+use crate::stats::StoreStats;
+use crate::store::{EntryReader, Holder, Loaded, NewSession, OpenSession, SessionLog, SessionStore, SessionSummary, Verified};
+use crate::time::{Clock, SystemClock};
+use async_trait::async_trait;
+use buffer::Buffer;
+use engine::{Core, Engine, Holding};
+use follow::Entries;
+use log::FileLog;
+use open::{Reservation, Taken};
+use read::LogReader;
+use session::Session;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How a [`FileStore`] works. [`FileStoreOptions::new`] has the defaults.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct FileStoreOptions {
+    /// The folder that holds `sessions/` and `owners/`; made when the first session is.
+    pub home: PathBuf,
+    /// The program and its version, as `longhand 0.1.0`, to name the holder of a session.
+    pub program: String,
+    /// The longest time from accepted to written. 500 ms.
+    pub window: Duration,
+    /// The most bytes of one session that may be accepted and not yet durable. 64 MiB.
+    pub session_bytes_max: u64,
+    /// The same for all sessions together. 1 GiB.
+    pub store_bytes_max: u64,
+    /// What closing events may take beyond both bounds, so that a session can always say how it ended. 1 MiB.
+    pub closing_bytes: u64,
+    /// Where the time of events comes from.
+    pub clock: Arc<dyn Clock>,
+    /// The file system.
+    pub fs: Arc<dyn FileSystem>,
+    /// Who this process is.
+    pub machine: Machine,
+}
+
+impl FileStoreOptions {
+    /// The defaults, for the store in `home`.
+    #[must_use]
+    pub fn new(home: impl Into<PathBuf>, program: impl Into<String>) -> Self {
+        Self {
+            home: home.into(),
+            program: program.into(),
+            window: Duration::from_millis(500),
+            session_bytes_max: 64 << 20,
+            store_bytes_max: 1 << 30,
+            closing_bytes: 1 << 20,
+            clock: Arc::new(SystemClock),
+            fs: Arc::new(RealFs),
+            machine: Machine::here(),
+        }
+    }
+}
+
+impl std::fmt::Debug for FileStoreOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileStoreOptions").field("home", &self.home).field("window", &self.window).finish_non_exhaustive()
+    }
+}
+
+/// Sessions in files. Dropping the store and all its logs lets its threads write and sync what they have, without
+/// waiting for them; [`SessionStore::shutdown`] waits.
+pub struct FileStore {
+    engine: Arc<Engine>,
+}
+
+impl FileStore {
+    /// A store. Touches nothing: what is not there is made with the first session, and a home that cannot be written can be read.
+    #[must_use]
+    pub fn open(options: FileStoreOptions) -> Self {
+        Self { engine: Arc::new(Engine::new(options)) }
+    }
+
+    /// Runs `work` on a blocking thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Core>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let core = Arc::clone(&self.engine.core);
+        let home = core.options.home.clone();
+        let outcome = tokio::task::spawn_blocking(move || work(&core)).await;
+        outcome.map_err(|error| StoreError::io("use", home)(io::Error::other(error.to_string())))?
+    }
+
+    /// Takes a session with `work`, while nobody else in this process does anything with it. What was taken is let go
+    /// again where the caller is no longer there to get it.
+    async fn take(
+        &self,
+        id: SessionId,
+        work: impl FnOnce(&Arc<Core>) -> Result<Taken, StoreError> + Send + 'static,
+    ) -> Result<OpenSession, StoreError> {
+        self.settle(id).await?;
+        self.engine.start()?;
+        let engine = Arc::clone(&self.engine);
+        self.blocking(move |core| {
+            let reservation = Reservation::new(core, id)?;
+            let Taken { session, state, problems } = work(core)?;
+            reservation.fulfil(&session);
+            Ok(OpenSession { log: Arc::new(FileLog { engine, session }), state, problems })
+        })
+        .await
+    }
+
+    /// Waits for what a log that was dropped in this process still has to write.
+    async fn settle(&self, id: SessionId) -> Result<(), StoreError> {
+        let released = match lock(&self.engine.core.sessions).get(&id) {
+            Some(Holding::Released(session)) => Arc::clone(session),
+            _ => return Ok(()),
+        };
+        log::flush(&self.engine.core, &released).await?;
+        self.engine.core.forget_if_released(&released);
+        Ok(())
+    }
+
+    fn all_sessions(&self) -> Vec<Arc<Session>> {
+        let sessions = lock(&self.engine.core.sessions);
+        let held = sessions.values().filter_map(|holding| match holding {
+            Holding::Reserved => None,
+            Holding::Open(session) | Holding::Released(session) => Some(Arc::clone(session)),
+        });
+        held.collect()
+    }
+
+    async fn entries(&self, id: SessionId, from: Seq, follows: bool) -> Result<Box<dyn EntryReader>, StoreError> {
+        let reader = self.blocking(move |core| LogReader::open(core, id)).await?;
+        Ok(Box::new(Entries::new(reader, &self.engine.core, id, from, follows)))
+    }
+}
+
+impl std::fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileStore").field("options", &self.engine.core.options).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl SessionStore for FileStore {
+    async fn create(&self, new: NewSession) -> Result<OpenSession, StoreError> {
+        let id = new.id.unwrap_or_else(|| SessionId::new(self.engine.core.options.clock.now()));
+        self.settle(id).await?;
+        self.engine.start()?;
+        let engine = Arc::clone(&self.engine);
+        let (log, opened) = self
+            .blocking(move |core| {
+                let reservation = Reservation::new(core, id)?;
+                let (session, opened) = open::create(core, id)?;
+                reservation.fulfil(&session);
+                Ok((FileLog { engine, session }, opened))
+            })
+            .await?;
+        let started = SessionStarted { session: id, cwd: new.cwd, program: self.engine.core.options.program.clone() };
+        let mut state = State::default();
+        for event in [Event::from(opened), Event::from(started)] {
+            let entry = log
+                .append(event)
+                .map_err(|error| StoreError::io("append to", self.engine.core.layout.log(id))(io::Error::other(error)))?;
+            state.apply(&entry);
+        }
+        Ok(OpenSession { log: Arc::new(log), state, problems: Vec::new() })
+    }
+
+    async fn open(&self, id: SessionId) -> Result<OpenSession, StoreError> {
+        self.take(id, move |core| open::open(core, id)).await
+    }
+
+    async fn fork(&self, parent: SessionId, at: Option<Seq>) -> Result<OpenSession, StoreError> {
+        let of_parent = self.all_sessions().into_iter().find(|session| session.id == parent);
+        if let Some(session) = of_parent {
+            // What cannot be written now is not in the fork; the parent's owner is told why.
+            let accepted = lock(&session.buffer).accepted;
+            self.engine.core.commit(&session, accepted);
+            let _ = session.until(|buffer| buffer.written >= accepted).await;
+        }
+        let id = SessionId::new(self.engine.core.options.clock.now());
+        self.take(id, move |core| open::fork(core, parent, at, id)).await
+    }
+
+    async fn load(&self, id: SessionId) -> Result<Loaded, StoreError> {
+        self.blocking(move |core| {
+            let folded = read::fold(core, id)?;
+            let ours = matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_)));
+            let holder = match &folded.state.owner {
+                Some(opened) if ours => Holder::Alive(opened.owner.clone()),
+                opened => owner::holder(core, opened.as_ref()),
+            };
+            Ok(Loaded { state: folded.state, problems: folded.problems, holder })
+        })
+        .await
+    }
+
+    async fn read(&self, id: SessionId, from: Seq) -> Result<Box<dyn EntryReader>, StoreError> {
+        self.entries(id, from, false).await
+    }
+
+    async fn follow(&self, id: SessionId, from: Seq) -> Result<Box<dyn EntryReader>, StoreError> {
+        self.entries(id, from, true).await
+    }
+
+    async fn read_side(&self, id: SessionId, side: &SideRef) -> Result<Vec<u8>, StoreError> {
+        if let Some(bytes) = self.side_in_memory(id, side) {
+            return Ok(bytes);
+        }
+        let side = side.clone();
+        self.blocking(move |core| read::read_side(core, id, &side)).await
+    }
+
+    async fn verify(&self, id: SessionId) -> Result<Verified, StoreError> {
+        self.blocking(move |core| {
+            let scanned = read::scan(core, id, |entry, place, problems| {
+                if let Event::ToolFinished(crate::event::ToolFinished { full: Some(side), .. }) = &entry.event
+                    && read::read_side(core, id, side).is_err()
+                {
+                    problems.push(read::missing_side(side, place));
+                }
+            })?;
+            Ok(Verified { id, ok: scanned.problems.is_empty(), events: scanned.events, problems: scanned.problems })
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<SessionSummary>, StoreError> {
+        self.blocking(list::list).await
+    }
+
+    async fn remove(&self, id: SessionId) -> Result<(), StoreError> {
+        self.settle(id).await?;
+        self.blocking(move |core| {
+            let _reservation = Reservation::new(core, id)?;
+            open::remove(core, id)
+        })
+        .await
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        let sessions = self.all_sessions();
+        // All are asked first, so that they share their syncs.
+        for session in &sessions {
+            self.engine.core.commit(session, Seq::MAX);
+        }
+        let mut outcome = Ok(());
+        for session in &sessions {
+            let flushed = log::flush(&self.engine.core, session).await;
+            outcome = outcome.and(flushed);
+        }
+        outcome
+    }
+
+    async fn shutdown(&self, limit: Duration) -> Result<(), ShutdownError> {
+        let deadline = Instant::now() + limit;
+        let core = &self.engine.core;
+        core.closed.store(true, std::sync::atomic::Ordering::Release);
+        let sessions = self.all_sessions();
+        for session in &sessions {
+            // Where even the reserve is used up, the session ends without `closed`, as after a crash.
+            let _ = log::release(core, session);
+            core.commit(session, Seq::MAX);
+        }
+        let all_durable = async {
+            for session in &sessions {
+                // After a failure it is tried again each window, until the limit.
+                let is_clean = |buffer: &Buffer| buffer.durable == buffer.accepted && buffer.sides.is_empty();
+                while !matches!(session.until(is_clean).await, Ok(()) | Err(StoreError::Lost { .. })) {}
+            }
+        };
+        let _ = tokio::time::timeout(limit, all_durable).await;
+        self.engine.stop();
+        let engine = Arc::clone(&self.engine);
+        let not_durable: Vec<_> = sessions.iter().filter_map(|session| missing(session)).collect();
+        let is_done = not_durable.is_empty();
+        let _ = tokio::task::spawn_blocking(move || {
+            engine.join(deadline.max(Instant::now() + Duration::from_millis(100)));
+            if is_done {
+                owner::end(&engine.core);
+            }
+        })
+        .await;
+        if is_done { Ok(()) } else { Err(ShutdownError { not_durable }) }
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.engine.core.stats()
+    }
+}
+
+impl FileStore {
+    /// A side file that this process has not made durable yet.
+    fn side_in_memory(&self, id: SessionId, side: &SideRef) -> Option<Vec<u8>> {
+        let session = self.all_sessions().into_iter().find(|session| session.id == id)?;
+        let buffer = lock(&session.buffer);
+        buffer.sides.iter().find(|kept| kept.side == *side).map(|kept| kept.bytes.clone())
+    }
+}
+
+/// What of a session is not durable.
+fn missing(session: &Session) -> Option<(SessionId, u64, String)> {
+    if session.is_clean() {
+        return None;
+    }
+    let buffer = lock(&session.buffer);
+    let why = match (&buffer.ended, buffer.trouble()) {
+        (Some(buffer::Ended::Lost(why)), _) => why.clone(),
+        (_, Some(trouble)) => trouble.to_string(),
+        _ => "the time was up".to_owned(),
+    };
+    Some((session.id, buffer.accepted - buffer.durable, why))
+}
+
+/// Locks `mutex`. A panic elsewhere does not make what it guards useless: every change under these locks is whole or harmless.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

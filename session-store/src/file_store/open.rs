@@ -1,0 +1,408 @@
+//! Taking a session for writing: create, open, fork, remove.
+//!
+//! **The log is its own lock.** To own a session is to have appended `opened` with the next epoch, to have made it
+//! durable, and to have read it back: the first `opened` of an epoch owns it. That the owner before is gone is told by the lock of
+//! its process ([`super::owner`]). A lock on the log itself is held meanwhile, as a courtesy: where locks work, two who open at the same
+//! time take turns; where they do not, the log decides.
+//!
+//! **A tail is never cut.** What a crash left after the last newline gets its newline, is kept in `recovered`, and only
+//! when that is durable is blanked, so that other tools can read the file as JSON lines.
+//!
+//! All of this blocks and runs on the runtime's blocking threads.
+
+use super::buffer::Buffer;
+use super::engine::{Core, Holding};
+use super::owner;
+use super::read::{self, Folded, LogReader, is_hash, open_log};
+use super::session::{Disk, Session};
+use super::{lock, syncer};
+use crate::error::StoreError;
+use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, Recovered, SessionForked};
+use crate::fs::{self, File, OpenMode, create_dirs, read_full_at, write_all_at};
+use crate::id::{Seq, SessionId};
+use crate::line::{self, Problem};
+use crate::scan::Scanner;
+use crate::state::State;
+use crate::store::Holder;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// How much of a fragment is kept in `recovered`.
+const FRAGMENT_BYTES_MAX: u64 = 64 << 10;
+/// How long to wait for another who is opening the same session.
+const TURN_MAX: Duration = Duration::from_secs(2);
+const COPY_BYTES: usize = 1 << 20;
+
+/// What opening gave.
+pub(super) struct Taken {
+    pub(super) session: Arc<Session>,
+    pub(super) state: State,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// The lines that an owner writes before anybody may append.
+struct Prelude {
+    bytes: Vec<u8>,
+    crc: u32,
+    entries: Vec<Entry>,
+    next: Seq,
+}
+
+impl Prelude {
+    fn new(crc: u32, next: Seq) -> Self {
+        Self { bytes: Vec::new(), crc, entries: Vec::new(), next }
+    }
+
+    fn push(&mut self, core: &Core, event: Event) {
+        let at = core.options.clock.now();
+        self.crc = line::encode(&mut self.bytes, self.crc, self.next, at, &event);
+        self.entries.push(Entry { seq: self.next, at, sound: true, event });
+        self.next += 1;
+    }
+}
+
+/// Makes the file of a new session. Its first events are appended like all others.
+pub(super) fn create(core: &Core, id: SessionId) -> Result<(Arc<Session>, Opened), StoreError> {
+    let (writer, owner) = owner::begin(core)?;
+    let day = core.layout.day(id);
+    create_dirs(core.fs(), &day).map_err(StoreError::io("create", &day))?;
+    let path = core.layout.log(id);
+    let file = core.fs().open(&path, OpenMode::CreateNew).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => StoreError::Exists(id),
+        _ => StoreError::io("create", &path)(error),
+    })?;
+    let disk = disk_of(core, &path, &file, 0)?;
+    let opened = Opened { epoch: 1, writer, format: FORMAT_VERSION, owner };
+    Ok((Arc::new(Session::new(id, 1, Buffer::new(0, 0, 0), disk)), opened))
+}
+
+fn disk_of(core: &Core, path: &Path, file: &Arc<dyn File>, end: u64) -> Result<Disk, StoreError> {
+    let stat = file.stat().map_err(StoreError::io("look at", path))?;
+    let mut disk = Disk {
+        file: None,
+        identity: (stat.device, stat.inode),
+        end,
+        suspect: false,
+        entries: 1,
+        durable_entries: 0,
+        has_side_folder: false,
+    };
+    core.adopt(&mut disk, file);
+    Ok(disk)
+}
+
+/// Opens a session that nobody holds, recovers what a crash left, and folds it.
+pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError> {
+    let path = core.layout.log(id);
+    // Before anything is made: a session that is not there needs no owner.
+    let file = open_log(core, id, &path, OpenMode::Append)?;
+    let (writer, owner) = owner::begin(core)?;
+    let turn = Turn::take(&file);
+    let taken = open_in_turn(core, id, &file, writer, owner);
+    drop(turn);
+    taken
+}
+
+fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: Owner) -> Result<Taken, StoreError> {
+    let path = core.layout.log(id);
+    let mut folded = read::fold(core, id)?;
+    refuse_if_held(core, id, &folded.state)?;
+    let epoch = folded.epoch.max(folded.state.epoch) + 1;
+    let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner };
+    let prelude = open_prelude(core, &**file, &folded, opened).map_err(StoreError::io("read", &path))?;
+    append_all(&**file, &prelude.bytes).map_err(StoreError::io("write", &path))?;
+    file.sync_data().map_err(StoreError::io("sync", &path))?;
+    syncer::sync_day(core, &core.layout.day(id))?;
+
+    let end = folded.length + prelude.bytes.len() as u64;
+    if !is_as_written(&**file, &prelude.bytes, folded.length).map_err(StoreError::io("read", &path))? {
+        return settle_race(core, id, file, writer, epoch);
+    }
+    blank_fragment(core, &path, &folded)?;
+    prelude.entries.iter().for_each(|entry| folded.state.apply(entry));
+    let mut disk = disk_of(core, &path, file, end)?;
+    disk.durable_entries = disk.entries;
+    let session = Session::new(id, epoch, Buffer::new(prelude.next, prelude.crc, end), disk);
+    Ok(Taken { session: Arc::new(session), state: folded.state, problems: folded.problems })
+}
+
+/// What a new owner appends: the newline that a fragment lacks, `opened`, and what became of the fragment.
+fn open_prelude(core: &Core, file: &dyn File, folded: &Folded, opened: Opened) -> io::Result<Prelude> {
+    let mut prelude = Prelude::new(folded.crc, folded.next_seq);
+    if folded.fragment.is_some() {
+        prelude.bytes.push(b'\n');
+    }
+    prelude.push(core, opened.into());
+    if let Some((offset, false)) = folded.fragment {
+        let bytes = folded.length - offset;
+        let mut start = vec![0; usize::try_from(bytes.min(FRAGMENT_BYTES_MAX)).unwrap_or(0)];
+        let length = read_full_at(file, &mut start, offset)?;
+        start.truncate(length);
+        prelude.push(core, Recovered { offset, bytes, fragment: as_text(start) }.into());
+    }
+    Ok(prelude)
+}
+
+fn as_text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        error.as_bytes().iter().fold("hex:".to_owned(), |mut text, byte| {
+            use std::fmt::Write;
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    })
+}
+
+fn append_all(file: &dyn File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.append(&[IoSlice::new(bytes)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the file ends with `bytes`, at `offset`, and with nothing else.
+fn is_as_written(file: &dyn File, bytes: &[u8], offset: u64) -> io::Result<bool> {
+    let mut found = vec![0; bytes.len() + 1];
+    let length = read_full_at(file, &mut found, offset)?;
+    Ok(found.get(..length) == Some(bytes))
+}
+
+/// Somebody else wrote at the same time: the first `opened` of the epoch owns it.
+fn settle_race(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, epoch: u64) -> Result<Taken, StoreError> {
+    let folded = read::fold(core, id)?;
+    match &folded.state.owner {
+        Some(opened) if (opened.writer, opened.epoch) != (writer, epoch) => {
+            Err(StoreError::Held { id, owner: opened.owner.clone(), alive: true })
+        }
+        None => Err(StoreError::Lost { id, why: "another process opened and closed it at the same time".to_owned() }),
+        Some(_) => {
+            let mut disk = disk_of(core, &core.layout.log(id), file, folded.length)?;
+            disk.durable_entries = disk.entries;
+            let buffer = Buffer::new(folded.next_seq, folded.crc, folded.length);
+            let session = Arc::new(Session::new(id, epoch, buffer, disk));
+            Ok(Taken { session, state: folded.state, problems: folded.problems })
+        }
+    }
+}
+
+fn blank_fragment(core: &Core, path: &Path, folded: &Folded) -> Result<(), StoreError> {
+    let Some((mut offset, false)) = folded.fragment else { return Ok(()) };
+    let file = core.fs().open(path, OpenMode::InPlace).map_err(StoreError::io("open", path))?;
+    let blanks = vec![b' '; 64 << 10];
+    while offset < folded.length {
+        let length = usize::try_from(folded.length - offset).unwrap_or(usize::MAX).min(blanks.len());
+        write_all_at(&*file, &blanks[..length], offset).map_err(StoreError::io("write", path))?;
+        offset += length as u64;
+    }
+    Ok(())
+}
+
+fn refuse_if_held(core: &Core, id: SessionId, state: &State) -> Result<(), StoreError> {
+    match owner::holder(core, state.owner.as_ref()) {
+        Holder::Nobody => Ok(()),
+        Holder::Alive(owner) => Err(StoreError::Held { id, owner, alive: true }),
+        Holder::Unknown(owner) => Err(StoreError::Held { id, owner, alive: false }),
+    }
+}
+
+/// The lock on a log while somebody opens or removes it.
+struct Turn(Option<Arc<dyn File>>);
+
+impl Turn {
+    /// Waits a little where another has it, and goes on without it where that does not help.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "on a blocking thread; a lock of another process has no wake-up, and it ends at `TURN_MAX`"
+    )]
+    fn take(file: &Arc<dyn File>) -> Self {
+        let until = Instant::now() + TURN_MAX;
+        loop {
+            match file.try_lock() {
+                Ok(true) => return Self(Some(Arc::clone(file))),
+                Ok(false) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                _ => return Self(None),
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(file) = &self.0 {
+            let _ = file.unlock();
+        }
+    }
+}
+
+/// Copies the lines of `parent` up to `at` into the new session `id`, and opens that. It gets its name when all of it is
+/// durable, so no crash leaves a session that is a part of another.
+pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: SessionId) -> Result<Taken, StoreError> {
+    let copy_end = end_of_copy(core, parent, at)?;
+    let (writer, owner) = owner::begin(core)?;
+    let day = core.layout.day(id);
+    create_dirs(core.fs(), &day).map_err(StoreError::io("create", &day))?;
+    let (part, path) = (core.layout.part(id), core.layout.log(id));
+    let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
+    let copied = (|| {
+        copy_log(core, parent, copy_end, &*file, &part)?;
+        copy_sides(core, parent, id)?;
+        let folded = fold_part(&*file, &part)?;
+        let at_seq = folded.next_seq.saturating_sub(1);
+        let mut prelude = Prelude::new(folded.crc, folded.next_seq);
+        prelude.push(core, Opened { epoch: folded.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
+        prelude.push(core, SessionForked { session: id, parent, at_seq }.into());
+        append_all(&*file, &prelude.bytes).map_err(StoreError::io("write", &part))?;
+        file.sync_data().map_err(StoreError::io("sync", &part))?;
+        core.fs().rename(&part, &path).map_err(StoreError::io("rename", &part))?;
+        Ok(copy_end + prelude.bytes.len() as u64)
+    })();
+    let end = copied.inspect_err(|_| {
+        let _ = core.fs().remove_file(&part);
+    })?;
+    syncer::sync_day(core, &day)?;
+    let folded = read::fold(core, id)?;
+    let mut disk = disk_of(core, &path, &file, end)?;
+    disk.durable_entries = disk.entries;
+    let buffer = Buffer::new(folded.next_seq, folded.crc, end);
+    let session = Arc::new(Session::new(id, folded.state.epoch, buffer, disk));
+    Ok(Taken { session, state: folded.state, problems: folded.problems })
+}
+
+/// Where the line of the last event that is copied ends.
+fn end_of_copy(core: &Arc<Core>, parent: SessionId, at: Option<Seq>) -> Result<u64, StoreError> {
+    let mut reader = LogReader::open(core, parent)?;
+    let mut items = Vec::new();
+    let mut end = 0;
+    while reader.read(&mut items)? {
+        for item in items.drain(..) {
+            let read::Item::Entry(entry, place) = item else { continue };
+            if at.is_some_and(|at| entry.seq > at) {
+                return Ok(end);
+            }
+            end = place.offset + u64::from(place.len) + 1;
+        }
+    }
+    Ok(if at.is_some() { end.min(reader.scanner.offset()) } else { reader.scanner.offset() })
+}
+
+fn copy_log(core: &Core, parent: SessionId, end: u64, into: &dyn File, part: &Path) -> Result<(), StoreError> {
+    let path = core.layout.log(parent);
+    let from = open_log(core, parent, &path, OpenMode::Read)?;
+    let mut chunk = vec![0; COPY_BYTES];
+    let mut offset = 0;
+    while offset < end {
+        let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(chunk.len());
+        let length = read_full_at(&*from, &mut chunk[..want], offset).map_err(StoreError::io("read", &path))?;
+        if length == 0 {
+            return Err(StoreError::io("read", &path)(io::ErrorKind::UnexpectedEof.into()));
+        }
+        append_all(into, &chunk[..length]).map_err(StoreError::io("write", part))?;
+        offset += length as u64;
+    }
+    Ok(())
+}
+
+fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), StoreError> {
+    let (from, to) = (core.layout.sides(parent), core.layout.sides(id));
+    let entries = match core.fs().read_dir(&from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(StoreError::io("read", &from))?,
+    };
+    create_dirs(core.fs(), &to).map_err(StoreError::io("create", &to))?;
+    for name in entries.iter().filter_map(|entry| entry.name.to_str()).filter(|name| is_hash(name)) {
+        let bytes = fs::read_all(core.fs(), &from.join(name)).map_err(StoreError::io("read", from.join(name)))?;
+        let path = to.join(name);
+        let file = core.fs().open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?;
+        append_all(&*file, &bytes).map_err(StoreError::io("write", &path))?;
+        file.sync_data().map_err(StoreError::io("sync", &path))?;
+    }
+    syncer::sync_folder(core, &to)
+}
+
+/// Where a chain ends.
+struct ChainEnd {
+    crc: u32,
+    next_seq: Seq,
+    epoch: u64,
+}
+
+fn fold_part(file: &dyn File, part: &Path) -> Result<ChainEnd, StoreError> {
+    let mut scanner = Scanner::new();
+    let mut chunk = vec![0; COPY_BYTES];
+    let (mut offset, mut found) = (0, Vec::new());
+    loop {
+        let length = read_full_at(file, &mut chunk, offset).map_err(StoreError::io("read", part))?;
+        if length == 0 {
+            return Ok(ChainEnd { crc: scanner.last_crc(), next_seq: scanner.next_seq(), epoch: scanner.epoch() });
+        }
+        scanner.feed(&chunk[..length], &mut found);
+        found.clear();
+        offset += length as u64;
+    }
+}
+
+/// Removes a session and its folder.
+pub(super) fn remove(core: &Arc<Core>, id: SessionId) -> Result<(), StoreError> {
+    let path = core.layout.log(id);
+    let file = open_log(core, id, &path, OpenMode::Read)?;
+    let _turn = Turn::take(&file);
+    refuse_if_held(core, id, &read::fold(core, id)?.state)?;
+    // The log first: without it nobody looks for the rest.
+    core.fs().remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    let folder = core.layout.sides(id);
+    if let Ok(entries) = core.fs().read_dir(&folder) {
+        for entry in entries {
+            let side = folder.join(entry.name);
+            core.fs().remove_file(&side).map_err(StoreError::io("remove", &side))?;
+        }
+        core.fs().remove_dir(&folder).map_err(StoreError::io("remove", &folder))?;
+    }
+    syncer::sync_folder(core, &core.layout.day(id))
+}
+
+/// Keeps `id` for whoever opens, forks or removes it, so that two calls of one process do not meet.
+pub(super) struct Reservation<'a> {
+    core: &'a Core,
+    id: SessionId,
+}
+
+impl<'a> Reservation<'a> {
+    /// # Errors
+    /// [`StoreError::Held`] where this process has it in use.
+    pub(super) fn new(core: &'a Core, id: SessionId) -> Result<Self, StoreError> {
+        let mut sessions = lock(&core.sessions);
+        if core.closed.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if sessions.contains_key(&id) {
+            drop(sessions);
+            let (_, owner) = owner::begin(core)?;
+            return Err(StoreError::Held { id, owner, alive: true });
+        }
+        sessions.insert(id, Holding::Reserved);
+        Ok(Self { core, id })
+    }
+
+    /// The session is this process's from here on.
+    pub(super) fn fulfil(self, session: &Arc<Session>) {
+        lock(&self.core.sessions).insert(self.id, Holding::Open(Arc::clone(session)));
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut sessions = lock(&self.core.sessions);
+        if matches!(sessions.get(&self.id), Some(Holding::Reserved)) {
+            sessions.remove(&self.id);
+        }
+    }
+}

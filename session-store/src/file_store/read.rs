@@ -1,0 +1,261 @@
+//! Reading a log: in chunks, so that memory follows the chunk and the longest line and not the file.
+
+use super::engine::Core;
+use crate::error::StoreError;
+use crate::event::{Entry, Event, SideRef, Unknown};
+use crate::fs::{self, File, OpenMode, read_full_at};
+use crate::id::{Seq, SessionId};
+use crate::line::{Problem, ProblemKind, SideLine};
+use crate::scan::{Place, Scanned, Scanner};
+use crate::side::sha256_hex;
+use crate::state::State;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Something in a log, with side files read.
+pub(super) enum Item {
+    Entry(Entry, Place),
+    Problem(Problem),
+    /// What is after the last newline.
+    Fragment {
+        offset: u64,
+        /// Only its newline is missing.
+        holds_records: bool,
+    },
+}
+
+/// Reads one log from its start.
+pub(super) struct LogReader {
+    core: Arc<Core>,
+    id: SessionId,
+    file: Arc<dyn File>,
+    identity: (u64, u64),
+    pub(super) scanner: Scanner,
+    /// How much was read.
+    pub(super) offset: u64,
+    chunk: Vec<u8>,
+    found: Vec<Scanned>,
+}
+
+impl LogReader {
+    pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Self, StoreError> {
+        let path = core.layout.log(id);
+        let file = open_log(core, id, &path, OpenMode::Read)?;
+        let stat = file.stat().map_err(StoreError::io("look at", &path))?;
+        Ok(Self {
+            core: Arc::clone(core),
+            id,
+            file,
+            identity: (stat.device, stat.inode),
+            scanner: Scanner::new(),
+            offset: 0,
+            chunk: Vec::new(),
+            found: Vec::new(),
+        })
+    }
+
+    /// Reads on; false at the end of what there is.
+    pub(super) fn read(&mut self, out: &mut Vec<Item>) -> Result<bool, StoreError> {
+        self.chunk.resize(CHUNK_BYTES, 0);
+        let path = self.core.layout.log(self.id);
+        let length = read_full_at(&*self.file, &mut self.chunk, self.offset).map_err(StoreError::io("read", path))?;
+        self.offset += length as u64;
+        self.scanner.feed(&self.chunk[..length], &mut self.found);
+        self.resolve(out);
+        if length == 0 {
+            self.chunk = Vec::new();
+        }
+        Ok(length > 0)
+    }
+
+    /// Ends the reading: tells what is after the last newline.
+    pub(super) fn finish(&mut self, out: &mut Vec<Item>) {
+        self.scanner.finish(&mut self.found);
+        self.resolve(out);
+    }
+
+    /// Whether its path leads to another file by now, or to a shorter one.
+    pub(super) fn is_replaced(&self) -> Result<bool, StoreError> {
+        let path = self.core.layout.log(self.id);
+        let stat = self.core.fs().stat(&path).map_err(|error| not_found_or("look at", self.id, &path, error))?;
+        Ok((stat.device, stat.inode) != self.identity || stat.size < self.offset)
+    }
+
+    fn resolve(&mut self, out: &mut Vec<Item>) {
+        for scanned in self.found.drain(..) {
+            match scanned {
+                Scanned::Entry { entry, place } => out.push(Item::Entry(entry, place)),
+                Scanned::Side { side, place } => read_fields(&self.core, self.id, side, place, out),
+                Scanned::SetAside { .. } => {}
+                Scanned::Problem(problem) => out.push(Item::Problem(problem)),
+                Scanned::Fragment { offset, holds_records, .. } => out.push(Item::Fragment { offset, holds_records }),
+            }
+        }
+    }
+}
+
+/// Opens a log, but nothing else that has its name: to open a pipe would wait for its other end.
+pub(super) fn open_log(core: &Core, id: SessionId, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>, StoreError> {
+    let stat = core.fs().stat(path).map_err(|error| not_found_or("look at", id, path, error))?;
+    if !stat.is_file {
+        return Err(StoreError::io("open", path)(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
+    core.fs().open(path, mode).map_err(|error| not_found_or("open", id, path, error))
+}
+
+fn not_found_or(action: &'static str, id: SessionId, path: &Path, error: io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::NotFound { StoreError::NotFound(id) } else { StoreError::io(action, path)(error) }
+}
+
+/// The event whose fields are in a side file. Where that is missing or damaged the event is there, its fields are not.
+fn read_fields(core: &Core, id: SessionId, line: SideLine, place: Place, out: &mut Vec<Item>) {
+    let event = read_side(core, id, &line.side).ok().and_then(|json| Event::read_fields(&line.type_name, &json).ok());
+    let event = event.unwrap_or_else(|| {
+        out.push(Item::Problem(missing_side(&line.side, place)));
+        let fields = serde_json::Map::from_iter([("side".to_owned(), serde_json::json!(line.side))]);
+        Event::Unknown(Unknown { type_name: line.type_name, fields })
+    });
+    out.push(Item::Entry(Entry { seq: line.seq, at: line.at, sound: line.sound, event }, place));
+}
+
+pub(super) fn missing_side(side: &SideRef, place: Place) -> Problem {
+    let detail = format!("the side file `{}` of {} bytes is missing or damaged", side.sha256, side.bytes);
+    Problem { line: place.line, offset: place.offset, kind: ProblemKind::SideFile, detail }
+}
+
+/// The bytes of a side file, checked.
+pub(super) fn read_side(core: &Core, id: SessionId, side: &SideRef) -> Result<Vec<u8>, StoreError> {
+    let path = side_path(core, id, side)?;
+    match fs::read_all(core.fs(), &path) {
+        Ok(bytes) if bytes.len() as u64 == side.bytes && sha256_hex(&bytes) == side.sha256 => Ok(bytes),
+        Ok(_) => Err(StoreError::SideFile { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::SideFile { path }),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+/// Where a side file is. A log may say anything: what is no hash is no file's name.
+fn side_path(core: &Core, id: SessionId, side: &SideRef) -> Result<PathBuf, StoreError> {
+    let path = core.layout.sides(id).join(&side.sha256);
+    if is_hash(&side.sha256) && core.fs().stat(&path).is_ok_and(|found| found.is_file && found.size == side.bytes) {
+        Ok(path)
+    } else {
+        Err(StoreError::SideFile { path })
+    }
+}
+
+pub(super) fn is_hash(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// The fold of a log, and where its writer would go on.
+pub(super) struct Folded {
+    pub(super) state: State,
+    pub(super) problems: Vec<Problem>,
+    /// Sound events.
+    pub(super) events: u64,
+    /// The checksum that the next line continues, its `seq`, and the last epoch.
+    pub(super) crc: u32,
+    pub(super) next_seq: Seq,
+    pub(super) epoch: u64,
+    /// How much was read.
+    pub(super) length: u64,
+    /// What is after the last newline: its place, and whether only its newline is missing.
+    pub(super) fragment: Option<(u64, bool)>,
+}
+
+/// Folds a log.
+pub(super) fn fold(core: &Arc<Core>, id: SessionId) -> Result<Folded, StoreError> {
+    let mut state = State::default();
+    let mut in_order = true;
+    let mut folded = scan(core, id, |entry, _, _| {
+        in_order &= entry.seq >= state.next_seq;
+        if in_order {
+            state.apply(&entry);
+        }
+    })?;
+    folded.state = if in_order { state } else { fold_sorted(core, id)? };
+    hydrate(core, id, &mut folded.state)?;
+    Ok(folded)
+}
+
+/// Reads a log to its end and gives each entry to `sink`, which may add problems. The state is left empty.
+pub(super) fn scan(
+    core: &Arc<Core>,
+    id: SessionId,
+    mut sink: impl FnMut(Entry, Place, &mut Vec<Problem>),
+) -> Result<Folded, StoreError> {
+    let mut reader = LogReader::open(core, id)?;
+    let (mut problems, mut events, mut fragment) = (Vec::new(), 0, None);
+    let mut items = Vec::new();
+    let mut more = true;
+    while more {
+        more = reader.read(&mut items)?;
+        if !more {
+            reader.finish(&mut items);
+        }
+        for item in items.drain(..) {
+            match item {
+                Item::Entry(entry, place) => {
+                    events += u64::from(entry.sound);
+                    sink(entry, place, &mut problems);
+                }
+                Item::Problem(problem) => problems.push(problem),
+                Item::Fragment { offset, holds_records } => fragment = Some((offset, holds_records)),
+            }
+        }
+    }
+    problems.sort_by_key(|problem| problem.offset);
+    Ok(Folded {
+        state: State::default(),
+        problems,
+        events,
+        crc: reader.scanner.last_crc(),
+        next_seq: reader.scanner.next_seq(),
+        epoch: reader.scanner.epoch(),
+        length: reader.offset,
+        fragment,
+    })
+}
+
+/// The fold of a log with lines out of their order: they are few, and the whole is taken into memory for it.
+fn fold_sorted(core: &Arc<Core>, id: SessionId) -> Result<State, StoreError> {
+    let mut entries: BTreeMap<Seq, Entry> = BTreeMap::new();
+    scan(core, id, |entry, _, _| {
+        keep_better(&mut entries, entry);
+    })?;
+    Ok(State::fold(entries.values()))
+}
+
+/// Of two entries with one `seq` the sound one counts, else the first.
+fn keep_better(entries: &mut BTreeMap<Seq, Entry>, entry: Entry) {
+    if entries.get(&entry.seq).is_none_or(|other| entry.sound && !other.sound) {
+        entries.insert(entry.seq, entry);
+    }
+}
+
+/// Reads the bodies again that a restored context misses.
+fn hydrate(core: &Arc<Core>, id: SessionId, state: &mut State) -> Result<(), StoreError> {
+    let Some(first) = state.missing().first().copied() else { return Ok(()) };
+    scan(core, id, |entry, _, _| {
+        if entry.seq >= first {
+            state.hydrate(&entry);
+        }
+    })?;
+    Ok(())
+}
+
+/// The entries of a chunk from `from` on, in the order of `seq` as far as the chunk goes.
+pub(super) fn entries_from(items: Vec<Item>, from: Seq) -> Vec<Arc<Entry>> {
+    let entries = items.into_iter().filter_map(|item| match item {
+        Item::Entry(entry, _) if entry.seq >= from => Some(entry),
+        _ => None,
+    });
+    let mut sorted = BTreeMap::new();
+    entries.for_each(|entry| keep_better(&mut sorted, entry));
+    sorted.into_values().map(Arc::new).collect()
+}

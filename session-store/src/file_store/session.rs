@@ -1,0 +1,170 @@
+//! A session that this process owns: its buffer, which appends touch, and its file, which only the writer and the
+//! syncers touch. An append never waits for the disk, because it never takes a lock that is held across a call to it.
+//!
+//! Locks are taken in the order `syncing`, `disk`, `buffer`.
+
+use super::buffer::{Buffer, Ended};
+use super::lane::LaneName;
+use super::lock;
+use crate::error::StoreError;
+use crate::fs::File;
+use crate::id::SessionId;
+use crate::store::Progress;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) epoch: u64,
+    /// Held for some hundred nanoseconds at a time.
+    pub(super) buffer: Mutex<Buffer>,
+    /// Held while the file is written, never while it is synced: a slow sync delays no write.
+    pub(super) disk: Mutex<Disk>,
+    /// Held while the file is synced: the kernel tells a failed write-back to one sync of a descriptor only, and two at a time could
+    /// not tell which of them was told.
+    pub(super) syncing: Mutex<()>,
+    /// Told of every change of the buffer's numbers.
+    pub(super) progress: watch::Sender<Progress>,
+    /// A bit for each lane that it is in, and one for each lane's retries.
+    lanes: AtomicU8,
+}
+
+/// The file of a session as its writer knows it.
+pub(super) struct Disk {
+    /// Open while it is in use; a clean idle one is closed.
+    pub(super) file: Option<Arc<dyn File>>,
+    /// Device and inode.
+    pub(super) identity: (u64, u64),
+    /// The file's length: all of it is ours.
+    pub(super) end: u64,
+    /// A sync failed: nothing after the durable end can be relied on, and all of it is written again before the next sync.
+    pub(super) suspect: bool,
+    /// How many entries were made for this session in the day's folder, ...
+    pub(super) entries: u64,
+    /// ... and how many of them are durable.
+    pub(super) durable_entries: u64,
+    /// The session's own folder is there.
+    pub(super) has_side_folder: bool,
+}
+
+/// What failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Attempt {
+    Write,
+    Sync,
+}
+
+/// The mark of a session that the writer looks at again once it may be idle; the lanes have the bits below.
+const RESTING: u8 = 1 << 6;
+
+impl Session {
+    pub(super) fn new(id: SessionId, epoch: u64, buffer: Buffer, disk: Disk) -> Self {
+        let progress =
+            Progress { accepted: buffer.accepted, written: buffer.written, durable: buffer.durable, ..Progress::default() };
+        Self {
+            id,
+            epoch,
+            buffer: Mutex::new(buffer),
+            disk: Mutex::new(disk),
+            syncing: Mutex::default(),
+            progress: watch::Sender::new(progress),
+            lanes: AtomicU8::new(0),
+        }
+    }
+
+    /// Marks that it is in the lane; false where it was.
+    pub(super) fn enter(&self, lane: LaneName) -> bool {
+        self.mark(1 << lane as u8)
+    }
+
+    pub(super) fn leave(&self, lane: LaneName) {
+        self.lanes.fetch_and(!(1 << lane as u8), Ordering::AcqRel);
+    }
+
+    /// Marks that the lane tries it again later; false where it does already.
+    pub(super) fn enter_retry(&self, lane: LaneName) -> bool {
+        self.mark(8 << lane as u8)
+    }
+
+    pub(super) fn leave_retry(&self, lane: LaneName) {
+        self.lanes.fetch_and(!(8 << lane as u8), Ordering::AcqRel);
+    }
+
+    /// Marks that the writer will see whether it is idle; false where it will already.
+    pub(super) fn enter_resting(&self) -> bool {
+        self.mark(RESTING)
+    }
+
+    pub(super) fn leave_resting(&self) {
+        self.lanes.fetch_and(!RESTING, Ordering::AcqRel);
+    }
+
+    fn mark(&self, bit: u8) -> bool {
+        self.lanes.fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    /// Tells all who watch what the buffer says now.
+    pub(super) fn publish(&self, buffer: &Buffer) {
+        self.progress.send_modify(|progress| {
+            progress.accepted = buffer.accepted;
+            progress.written = buffer.written;
+            progress.durable = buffer.durable;
+            progress.trouble = buffer.trouble().cloned();
+            progress.closed = match buffer.ended {
+                Some(Ended::Closed) => buffer.durable == buffer.accepted,
+                Some(Ended::Lost(_)) => true,
+                None => false,
+            };
+        });
+    }
+
+    /// Tells the owner that a write or a sync failed; what it concerns is kept.
+    pub(super) fn fail(&self, attempt: Attempt, error: StoreError) {
+        let mut buffer = lock(&self.buffer);
+        buffer.failures += 1;
+        if let StoreError::Lost { why, .. } = &error {
+            buffer.ended = Some(Ended::Lost(why.clone()));
+        }
+        let error = Some(Arc::new(error));
+        match attempt {
+            Attempt::Write => buffer.write_trouble = error,
+            Attempt::Sync => buffer.sync_trouble = error,
+        }
+        self.publish(&buffer);
+    }
+
+    /// Returns once `done` holds.
+    ///
+    /// # Errors
+    /// Where a write or a sync failed meanwhile, or the session is lost.
+    pub(super) async fn until(&self, done: impl Fn(&Buffer) -> bool) -> Result<(), StoreError> {
+        let mut progress = self.progress.subscribe();
+        let failures = lock(&self.buffer).failures;
+        loop {
+            if let Some(outcome) = self.outcome(&done, failures) {
+                return outcome;
+            }
+            // The sender is in `self`, so it cannot be gone.
+            let _ = progress.changed().await;
+        }
+    }
+
+    fn outcome(&self, done: impl Fn(&Buffer) -> bool, failures: u64) -> Option<Result<(), StoreError>> {
+        let buffer = lock(&self.buffer);
+        if done(&buffer) {
+            return Some(Ok(()));
+        }
+        if let Some(Ended::Lost(why)) = &buffer.ended {
+            return Some(Err(StoreError::Lost { id: self.id, why: why.clone() }));
+        }
+        let trouble = buffer.trouble().filter(|_| buffer.failures > failures)?;
+        Some(Err(trouble.again()))
+    }
+
+    /// Whether everything that it accepted is durable.
+    pub(super) fn is_clean(&self) -> bool {
+        let buffer = lock(&self.buffer);
+        buffer.durable == buffer.accepted && buffer.sides.is_empty()
+    }
+}

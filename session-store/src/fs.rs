@@ -1,0 +1,333 @@
+//! The seam to the file system: what the store asks of it, in two small traits.
+//!
+//! Everything the file store does to a disk goes through here, so that a crash test is a small struct: count the syncs,
+//! stop at each one, keep what was synced, open again, check. The traits promise no more than POSIX does: what was
+//! written is in the page cache; a file's bytes are durable after [`File::sync_data`], an entry of a directory after
+//! [`FileSystem::sync_dir`]; after a failed sync nothing is known of what was written since the last clean one. There is no way to
+//! cut or shrink a file.
+
+use std::ffi::OsString;
+use std::io::{self, IoSlice, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A file system. All paths are absolute, or relative to the working directory of the process.
+pub trait FileSystem: Send + Sync + 'static {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// As of `open(2)`.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
+
+    /// What is at `path`, without following a link in its last part.
+    ///
+    /// # Errors
+    /// As of `lstat(2)`.
+    fn stat(&self, path: &Path) -> io::Result<Stat>;
+
+    /// The entries of a directory, in no order.
+    ///
+    /// # Errors
+    /// As of `readdir(3)`.
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
+
+    /// Makes a directory that only its owner can enter (0700).
+    ///
+    /// # Errors
+    /// As of `mkdir(2)`.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the entries of a directory durable.
+    ///
+    /// # Errors
+    /// As of `fsync(2)`.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives a file another name in the same file system, replacing what had that name.
+    ///
+    /// # Errors
+    /// As of `rename(2)`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes the name of a file.
+    ///
+    /// # Errors
+    /// As of `unlink(2)`.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As of `rmdir(2)`.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Whether a lock on a file in `path` is seen by everybody who can see the file: true on the file systems of one
+    /// kernel, false on those of a network and where it is not known.
+    fn locks_are_trusted(&self, path: &Path) -> bool;
+}
+
+/// An open file; closed when the last reference goes.
+pub trait File: Send + Sync {
+    /// What the descriptor is open on, whatever became of its name.
+    ///
+    /// # Errors
+    /// As of `fstat(2)`.
+    fn stat(&self) -> io::Result<Stat>;
+
+    /// Reads at `offset`; 0 bytes at the end of the file.
+    ///
+    /// # Errors
+    /// As of `pread(2)`.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes at the end with one call; may write less than all. Needs [`OpenMode::Append`] or [`OpenMode::CreateNew`].
+    ///
+    /// # Errors
+    /// As of `writev(2)`.
+    fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Writes at `offset`; may write less than all. Needs [`OpenMode::InPlace`].
+    ///
+    /// # Errors
+    /// As of `pwrite(2)`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes the file's bytes and its length durable.
+    ///
+    /// # Errors
+    /// As of `fdatasync(2)`. After an error nothing is known of what was written since the last success, and a second
+    /// call that succeeds says nothing about it.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Takes the file's exclusive lock if nobody has it; says whether it did. The lock goes with [`File::unlock`], or
+    /// with the last descriptor.
+    ///
+    /// # Errors
+    /// Where the file system has no locks.
+    fn try_lock(&self) -> io::Result<bool>;
+
+    /// Whether somebody else has the lock. Takes nothing that another could miss.
+    ///
+    /// # Errors
+    /// Where the file system has no locks.
+    fn is_locked(&self) -> io::Result<bool>;
+
+    /// Gives the lock back. Closing is not enough: a child between fork and exec keeps the lock of a closed descriptor.
+    ///
+    /// # Errors
+    /// As of `flock(2)`.
+    fn unlock(&self) -> io::Result<()>;
+}
+
+/// How a file is opened. Files are made for their owner only (0600).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// To read.
+    Read,
+    /// To read, and to write at the end.
+    Append,
+    /// Made now, else an error; to read, and to write at the end.
+    CreateNew,
+    /// To read, and to write anywhere; it has to be there.
+    InPlace,
+}
+
+/// What is known of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The device, with `inode` the file's identity.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+    /// How many names it has.
+    pub links: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether it is a regular file.
+    pub is_file: bool,
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: OsString,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// The file system of the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFs;
+
+impl FileSystem for RealFs {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).mode(0o600);
+        match mode {
+            OpenMode::Read => &mut options,
+            OpenMode::Append => options.append(true),
+            OpenMode::CreateNew => options.append(true).create_new(true),
+            OpenMode::InPlace => options.write(true),
+        };
+        Ok(Arc::new(RealFile(options.open(path)?)))
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        std::fs::symlink_metadata(path).map(|found| stat_of(&found))
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        std::fs::read_dir(path)?
+            .map(|entry| {
+                let entry = entry?;
+                Ok(DirEntry { is_dir: entry.file_type()?.is_dir(), name: entry.file_name() })
+            })
+            .collect()
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().mode(0o700).create(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::File::open(path)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(path)
+    }
+
+    fn locks_are_trusted(&self, path: &Path) -> bool {
+        is_of_one_kernel(path)
+    }
+}
+
+struct RealFile(std::fs::File);
+
+impl File for RealFile {
+    fn stat(&self) -> io::Result<Stat> {
+        self.0.metadata().map(|found| stat_of(&found))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(&self.0, buffer, offset)
+    }
+
+    fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&self.0).write_vectored(parts)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::write_at(&self.0, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match fs4::FileExt::try_lock(&self.0) {
+            Ok(()) => Ok(true),
+            Err(fs4::TryLockError::WouldBlock) => Ok(false),
+            Err(fs4::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        match fs4::FileExt::try_lock_shared(&self.0) {
+            Ok(()) => fs4::FileExt::unlock(&self.0).map(|()| false),
+            Err(fs4::TryLockError::WouldBlock) => Ok(true),
+            Err(fs4::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        fs4::FileExt::unlock(&self.0)
+    }
+}
+
+fn stat_of(found: &std::fs::Metadata) -> Stat {
+    use std::os::unix::fs::MetadataExt;
+    Stat { device: found.dev(), inode: found.ino(), links: found.nlink(), size: found.size(), is_file: found.is_file() }
+}
+
+/// The magic numbers (`statfs(2)`) of ext2/3/4, xfs, btrfs, tmpfs, overlayfs, zfs, f2fs, bcachefs: only one kernel mounts them at a
+/// time, so its locks are everybody's.
+#[cfg(target_os = "linux")]
+fn is_of_one_kernel(path: &Path) -> bool {
+    const LOCAL: [u64; 8] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630, 0x2FC1_2FC1, 0xF2F5_2010, 0xCA45_1A4E];
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|magic| LOCAL.contains(&magic)))
+}
+
+/// Elsewhere the kernel says so itself.
+#[cfg(not(target_os = "linux"))]
+fn is_of_one_kernel(_: &Path) -> bool {
+    true
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = bytes.get(count..).unwrap_or_default();
+                offset += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Fills `buffer` from `offset` on, as far as the file goes; says how much it got.
+pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Makes a folder and those above it that are missing.
+pub(crate) fn create_dirs(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+    match fs.create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).ok_or(error)?;
+            create_dirs(fs, above)?;
+            match fs.create_dir(path) {
+                // Another made it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                made => made,
+            }
+        }
+        made => made,
+    }
+}
+
+/// Reads a whole file.
+pub(crate) fn read_all(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs.open(path, OpenMode::Read)?;
+    let mut bytes = vec![0; usize::try_from(file.stat()?.size).map_err(io::Error::other)?];
+    let length = read_full_at(&*file, &mut bytes, 0)?;
+    bytes.truncate(length);
+    Ok(bytes)
+}

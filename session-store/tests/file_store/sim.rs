@@ -1,0 +1,415 @@
+//! A disk in memory that can lose power and fail.
+//!
+//! **Fault model.** A file has bytes that programs see and bytes that survive a power cut; a directory has entries of both
+//! kinds. `sync_data` carries a file's bytes over, `sync_dir` a directory's entries; nothing else does, not even a
+//! rename. Power goes with the Nth sync: that sync and all calls after it fail. A sync may fail once, and then it behaves as the
+//! page cache does: what was dirty is shown, is clean, and never reaches the disk unless it is written again. A write
+//! may find no room, take less than all, or hang.
+//!
+//! What it does not model: a part of the dirty pages that reaches the disk by itself (the record format has property
+//! tests for holes), and metadata that persists with a file's sync.
+
+use session_store::{DirEntry, File, FileSystem, OpenMode, Stat};
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+type Inode = u64;
+
+#[derive(Clone, Default)]
+struct Node {
+    is_dir: bool,
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    /// What was written since the last sync: `live` and `durable` may differ elsewhere too, after a failed sync.
+    dirty: Vec<(usize, usize)>,
+    entries: BTreeMap<String, Inode>,
+    durable_entries: BTreeMap<String, Inode>,
+}
+
+#[derive(Default)]
+struct Disk {
+    nodes: BTreeMap<Inode, Node>,
+    /// Inode and the descriptor that has the lock.
+    locks: BTreeMap<Inode, u64>,
+    room: Option<usize>,
+    read_only: bool,
+    off: bool,
+}
+
+/// Switches and counters; all tests hold one of these.
+#[derive(Default)]
+pub(crate) struct Control {
+    disk: Mutex<Disk>,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) writes: AtomicU64,
+    /// The sync with which the power goes, counted from 1; 0: never.
+    power_off_at: AtomicU64,
+    failing_syncs: AtomicU64,
+    failing_writes: AtomicU64,
+    /// The most bytes that one write takes; 0: no limit.
+    write_limit: AtomicU64,
+    next_descriptor: AtomicU64,
+    /// While it is true syncs of files wait.
+    hanging: Mutex<bool>,
+    let_go: Condvar,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct SimFs(pub(crate) Arc<Control>);
+
+const ROOT: Inode = 1;
+
+fn error(kind: io::ErrorKind) -> io::Error {
+    io::Error::from(kind)
+}
+
+impl SimFs {
+    pub(crate) fn new() -> Self {
+        let fs = Self::default();
+        fs.0.disk.lock().unwrap().nodes.insert(ROOT, Node { is_dir: true, ..Node::default() });
+        fs
+    }
+
+    pub(crate) fn power_off_at_sync(&self, count: u64) {
+        self.0.power_off_at.store(count, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fail_syncs(&self, count: u64) {
+        self.0.failing_syncs.store(count, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fail_writes(&self, count: u64) {
+        self.0.failing_writes.store(count, Ordering::SeqCst);
+    }
+
+    pub(crate) fn limit_writes(&self, bytes: u64) {
+        self.0.write_limit.store(bytes, Ordering::SeqCst);
+    }
+
+    /// How many more bytes files may have, all together.
+    pub(crate) fn set_room(&self, room: Option<usize>) {
+        self.0.disk.lock().unwrap().room = room;
+    }
+
+    pub(crate) fn set_read_only(&self) {
+        self.0.disk.lock().unwrap().read_only = true;
+    }
+
+    /// From now on syncs of files do not return.
+    pub(crate) fn hang_syncs(&self) {
+        *self.0.hanging.lock().unwrap() = true;
+    }
+
+    pub(crate) fn let_syncs_go(&self) {
+        *self.0.hanging.lock().unwrap() = false;
+        self.0.let_go.notify_all();
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.0.syncs.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        self.0.writes.load(Ordering::SeqCst)
+    }
+
+    /// The disk as it is after a power cut: what was synced, and no locks.
+    pub(crate) fn after_power_cut(&self) -> Self {
+        let disk = self.0.disk.lock().unwrap();
+        let kept = |node: &Node| Node {
+            is_dir: node.is_dir,
+            live: node.durable.clone(),
+            durable: node.durable.clone(),
+            dirty: Vec::new(),
+            entries: node.durable_entries.clone(),
+            durable_entries: node.durable_entries.clone(),
+        };
+        Self::of(disk.nodes.iter().map(|(inode, node)| (*inode, kept(node))).collect())
+    }
+
+    /// The disk as it is after the process was killed: all that was written, and no locks.
+    pub(crate) fn after_kill(&self) -> Self {
+        Self::of(self.0.disk.lock().unwrap().nodes.clone())
+    }
+
+    fn of(nodes: BTreeMap<Inode, Node>) -> Self {
+        let fs = Self::default();
+        fs.0.disk.lock().unwrap().nodes = nodes;
+        fs
+    }
+
+    pub(crate) fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let disk = self.0.disk.lock().unwrap();
+        let inode = disk.find(path).ok()?;
+        Some(disk.nodes[&inode].live.clone())
+    }
+
+    /// Changes a file behind everybody's back.
+    pub(crate) fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut disk = self.0.disk.lock().unwrap();
+        let inode = disk.find(path).unwrap();
+        let node = disk.nodes.get_mut(&inode).unwrap();
+        change(&mut node.live);
+        node.durable = node.live.clone();
+    }
+
+    /// Puts a file there, with the folders above it.
+    pub(crate) fn put(&self, path: &Path, bytes: &[u8]) {
+        let mut folder = PathBuf::new();
+        for part in path.parent().unwrap() {
+            folder.push(part);
+            let _ = self.create_dir(&folder);
+        }
+        if self.stat(path).is_err() {
+            self.open(path, OpenMode::CreateNew).unwrap();
+        }
+        self.edit(path, |file| *file = bytes.to_vec());
+    }
+
+    /// All files below the root.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        fn walk(disk: &Disk, at: Inode, path: &Path, out: &mut Vec<PathBuf>) {
+            for (name, inode) in &disk.nodes[&at].entries {
+                let path = path.join(name);
+                match disk.nodes.get(inode) {
+                    Some(node) if node.is_dir => walk(disk, *inode, &path, out),
+                    _ => out.push(path),
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.0.disk.lock().unwrap(), ROOT, Path::new("/"), &mut out);
+        out
+    }
+
+    /// Counts a sync. The power may go with it; it may hang first, or fail.
+    fn sync(&self, inode: impl FnOnce(&Disk) -> io::Result<Inode>, is_dir: bool) -> io::Result<()> {
+        if !is_dir {
+            let mut hanging = self.0.hanging.lock().unwrap();
+            while *hanging {
+                hanging = self.0.let_go.wait(hanging).unwrap();
+            }
+        }
+        let mut disk = self.0.disk.lock().unwrap();
+        disk.check_power()?;
+        let count = self.0.syncs.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.0.power_off_at.load(Ordering::SeqCst) == count {
+            disk.off = true;
+            return disk.check_power();
+        }
+        let inode = inode(&disk)?;
+        let node = disk.nodes.get_mut(&inode).unwrap();
+        let dirty = std::mem::take(&mut node.dirty);
+        let fails = self.0.failing_syncs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if fails && !is_dir {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        node.durable_entries = node.entries.clone();
+        for (from, to) in dirty {
+            if node.durable.len() < to {
+                node.durable.resize(to, 0);
+            }
+            node.durable[from..to].copy_from_slice(&node.live[from..to]);
+        }
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn check_power(&self) -> io::Result<()> {
+        if self.off { Err(io::Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        self.check_power()?;
+        if self.read_only { Err(error(io::ErrorKind::ReadOnlyFilesystem)) } else { Ok(()) }
+    }
+
+    fn find(&self, path: &Path) -> io::Result<Inode> {
+        self.check_power()?;
+        let mut at = ROOT;
+        for part in path.iter().skip(1) {
+            let name = part.to_str().unwrap();
+            at = *self.nodes[&at].entries.get(name).ok_or(error(io::ErrorKind::NotFound))?;
+        }
+        Ok(at)
+    }
+
+    fn parent<'a>(&self, path: &'a Path) -> io::Result<(Inode, &'a str)> {
+        let parent = self.find(path.parent().unwrap())?;
+        Ok((parent, path.file_name().unwrap().to_str().unwrap()))
+    }
+
+    fn add(&mut self, path: &Path, node: Node) -> io::Result<Inode> {
+        self.check_writable()?;
+        let (parent, name) = self.parent(path)?;
+        let inode = self.nodes.keys().max().unwrap() + 1;
+        if self.nodes[&parent].entries.contains_key(name) {
+            return Err(error(io::ErrorKind::AlreadyExists));
+        }
+        self.nodes.insert(inode, node);
+        self.nodes.get_mut(&parent).unwrap().entries.insert(name.to_owned(), inode);
+        Ok(inode)
+    }
+
+    fn take(&mut self, path: &Path) -> io::Result<Inode> {
+        self.check_writable()?;
+        let (parent, name) = self.parent(path)?;
+        self.nodes.get_mut(&parent).unwrap().entries.remove(name).ok_or(error(io::ErrorKind::NotFound))
+    }
+
+    fn write(&mut self, inode: Inode, bytes: &[u8], offset: Option<u64>) -> io::Result<usize> {
+        self.check_writable()?;
+        let end = self.nodes[&inode].live.len();
+        let at = offset.map_or(end, |offset| usize::try_from(offset).unwrap());
+        let grows = (at + bytes.len()).saturating_sub(end);
+        let lacks = self.room.map_or(0, |room| grows.saturating_sub(room));
+        let bytes = &bytes[..bytes.len().saturating_sub(lacks)];
+        if bytes.is_empty() {
+            return Err(error(io::ErrorKind::StorageFull));
+        }
+        if let Some(room) = &mut self.room {
+            *room -= grows - lacks;
+        }
+        let node = self.nodes.get_mut(&inode).unwrap();
+        node.live.resize(end.max(at + bytes.len()), 0);
+        node.live[at..at + bytes.len()].copy_from_slice(bytes);
+        node.dirty.push((at, at + bytes.len()));
+        Ok(bytes.len())
+    }
+
+    fn stat(&self, inode: Inode) -> Stat {
+        let node = &self.nodes[&inode];
+        Stat { device: 1, inode, links: 1, size: node.live.len() as u64, is_file: !node.is_dir }
+    }
+}
+
+impl FileSystem for SimFs {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let mut disk = self.0.disk.lock().unwrap();
+        let inode = match mode {
+            OpenMode::CreateNew => disk.add(path, Node::default())?,
+            _ => disk.find(path)?,
+        };
+        if matches!(mode, OpenMode::Append | OpenMode::InPlace) {
+            disk.check_writable()?;
+        }
+        let descriptor = self.0.next_descriptor.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::new(SimFile { fs: self.clone(), inode, mode, descriptor }))
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let disk = self.0.disk.lock().unwrap();
+        disk.find(path).map(|inode| disk.stat(inode))
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        let disk = self.0.disk.lock().unwrap();
+        let inode = disk.find(path)?;
+        let entries = disk.nodes[&inode].entries.iter();
+        Ok(entries.map(|(name, inode)| DirEntry { name: name.into(), is_dir: disk.nodes[inode].is_dir }).collect())
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.lock().unwrap().add(path, Node { is_dir: true, ..Node::default() }).map(|_| ())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.sync(|disk| disk.find(path), true)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.0.disk.lock().unwrap();
+        let inode = disk.take(from)?;
+        let (parent, name) = disk.parent(to)?;
+        disk.nodes.get_mut(&parent).unwrap().entries.insert(name.to_owned(), inode);
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.lock().unwrap().take(path).map(|_| ())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.lock().unwrap().take(path).map(|_| ())
+    }
+
+    fn locks_are_trusted(&self, _: &Path) -> bool {
+        true
+    }
+}
+
+struct SimFile {
+    fs: SimFs,
+    inode: Inode,
+    mode: OpenMode,
+    descriptor: u64,
+}
+
+impl File for SimFile {
+    fn stat(&self) -> io::Result<Stat> {
+        let disk = self.fs.0.disk.lock().unwrap();
+        disk.check_power()?;
+        Ok(disk.stat(self.inode))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let disk = self.fs.0.disk.lock().unwrap();
+        disk.check_power()?;
+        let rest = disk.nodes[&self.inode].live.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+        let length = rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
+    }
+
+    fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        assert!(matches!(self.mode, OpenMode::Append | OpenMode::CreateNew), "the descriptor has no O_APPEND");
+        self.fs.0.writes.fetch_add(1, Ordering::SeqCst);
+        if self.fs.0.failing_writes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        match self.fs.0.write_limit.load(Ordering::SeqCst) {
+            0 => {}
+            limit => bytes.truncate(usize::try_from(limit).unwrap()),
+        }
+        self.fs.0.disk.lock().unwrap().write(self.inode, &bytes, None)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        assert_eq!(self.mode, OpenMode::InPlace, "with O_APPEND the offset would not count");
+        self.fs.0.disk.lock().unwrap().write(self.inode, bytes, Some(offset))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.fs.sync(|_| Ok(self.inode), false)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let mut disk = self.fs.0.disk.lock().unwrap();
+        disk.check_power()?;
+        Ok(*disk.locks.entry(self.inode).or_insert(self.descriptor) == self.descriptor)
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        let disk = self.fs.0.disk.lock().unwrap();
+        Ok(disk.locks.get(&self.inode).is_some_and(|holder| *holder != self.descriptor))
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        let mut disk = self.fs.0.disk.lock().unwrap();
+        if disk.locks.get(&self.inode) == Some(&self.descriptor) {
+            disk.locks.remove(&self.inode);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let _ = self.unlock();
+    }
+}

@@ -1,0 +1,424 @@
+//! The projection, held against a server as strict as the real ones: every prefix of every log, for each provider, is a request that is
+//! accepted, and what was sent once keeps its bytes until an event says otherwise.
+//!
+//! The logs are histories that a runtime could have written, with everything that can go wrong in them: answers cut by an interrupt or a
+//! crash, results that are missing, late, doubled or out of order, messages that come in at any moment, trims, rewinds and their
+//! undoing, other models in between, lines that are lost.
+
+use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
+use agent_runtime::{Model, PROJECTION_VERSION, project};
+use fault_server::strict;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use session_store::{
+    AssistantMessage, AssistantReasoning, AssistantText, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event,
+    Interrupted, ModelError, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State, StopReason, Timestamp,
+    ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolSpec, ToolStarted, TurnEnded, Usage, UserKind,
+    UserMessage,
+};
+use std::sync::Arc;
+
+const TEXTS: [&str; 6] = ["hello", " ", "", "zwei\nZeilen", "\u{1F600} \"quoted\"", "{\"a\": 1}"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    User(usize),
+    Steer(usize),
+    Note(usize),
+    Answer { reasoning: bool, text: usize, calls: Vec<Call>, end: End },
+    Trim { from: usize, count: usize },
+    Rewind(usize),
+    Restore(usize),
+    Crash,
+    Lose(u64),
+    SwitchModel,
+    Orphan,
+    EndTurn,
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    Complete,
+    MaxTokens,
+    Refusal,
+    Cut,
+    OnlyPieces,
+    Failed,
+}
+
+#[derive(Clone, Debug)]
+struct Call {
+    name: usize,
+    provider_id: usize,
+    arguments: usize,
+    fate: Fate,
+    steered: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Finished,
+    Blank,
+    Twice,
+    Denied,
+    Started,
+    StartedReader,
+    Approved,
+    Untouched,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let text = 0..TEXTS.len();
+    prop_oneof![
+        4 => text.clone().prop_map(Step::User),
+        1 => text.clone().prop_map(Step::Steer),
+        1 => text.clone().prop_map(Step::Note),
+        8 => (any::<bool>(), text, prop::collection::vec(call(), 0..4), end())
+            .prop_map(|(reasoning, text, calls, end)| Step::Answer { reasoning, text, calls, end }),
+        1 => (0..6usize, 1..6usize).prop_map(|(from, count)| Step::Trim { from, count }),
+        1 => (0..20usize).prop_map(Step::Rewind),
+        1 => (0..3usize).prop_map(Step::Restore),
+        1 => Just(Step::Crash),
+        1 => (1..3u64).prop_map(Step::Lose),
+        1 => Just(Step::SwitchModel),
+        1 => Just(Step::Orphan),
+        1 => Just(Step::EndTurn),
+    ]
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let fate = prop_oneof![
+        6 => Just(Fate::Finished),
+        1 => Just(Fate::Blank),
+        1 => Just(Fate::Twice),
+        1 => Just(Fate::Denied),
+        1 => Just(Fate::Started),
+        1 => Just(Fate::StartedReader),
+        1 => Just(Fate::Approved),
+        1 => Just(Fate::Untouched),
+    ];
+    (0..4usize, 0..4usize, 0..4usize, fate, prop::bool::weighted(0.1))
+        .prop_map(|(name, provider_id, arguments, fate, steered)| Call { name, provider_id, arguments, fate, steered })
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![
+        8 => Just(End::Complete),
+        1 => Just(End::MaxTokens),
+        1 => Just(End::Refusal),
+        1 => Just(End::Cut),
+        1 => Just(End::OnlyPieces),
+        1 => Just(End::Failed),
+    ]
+}
+
+fn models() -> [Arc<dyn Model>; 2] {
+    let http = HttpClient::new();
+    let endpoint = |provider: &str, url: &str| Endpoint {
+        api_key: Some(Secret::new("a key for tests")),
+        ..Endpoint::new(provider, url, "a-model")
+    };
+    let anthropic = Anthropic::new(endpoint("anthropic", "http://127.0.0.1:1"), http.clone()).expect("a good endpoint");
+    let openai = OpenAi::new(endpoint("openai", "http://127.0.0.1:1/v1"), http).expect("a good endpoint");
+    [Arc::new(anthropic), Arc::new(openai)]
+}
+
+/// Writes a log as a runtime would.
+struct Writer {
+    models: [Arc<dyn Model>; 2],
+    asked: usize,
+    entries: Vec<Entry>,
+    /// After each entry: the body that was sent with it, if it is a request.
+    sent: Vec<Option<Value>>,
+    state: State,
+    /// How many lines are missing before the next one.
+    lost: u64,
+}
+
+impl Writer {
+    fn new() -> Self {
+        let mut writer =
+            Self { models: models(), asked: 0, entries: Vec::new(), sent: Vec::new(), state: State::default(), lost: 0 };
+        writer.open();
+        writer.profile();
+        writer
+    }
+
+    fn push(&mut self, event: impl Into<Event>) -> u64 {
+        let seq = self.state.next_seq + std::mem::take(&mut self.lost);
+        let entry = Entry { seq, at: Timestamp::from_ms(0), sound: true, event: event.into() };
+        self.state.apply(&entry);
+        self.entries.push(entry);
+        self.sent.push(None);
+        self.rehydrate();
+        seq
+    }
+
+    fn rehydrate(&mut self) {
+        if !self.state.missing().is_empty() {
+            for entry in &self.entries {
+                self.state.hydrate(entry);
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        let (epoch, writer) = (self.state.epoch + 1, uuid_of(self.state.epoch));
+        self.push(Opened { epoch, writer, format: 1, owner: Owner::default() });
+    }
+
+    fn profile(&mut self) {
+        let tool = |name: &str| ToolSpec {
+            name: name.to_owned(),
+            description: "A tool.".to_owned(),
+            parameters: json!({"type": "object"}),
+        };
+        let profile = Profile {
+            hash: String::new(),
+            model: format!("model-{}", self.asked),
+            system: "You help.".to_owned(),
+            tools: vec![tool("read"), tool("write")],
+            parameters: Parameters::default(),
+            projection: PROJECTION_VERSION,
+        };
+        self.push(profile.sealed());
+    }
+
+    fn text(&self, text: usize) -> String {
+        TEXTS[text].to_owned()
+    }
+
+    fn body(&self, model: usize) -> Value {
+        body(&self.state, &*self.models[model])
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::User(text) => {
+                self.push(UserMessage { text: self.text(*text), ..UserMessage::default() });
+            }
+            Step::Steer(text) => {
+                self.push(UserMessage { text: self.text(*text), kind: UserKind::Steer, key: None });
+            }
+            Step::Note(text) => {
+                self.push(Note { text: self.text(*text) });
+            }
+            Step::Answer { reasoning, text, calls, end } => self.answer(*reasoning, *text, calls, end),
+            Step::Trim { from, count } => {
+                let removed: Vec<SeqRange> =
+                    self.state.context.iter().skip(*from).take(*count).map(|slot| SeqRange(slot.seq, slot.seq)).collect();
+                if !removed.is_empty() {
+                    self.push(ContextTrimmed {
+                        removed,
+                        note: "left out".to_owned(),
+                        reason: "budget".to_owned(),
+                        tokens_before: 2,
+                        tokens_after: 1,
+                    });
+                }
+            }
+            Step::Rewind(back) => {
+                self.push(ContextRewound { to: self.state.next_seq.saturating_sub(1 + *back as u64) });
+            }
+            Step::Restore(which) => {
+                let undo = self.state.undoable().nth(*which);
+                if let Some(undo) = undo {
+                    self.push(ContextRestored { undo });
+                }
+            }
+            Step::Crash => self.open(),
+            // Lines are lost at a crash, and the next owner is the first to see it.
+            Step::Lose(count) => {
+                self.lost += count;
+                self.open();
+            }
+            Step::SwitchModel => {
+                self.asked = 1 - self.asked;
+                self.profile();
+            }
+            Step::Orphan => {
+                self.push(finished("call_of_nobody", "read", "orphan"));
+            }
+            Step::EndTurn => {
+                self.push(Interrupted { by: "user".to_owned() });
+                let usage = Usage::default();
+                self.push(TurnEnded { reason: "interrupted".to_owned(), error: None, model_calls: 1, usage, duration_ms: 0 });
+            }
+        }
+    }
+
+    fn answer(&mut self, reasoning: bool, text: usize, calls: &[Call], end: &End) {
+        let body = self.body(self.asked);
+        let origin = self.models[self.asked].origin().clone();
+        let message = self.push(ModelRequest {
+            origin: origin.clone(),
+            profile: String::new(),
+            context: self.state.context_ranges(),
+            body_sha256: String::new(),
+            body_bytes: 0,
+            learned: Vec::new(),
+        });
+        *self.sent.last_mut().expect("just pushed") = Some(body.clone());
+        let text = self.text(text);
+        if reasoning {
+            self.push(AssistantReasoning { message, offset: 0, text: "thinking".to_owned() });
+        }
+        self.push(AssistantText { message, offset: 0, text: text.clone() });
+        let mut blocks = Vec::new();
+        if reasoning && origin.provider == "anthropic" {
+            let signature = strict::sign(&body, &[], "thinking");
+            let opaque = Some(json!({"type": "thinking", "thinking": "thinking", "signature": signature}));
+            blocks.push(Block::Reasoning { text: "thinking".to_owned(), opaque });
+        }
+        if !text.is_empty() {
+            blocks.push(Block::Text { text });
+        }
+        for (index, call) in calls.iter().enumerate() {
+            blocks.push(Block::ToolCall(ToolCall {
+                id: format!("call_{message}_{index}"),
+                provider_id: ["", "toolu_1", "an id that is not legal!", "call_abc"][call.provider_id].to_owned(),
+                name: ["read", "write", "made up (name)", ""][call.name].to_owned(),
+                arguments: ["{}", "{\"path\": \"x\"}", "", "{\"cut\": "][call.arguments].to_owned(),
+            }));
+        }
+        let (stop, partial) = match end {
+            // The writer dies, or the call fails.
+            End::OnlyPieces => return self.open(),
+            End::Failed => {
+                let (kind, detail) = ("server".to_owned(), "oops".to_owned());
+                self.push(ModelError { message, kind, detail, status: None, retry_in_ms: None });
+                return;
+            }
+            End::Complete if calls.is_empty() => (StopReason::EndTurn, false),
+            End::Complete => (StopReason::ToolUse, false),
+            End::MaxTokens => (StopReason::MaxTokens, false),
+            End::Refusal => (StopReason::Refusal, false),
+            End::Cut => (StopReason::Cut, true),
+        };
+        let answer = AssistantMessage { message, origin, blocks, stop, partial, usage: None, opaque: None };
+        let calls: Vec<(ToolCall, Call)> = answer.tool_calls().cloned().zip(calls.iter().cloned()).collect();
+        self.push(answer);
+        // Results come in whatever order the tools end.
+        for (call, how) in calls.iter().rev() {
+            self.fate(call, how);
+        }
+    }
+
+    fn fate(&mut self, call: &ToolCall, how: &Call) {
+        let id = call.id.clone();
+        if how.steered {
+            self.push(UserMessage { text: "meanwhile".to_owned(), kind: UserKind::Steer, key: None });
+        }
+        let started = |side_effects| ToolStarted { call: id.clone(), name: call.name.clone(), side_effects };
+        match how.fate {
+            Fate::Finished => {
+                self.push(started(true));
+                self.push(finished(&id, &call.name, "a result"));
+            }
+            Fate::Blank => {
+                self.push(finished(&id, &call.name, " \n"));
+            }
+            Fate::Twice => {
+                self.push(finished(&id, &call.name, "first"));
+                self.push(finished(&id, &call.name, "second"));
+            }
+            Fate::Denied => {
+                self.push(ToolDenied { call: id, by: "user".to_owned(), reason: "no".to_owned() });
+            }
+            Fate::Started => {
+                self.push(started(true));
+            }
+            Fate::StartedReader => {
+                self.push(started(false));
+            }
+            Fate::Approved => {
+                self.push(ToolApproved { call: id, by: "mode".to_owned() });
+            }
+            Fate::Untouched => {}
+        }
+    }
+}
+
+fn finished(call: &str, name: &str, output: &str) -> ToolFinished {
+    let (call, name, output) = (call.to_owned(), name.to_owned(), output.to_owned());
+    ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, duration_ms: 0 }
+}
+
+fn uuid_of(number: u64) -> uuid::Uuid {
+    uuid::Uuid::from_u128(u128::from(number) + 1)
+}
+
+fn body(state: &State, model: &dyn Model) -> Value {
+    let profile = state.profile.clone().expect("every session has a profile before its first message");
+    let conversation = project(state, &profile, model.origin(), 1024);
+    serde_json::from_slice(&model.body(&conversation)).expect("a body is JSON")
+}
+
+fn accepted(body: &Value, provider: &str) -> Result<(), String> {
+    match provider {
+        "anthropic" => strict::check_anthropic(body).and_then(|()| strict::check_signatures(body)),
+        _ => strict::check_openai(body),
+    }
+}
+
+/// Whether `after` only adds to `before`. The last message of `before` may have grown: nothing was made in answer to it yet, or it
+/// stands unchanged as well.
+fn only_adds(before: &Value, after: &Value) -> Result<(), String> {
+    let mut before = before.clone();
+    if let Some(messages) = before["messages"].as_array_mut() {
+        messages.pop();
+    }
+    strict::check_append_only(&before, after)
+}
+
+fn check(steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut writer = Writer::new();
+    for step in steps {
+        writer.step(step);
+    }
+    let mut state = State::default();
+    let mut last: Option<(Value, usize)> = None;
+    for (place, entry) in writer.entries.iter().enumerate() {
+        state.apply(entry);
+        for entry in &writer.entries[..=place] {
+            if state.missing().is_empty() {
+                break;
+            }
+            state.hydrate(entry);
+        }
+        if state.profile.is_none() {
+            continue;
+        }
+        for model in &writer.models {
+            let body = body(&state, &**model);
+            let provider = &model.origin().provider;
+            if let Err(refused) = accepted(&body, provider) {
+                return Err(TestCaseError::fail(format!("{provider} after {entry:?}: {refused}\n{body:#}")));
+            }
+        }
+        match &entry.event {
+            Event::ContextTrimmed(_) | Event::ContextRewound(_) | Event::ContextRestored(_) | Event::Profile(_) => last = None,
+            Event::ModelRequest(request) => {
+                let model = usize::from(request.origin.provider != "anthropic");
+                let Some(body) = &writer.sent[place] else { continue };
+                if let Some((before, _)) = last.take().filter(|(_, asked)| *asked == model) {
+                    if let Err(changed) = only_adds(&before, body) {
+                        return Err(TestCaseError::fail(format!("what was sent has changed at {}: {changed}", entry.seq)));
+                    }
+                }
+                last = Some((body.clone(), model));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_prefix_of_every_log_is_accepted_by_every_provider(steps in prop::collection::vec(step(), 1..24)) {
+        check(&steps)?;
+    }
+}

@@ -1,0 +1,198 @@
+//! `kill -9` at random instants of streaming turns and running tools; 210 times in all.
+//!
+//! After each kill the session lists, shows and verifies, goes on with `-r`, and the strict server accepts what it is sent. Nothing is lost
+//! that was older than the window when the process died, nor anything that was reported as kept, and no side effect runs twice.
+//! The seed is printed; `LONGHAND_KILL_SEED` sets it.
+
+use crate::support::{Log, Machine, Protocol};
+use fault_server::{Answer, Part, Reply, Request, Script};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// What a kill may cost.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// How much later than it happened this test may see a line on standard output, and how much later than due the writer may be run, on a
+/// machine whose few cores run several of these tests: a line counts as older than the window only beyond both.
+const MARGIN: Duration = Duration::from_millis(700);
+
+/// How many kills a session lives through before a new one is begun.
+const KILLS_PER_SESSION: usize = 10;
+
+/// One session in ten minutes would do; a run of a turn takes this long if nobody kills it.
+const WORDS: usize = 500;
+const WORD_PAUSE: Duration = Duration::from_millis(4);
+
+#[expect(clippy::print_stdout, reason = "a failure has to tell how to get it again")]
+fn seed() -> u64 {
+    let seed = std::env::var("LONGHAND_KILL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("LONGHAND_KILL_SEED={seed}");
+    seed
+}
+
+/// Mostly early, where most happens; now and then late enough for the window to matter.
+fn instant_of_death(random: &mut fastrand::Rng) -> Duration {
+    let ms = if random.u8(..) < 50 { random.u64(800..2_000) } else { random.u64(0..450) };
+    Duration::from_millis(ms)
+}
+
+/// Whether the person's last words are `words`.
+fn asks(request: &Request, words: &str) -> bool {
+    request.messages().last().is_some_and(|message| message.to_string().contains(words))
+}
+
+#[test]
+fn streaming_turns_of_anthropic_are_killed() {
+    storm(60, Protocol::Anthropic, |_| {
+        Answer::Reply(Reply::reasoning("let me think about this").then_text("word ".repeat(WORDS)).paced(WORD_PAUSE))
+    });
+}
+
+#[test]
+fn streaming_turns_of_openai_are_killed() {
+    storm(40, Protocol::OpenAi, |_| Answer::Reply(Reply::text("word ".repeat(WORDS)).paced(WORD_PAUSE)));
+}
+
+#[test]
+fn running_tools_are_killed() {
+    storm(60, Protocol::Anthropic, |step| Answer::Reply(Reply { parts: vec![side_effect(step)], ..Reply::default() }));
+}
+
+#[test]
+fn steps_that_reason_speak_read_and_write_in_parallel_are_killed() {
+    storm(50, Protocol::Anthropic, |step| {
+        let reply = Reply::reasoning("what next").then_text("I work on it. ").then_tool_call("list", "{}");
+        let mut parts = reply.parts;
+        parts.extend([side_effect(2 * step), side_effect(2 * step + 1)]);
+        Answer::Reply(Reply { parts, ..Reply::default() }.paced(WORD_PAUSE))
+    });
+}
+
+/// A tool call that leaves a line of its own behind.
+fn side_effect(number: u64) -> Part {
+    let command = format!("echo effect-{number} >> effects.txt; sleep 0.05");
+    Part::ToolCall { name: "shell".into(), arguments: json!({"command": command}).to_string() }
+}
+
+/// Kills turns whose steps `step` answers, by the number of the step.
+fn storm(kills: usize, protocol: Protocol, step: fn(u64) -> Answer) {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut done = 0;
+    while done < kills {
+        let mut steps = 0;
+        let script = Script::by(move |request| {
+            if asks(request, "go on") {
+                return Answer::text("Going on.");
+            }
+            steps += 1;
+            step(steps)
+        });
+        let machine = Machine::speaking(protocol, script);
+        for _ in 0..KILLS_PER_SESSION.min(kills - done) {
+            kill_and_check(&machine, &mut random);
+            done += 1;
+        }
+        each_effect_ran_once(&machine);
+    }
+}
+
+fn kill_and_check(machine: &Machine, random: &mut fastrand::Rng) {
+    let session = machine.session_files().first().map(|_| machine.session());
+    let mut arguments = vec!["--output-format", "stream-json", "--permission-mode", "allow", "work"];
+    if let Some(id) = &session {
+        arguments.extend(["-r", id]);
+    }
+    let asked = machine.server.requests().len();
+    let started = Instant::now();
+    let mut running = machine.print(&arguments).start();
+    let death = instant_of_death(random);
+    let _ = fault_server::wait_until(death, || running.has_ended());
+    let killed = Instant::now();
+    running.signal(Signal::KILL);
+    let lines = running.finish_lines();
+    let context = format!("killed {:?} after its start", killed - started);
+    if machine.session_files().is_empty() {
+        assert_eq!(machine.server.requests().len(), asked, "{context}: asked before the question was written down");
+        return;
+    }
+    let log = machine.log();
+    nothing_old_is_lost(&log, &lines, killed, &context);
+    what_was_reported_is_kept(machine, &log, asked, &lines, &context);
+    it_goes_on(machine, &log, &context);
+}
+
+/// Every event, and every word, that was on standard output longer ago than the window is in the log.
+fn nothing_old_is_lost(log: &Log, lines: &[(Instant, Value)], killed: Instant, context: &str) {
+    for (at, line) in lines.iter().filter(|(at, _)| *at + WINDOW + MARGIN < killed) {
+        let age = killed - *at;
+        if let Some(seq) = line["seq"].as_u64() {
+            let kept = log.events().any(|event| event["seq"] == seq && event["type"] == line["type"]);
+            assert!(kept, "{context}: an event of {age:?} before is lost: {line}");
+        }
+        if line["type"] == "assistant.delta" {
+            let end = line["offset"].as_u64().unwrap_or(0) + line["text"].as_str().map_or(0, |text| text.len() as u64);
+            let kept = log.text_of(line["message"].as_u64().unwrap_or(u64::MAX)).len() as u64;
+            assert!(kept >= end, "{context}: of an answer that had come to byte {end} {age:?} before, {kept} bytes are left");
+        }
+    }
+}
+
+/// What somebody outside has seen happen, and that the log promises to have before it happens.
+fn what_was_reported_is_kept(machine: &Machine, log: &Log, asked: usize, lines: &[(Instant, Value)], context: &str) {
+    let requests = machine.server.requests();
+    let questions = log.of_type("user.message").filter(|message| message["text"] == "work").count();
+    if requests.len() > asked {
+        assert!(questions > 0, "{context}: a model was asked before the question was kept");
+    }
+    if lines.iter().any(|(_, line)| line["type"] == "result") {
+        let last = log.of_type("turn.ended").last().map(|event| &event["reason"]);
+        assert!(last.is_some(), "{context}: a result was printed before the turn's end was kept");
+    }
+    let started = log.of_type("tool.started").filter(|event| event["name"] == "shell").count();
+    assert!(effects(machine).len() <= started, "{context}: a side effect happened before its start was kept");
+}
+
+/// The session lists, shows, verifies and goes on; a tool whose outcome nobody knows is said to be one.
+fn it_goes_on(machine: &Machine, log: &Log, context: &str) {
+    let id = machine.session();
+    let has_question = log.of_type("user.message").next().is_some();
+    let listed = machine.json(&["sessions", "list", "--json"]);
+    assert_eq!(listed[0]["id"], json!(id), "{context}: {listed}");
+    if has_question {
+        assert_eq!(listed[0]["state"], "idle", "{context}: {listed}");
+        let shown = machine.json(&["sessions", "show", &id, "--json"]);
+        assert!(shown["messages"].as_array().is_some_and(|messages| !messages.is_empty()), "{context}: {shown}");
+        let verified = machine.json(&["sessions", "verify", &id, "--json"]);
+        assert_eq!(verified[0]["ok"], true, "{context}: {verified}");
+    }
+    let unknown = unknown_outcomes(log);
+    let run = machine.print(&["-r", &id, "go on"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Going on.\n"), "{context}: {run:?}");
+    assert_eq!(machine.server.refusals(), Vec::<String>::new(), "{context}");
+    let sent = machine.server.requests().pop().expect("it was asked").body.to_string();
+    for call in unknown {
+        assert!(sent.contains("may have run"), "{context}: nobody knows how {call} ended, and nobody says so: {sent}");
+    }
+    machine.log().assert_sound();
+}
+
+/// The calls that started, may have had their effect, and have no result.
+fn unknown_outcomes(log: &Log) -> Vec<String> {
+    let finished: BTreeSet<&str> = log.of_type("tool.finished").filter_map(|event| event["call"].as_str()).collect();
+    let started = log.of_type("tool.started").filter(|event| event["side_effects"] == true);
+    started.filter_map(|event| event["call"].as_str()).filter(|call| !finished.contains(call)).map(str::to_owned).collect()
+}
+
+fn effects(machine: &Machine) -> Vec<String> {
+    let text = fs::read_to_string(machine.project().join("effects.txt")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn each_effect_ran_once(machine: &Machine) {
+    let all = effects(machine);
+    let distinct: BTreeSet<&String> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "a side effect ran twice: {all:?}");
+}

@@ -1,0 +1,17 @@
+//! The whole program, as a person or another program meets it: real processes, real signals, real files, and a provider
+//! that stalls, cuts and lies.
+//!
+//! Nothing in here uses the project's own libraries: requests are judged by the fault server, and logs are read by a small reader of their
+//! own (`support/log.rs`), so that a mistake on both sides cannot hide itself. Each test has a home of its own and an empty environment.
+//! There is no test of a clock that steps back: from outside, that needs the machine's own clock; the store's tests inject one.
+
+mod exits;
+mod faults;
+mod garbage;
+mod kills;
+mod print;
+mod sharing;
+mod signals;
+mod standard_input;
+mod storage;
+mod support;

@@ -1,0 +1,132 @@
+//! Two processes and one session: one writes, any number reads, and a writer that was overtaken is fenced.
+
+use crate::support::{HUNG, Log, Machine, Running};
+use fault_server::{Answer, Reply, Script, wait_until};
+use rustix::process::Signal;
+use serde_json::json;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A machine on which a run streams for as long as a test needs, and answers everybody else at once.
+fn with_a_writer() -> (Machine, Running) {
+    let long = Answer::Reply(Reply::text("word ".repeat(4_000)).paced(Duration::from_millis(20)));
+    let machine = Machine::new(Script::by(move |request| {
+        let is_first = request.messages().len() == 1 && request.body.to_string().contains("talk for long");
+        if is_first { long.clone() } else { Answer::text("Short.") }
+    }));
+    let mut writer = machine.print(&["--output-format", "stream-json", "talk for long"]).start();
+    writer.wait_for_output("the answer", |out| out.matches("assistant.delta").count() >= 5);
+    (machine, writer)
+}
+
+#[test]
+fn a_second_writer_is_6_and_is_told_who_holds_the_session() {
+    let (machine, writer) = with_a_writer();
+    let id = machine.session();
+    let asked = machine.server.requests().len();
+    for arguments in [&["-r", &id, "me too"][..], &["-c", "me too"]] {
+        let run = machine.print(arguments).finish();
+        run.assert_code(6);
+        assert!(run.stdout.is_empty(), "{run:?}");
+        assert!(run.stderr.contains(&writer.pid().to_string()), "the holder is named: {run:?}");
+        assert!(run.stderr.contains("hint:") && run.stderr.contains("fork"), "and what can be done: {run:?}");
+    }
+    assert_eq!(machine.server.requests().len(), asked, "nothing was asked");
+    drop(writer);
+    machine.assert_goes_on();
+}
+
+#[test]
+fn a_held_session_can_be_read_and_forked() {
+    let (machine, writer) = with_a_writer();
+    let id = machine.session();
+    let written = wait_until(HUNG, || Log::read(&machine.session_file()).answers().contains("word"));
+    assert!(written, "the answer reaches the file while it streams");
+    let listed = machine.json(&["sessions", "list", "--json"]);
+    assert_eq!(listed[0]["state"], "open", "{listed}");
+    let shown = machine.json(&["sessions", "show", &id, "--json"]);
+    assert!(shown["messages"].as_array().is_some_and(|messages| messages.len() >= 2), "{shown}");
+    let verified = machine.json(&["sessions", "verify", &id, "--json"]);
+    assert_eq!(verified[0]["ok"], true, "a session that is being written is sound: {verified}");
+    let run = machine.print(&["-r", &id, "--fork-session", "and you?"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Short.\n"), "{run:?}");
+    assert_eq!(machine.session_files().len(), 2);
+    assert_eq!(machine.server.refusals(), Vec::<String>::new());
+    drop(writer);
+    machine.assert_sessions_are_well();
+}
+
+#[test]
+fn many_processes_start_sessions_at_once() {
+    let machine = Machine::new(Script::repeating(Answer::text("Hello.")));
+    let runs: Vec<Running> = (0..8).map(|n| machine.print(&[format!("hello {n}")]).start()).collect();
+    for run in runs {
+        run.finish().assert_code(0);
+    }
+    assert_eq!(machine.session_files().len(), 8);
+    machine.assert_sessions_are_well();
+}
+
+#[test]
+fn of_many_processes_that_resume_one_session_at_once_one_wins_at_a_time() {
+    let machine = Machine::new([Answer::text("Hello.")]);
+    machine.print(&["hello"]).finish().assert_code(0);
+    machine.server.follow(Script::repeating(Answer::text("Again.")));
+    let runs: Vec<Running> = (0..6).map(|n| machine.print(&["-c", &format!("again {n}")]).start()).collect();
+    let codes: Vec<Option<i32>> = runs.into_iter().map(|run| run.finish().code).collect();
+    let won = codes.iter().filter(|code| **code == Some(0)).count();
+    assert!(won >= 1 && codes.iter().all(|code| matches!(code, Some(0 | 6))), "{codes:?}");
+    assert_eq!(machine.log().of_type("turn.ended").count(), 1 + won, "each that won wrote its turn");
+    assert_eq!(machine.server.refusals(), Vec::<String>::new());
+    machine.assert_goes_on();
+}
+
+/// The file that says that the session's writer lives.
+fn owner_file(machine: &Machine) -> PathBuf {
+    let log = machine.log();
+    let writer = log.of_type("opened").last().and_then(|opened| opened["writer"].as_str()).expect("an owner").to_owned();
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&writer));
+    let mut files = fs::read_dir(machine.home().join("owners")).expect("a folder").flatten().map(|entry| entry.path());
+    files.find(named).expect("the owner's file")
+}
+
+#[test]
+fn a_writer_that_was_stopped_overtaken_and_woken_is_fenced() {
+    let (machine, writer) = with_a_writer();
+    let id = machine.session();
+    writer.signal(Signal::STOP);
+    // A stopped process keeps its lock, and is rightly taken for alive.
+    machine.print(&["-r", &id, "me too"]).finish().assert_code(6);
+    // Somebody who clears the folder away takes the lock with it; the next writer may take over.
+    fs::remove_file(owner_file(&machine)).expect("it is there");
+    let run = machine.print(&["-r", &id, "I take over"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Short.\n"), "{run:?}");
+    writer.signal(Signal::CONT);
+    let run = writer.finish();
+    run.assert_code(5);
+    assert!(run.stderr.contains("lost"), "it is told at once: {run:?}");
+    // The line of the new owner stands: everything that it wrote is sound, and what the old one still wrote is set aside.
+    let log = machine.log();
+    assert!(log.of_type("user.message").any(|message| message["text"] == "I take over"));
+    assert!(log.answers().ends_with("Short."), "{}", log.answers());
+    for session in machine.json(&["sessions", "verify", "--json"]).as_array().expect("an array") {
+        for problem in session["problems"].as_array().into_iter().flatten() {
+            assert_eq!(problem["kind"], json!("stale_writer"), "{session}");
+        }
+    }
+    let run = machine.print(&["-r", &id, "go on"]).finish();
+    run.assert_code(0);
+    assert_eq!(machine.server.refusals(), Vec::<String>::new());
+    let last = machine.server.requests().pop().expect("a request");
+    assert!(last.body.to_string().contains("I take over"), "the new owner's line goes on");
+}
+
+#[test]
+fn a_session_file_that_is_removed_under_its_writer_is_told_and_not_invented_anew() {
+    let (machine, writer) = with_a_writer();
+    fs::remove_file(machine.session_file()).expect("it is there");
+    let run = writer.finish();
+    run.assert_code(5);
+    assert!(run.stderr.contains("lost") || run.stderr.contains("removed"), "{run:?}");
+}

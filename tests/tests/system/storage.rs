@@ -1,0 +1,137 @@
+//! Disks that are full or cannot be written.
+
+use crate::support::Machine;
+use fault_server::{Answer, Reply, Script};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::ffi::CStr;
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A file system of a few hundred kilobytes, there while this lives.
+struct SmallDisk {
+    path: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts one, or says why not: only root may.
+    #[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
+    fn mount(options: &CStr) -> Option<Self> {
+        let folder = tempfile::TempDir::with_prefix("longhand-disk-").expect("a temporary folder");
+        let path = folder.path().to_path_buf();
+        match mount("tmpfs", &path, "tmpfs", MountFlags::empty(), options) {
+            Ok(()) => Some(Self { path, _folder: folder }),
+            Err(error) => {
+                println!("skipped: a file system of a test's own cannot be mounted here ({error})");
+                None
+            }
+        }
+    }
+
+    /// Fills what is left.
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.path.join("filler")).expect("there is room for a name");
+        while filler.write_all(&[b'x'; 1024]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.path.join("filler")).expect("it is there");
+    }
+
+    fn make_read_only(&self) {
+        rustix::mount::mount_remount(&self.path, MountFlags::RDONLY, c"").expect("root may");
+    }
+
+    fn make_writable(&self) {
+        rustix::mount::mount_remount(&self.path, MountFlags::empty(), c"").expect("root may");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a process of a failed test may still hold a file.
+        let _ = unmount(&self.path, UnmountFlags::DETACH);
+    }
+}
+
+#[track_caller]
+fn sessions_can_be_read(machine: &Machine) {
+    let listed = machine.json(&["sessions", "list", "--json"]);
+    let id = listed[0]["id"].as_str().unwrap_or_else(|| panic!("nothing is listed: {listed}"));
+    assert!(machine.json(&["sessions", "show", id, "--json"])["messages"].is_array());
+    machine.longhand(&["sessions", "verify", id, "--json"]).finish().assert_code(0);
+    let elsewhere = machine.project().join("export.jsonl");
+    machine.longhand(&["sessions", "export", id, "-o", elsewhere.to_str().expect("UTF-8")]).finish().assert_code(0);
+    assert!(fs::metadata(elsewhere).is_ok_and(|file| file.len() > 0));
+}
+
+#[test]
+fn a_full_disk_is_5_and_nothing_that_was_kept_is_lost() {
+    let Some(disk) = SmallDisk::mount(c"size=1m,mode=0700") else { return };
+    let machine = Machine::new([Answer::text("Hello there.")]).with_home(disk.path.join("home"));
+    machine.print(&["hello"]).finish().assert_code(0);
+    disk.fill();
+    machine.server.follow(Script::repeating(Answer::Reply(Reply::text("word ".repeat(2_000)).paced(Duration::from_millis(2)))));
+    let run = machine.print(&["-c", "go on"]).finish();
+    run.assert_code(5);
+    assert!(!run.stderr.is_empty() && !run.stderr.contains("panicked"), "{run:?}");
+    sessions_can_be_read(&machine);
+    disk.make_room();
+    machine.assert_goes_on();
+    assert!(machine.log().answers().starts_with("Hello there."));
+}
+
+#[test]
+fn a_disk_that_fills_up_during_an_answer_stops_the_turn_soon() {
+    let Some(disk) = SmallDisk::mount(c"size=256k,mode=0700") else { return };
+    let machine = Machine::new([Answer::Reply(Reply::text("many words ".repeat(40_000)).paced(Duration::from_millis(1)))]);
+    let machine = machine.with_home(disk.path.join("home"));
+    let run = machine.print(&["--output-format", "json", "talk"]).finish();
+    run.assert_code(5);
+    // The answer would take 80 seconds. What is asserted is that it was not listened to for long after the disk was full.
+    assert!(run.took < Duration::from_secs(45), "{run:?}");
+    assert_eq!(run.result()["is_error"], true);
+    sessions_can_be_read(&machine);
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_5_and_can_be_read() {
+    let Some(disk) = SmallDisk::mount(c"size=4m,mode=0700") else { return };
+    let machine = Machine::new(Script::repeating(Answer::text("Hello there."))).with_home(disk.path.join("home"));
+    machine.print(&["hello"]).finish().assert_code(0);
+    let asked = machine.server.requests().len();
+    disk.make_read_only();
+    for arguments in [&["hello again"][..], &["-c", "and again"]] {
+        let run = machine.print(arguments).finish();
+        run.assert_code(5);
+        assert!(run.stderr.contains("home") || run.stderr.contains("session"), "{run:?}");
+    }
+    assert_eq!(machine.server.requests().len(), asked, "nothing is asked that cannot be written down");
+    sessions_can_be_read(&machine);
+    disk.make_writable();
+    machine.assert_goes_on();
+}
+
+#[test]
+fn a_home_that_is_a_file_is_5() {
+    let machine = Machine::new(Script::repeating(Answer::text("Hello.")));
+    fs::write(machine.home(), "not a folder").expect("a file");
+    let run = machine.print(&["hello"]).finish();
+    run.assert_code(5);
+    assert!(machine.server.requests().is_empty());
+}
+
+#[test]
+fn sessions_are_nobody_elses_business() {
+    let machine = Machine::new([Answer::text("Hello.")]);
+    machine.print(&["hello"]).finish().assert_code(0);
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    let file = machine.session_file();
+    assert_eq!(Permissions::from_mode(mode(&file)), Permissions::from_mode(0o600));
+    for folder in file.ancestors().skip(1).take_while(|folder| folder.starts_with(machine.home())) {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+}
