@@ -386,8 +386,9 @@ impl Scanner {
         if self.guesses.find(seed, |end| seq >= head_next.max(end.next)).is_some() {
             return Link::Guess { is_main: true };
         }
-        let is_missing = self.hole(seq).is_some();
-        if self.guesses.find(seed, |end| seq < end.next && end.more == Damaged::Unreadable && !is_missing).is_some() {
+        // The session has moved on past it, or it has the very place of the line that was damaged.
+        let is_past = |end: &End<Damaged>| !is_new || (seq < end.next && seq >= self.high);
+        if self.guesses.find(seed, |end| end.more == Damaged::Unreadable && is_past(end)).is_some() {
             return Link::Guess { is_main: false };
         }
         if let Some(end) = self.gaps.find(seed, |end| end.next == seq && seq < end.more) {
