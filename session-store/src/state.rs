@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A message as a reader or a model sees it: one event, or the pieces of an answer that a crash cut.
+#[expect(clippy::large_enum_variant, reason = "messages are kept behind an `Arc`, one by one")]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Message {

@@ -2,11 +2,9 @@
 //! delivered, as it was and nearly always as sound; everything is reported; chunks do not matter.
 
 use super::*;
-use crate::event::{Closed, Opened};
+use crate::event::Closed;
 use crate::id::Seq;
-use crate::line::encode;
 use crate::samples::{any_event, continued, every_event, lines, note, opened};
-use crate::time::Timestamp;
 use proptest::prelude::*;
 
 /// A small log with what matters to the chain: two owners, and text that looks like records.
@@ -528,6 +526,46 @@ proptest! {
         let found = scan(&bytes);
         for entry in all.iter().filter(|entry| (entry.seq as usize) < first || entry.seq as usize > last) {
             assert_delivered(&found, entry, &("edit", at, end));
+        }
+    }
+
+    #[test]
+    fn several_damages_at_once_make_no_sound_event_and_no_line_vanishes(
+        edits in prop::collection::vec((0_u8..4, any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1_u8..), 1..5),
+    ) {
+        let all = whole(&small_log());
+        let only_moved = edits.iter().all(|(kind, ..)| matches!(kind, 0 | 2));
+        let mut log = small_log();
+        for (kind, a, b, bits) in edits {
+            let (a, b) = (a.index(log.len()), b.index(log.len()));
+            match kind {
+                0 if log.len() > 1 => drop(log.remove(a)),
+                1 => log.insert(b, log[a].clone()),
+                2 => log.swap(a, b),
+                _ => {
+                    let at = usize::from(bits) % (log[a].len() - 1);
+                    log[a][at] ^= bits;
+                }
+            }
+        }
+        let bytes = log.concat();
+        let found = scan(&bytes);
+        let mut seen = sound(&found);
+        seen.sort_unstable();
+        prop_assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "twice sound: {seen:?}");
+        for entry in entries(&found).filter(|entry| entry.sound) {
+            prop_assert!(all.contains(entry), "never written: {entry:?}");
+        }
+        // What a damaged copy took the place of is set aside; else it is delivered.
+        let aside: Vec<&[u8]> = found
+            .iter()
+            .filter_map(|item| if let Scanned::SetAside { place } = item { Some(place) } else { None })
+            .map(|place| &bytes[place.offset as usize..][..place.len as usize])
+            .collect();
+        for (entry, line) in all.iter().zip(small_log()).filter(|(_, line)| log.contains(line)) {
+            if only_moved || !aside.contains(&line.trim_ascii()) {
+                assert_delivered(&found, entry, &"several damages");
+            }
         }
     }
 
