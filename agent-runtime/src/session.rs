@@ -302,14 +302,20 @@ impl Session {
             return Err(SendError::Idle);
         }
         let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
-        let entry = self.shared.append(UserMessage { text, kind: UserKind::Steer, key: None })?;
+        let message = Event::from(UserMessage { text, kind: UserKind::Steer, key: None });
+        // After `turn.ended` nobody would answer it, also while the turn's task is still at its end.
+        let entry = self.shared.append_if(|state| state.turn.is_some().then_some(message))?.ok_or(SendError::Idle)?;
         self.shared.log.start_commit(entry.seq);
         Ok(entry.seq)
     }
 
-    /// Stops the turn that runs, if one does, and keeps what came. `by` says who: `user`, `SIGINT`, ...
+    /// Stops the turn that runs, if one does, and keeps what came. `by` says who: `user`, `SIGINT`, ... A second time, what its
+    /// tools left running is killed at once, without the two seconds that it has to end by itself.
     pub fn interrupt(&self, by: &str) {
         if let Some(running) = &*lock(&self.shared.running) {
+            if running.interrupt.is_raised() {
+                crate::tools::reaper().kill(self.id());
+            }
             lock(&running.by).get_or_insert_with(|| by.to_owned());
             running.interrupt.raise();
         }

@@ -133,7 +133,7 @@ struct Away {
 /// A turn that has not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenTurn {
-    /// The message that opened it.
+    /// The message that opened it; for one that began without a message, its first request.
     pub user: Seq,
     /// How many times a model was asked.
     pub model_calls: u64,
@@ -226,9 +226,8 @@ impl State {
                 self.end_in_flight();
                 self.unresolved.values_mut().for_each(|call| call.settled = true);
                 self.in_flight = Some(InFlight { message: entry.seq, origin: request.origin.clone(), ..InFlight::default() });
-                if let Some(turn) = &mut self.turn {
-                    turn.model_calls += 1;
-                }
+                let turn = self.turn.get_or_insert(OpenTurn { user: entry.seq, model_calls: 0 });
+                turn.model_calls += 1;
             }
             Event::AssistantText(piece) => {
                 if let Some(answer) = self.answer(piece.message) {
