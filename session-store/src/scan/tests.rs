@@ -364,8 +364,10 @@ fn a_torn_line_that_was_put_aside_is_no_problem() {
     assert_eq!(kinds(&found), [ProblemKind::Formatting], "a blank line that nothing explains");
 }
 
+type Lines = Vec<Vec<u8>>;
+
 /// A log taken over after `at` of its lines by a new owner, and what the old owner would have written.
-fn overtaken(at: usize) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+fn overtaken(at: usize) -> (Lines, Lines, Lines) {
     let before = small_log()[..at].to_vec();
     let crc = claim(before[at - 1].trim_ascii()).expect("a checksum").1;
     let (new, _) = continued(crc, at as u64, &[opened(7), note("new 1"), note("new 2"), note("new 3")]);
@@ -580,7 +582,9 @@ proptest! {
 #[test]
 fn the_fixtures_of_version_1_are_read_as_they_always_were() {
     use ProblemKind::{Empty, Formatting, Gap, StaleWriter, Unchecked, Unreadable};
-    let table: [(&str, &[u8], Vec<Seq>, Vec<Seq>, usize, Vec<ProblemKind>); 8] = [
+    // A name, the file, its events, those of them that are not sound, how many lines are set aside, and the problems.
+    type Row<'a> = (&'a str, &'a [u8], Vec<Seq>, Vec<Seq>, usize, Vec<ProblemKind>);
+    let table: [Row<'_>; 8] = [
         ("every event", include_bytes!("../../tests/fixtures/v1/every-event.jsonl"), (0..27).collect(), vec![], 0, vec![]),
         ("recovered", include_bytes!("../../tests/fixtures/v1/recovered.jsonl"), (0..6).collect(), vec![], 0, vec![]),
         ("newer", include_bytes!("../../tests/fixtures/v1/newer.jsonl"), (0..4).collect(), vec![], 0, vec![]),
