@@ -9,13 +9,13 @@
 //! Each wait in here is a [`TurnTask::guard`]: it ends at once when the turn is interrupted or its store fails. What was received until
 //! then is in the log. `answer.rs` asks the model, `tool_calls.rs` runs tools, `context.rs` fits the window.
 
-use crate::context::{plan_trim, trim_event};
+use crate::context::{TokenCounter, Uncounted, plan_trim, trim_event};
 use crate::interrupt::Interrupt;
 use crate::model::{FailureKind, ModelFailure};
 use crate::session::{Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use session_store::{
-    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Seq, SessionStore, StopReason, StoreError,
+    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Seq, SessionStore, State, StopReason, StoreError,
     ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
 };
 use std::collections::HashMap;
@@ -329,30 +329,49 @@ fn end_after_panic(shared: &Shared, panic: &tokio::task::JoinError) -> TurnOutco
 
 /// About how many tokens the next request takes.
 pub(crate) async fn estimate(shared: &Arc<Shared>) -> u64 {
-    let shared = Arc::clone(shared);
     let factor = lock(&shared.setup).model.limits().token_factor;
-    // Counting may load the tokenizer's table, and takes long for a long history.
-    let counted = tokio::task::spawn_blocking(move || {
-        let state = snapshot(&shared);
+    count(shared, TokenCounter::uncounted, |state, counter| {
         let profile = state.profile.clone().unwrap_or_else(|| Arc::new(empty_profile()));
-        lock(&shared.counter).estimate(&state, &profile, factor)
-    });
-    counted.await.unwrap_or(0)
+        counter.estimate(state, &profile, factor)
+    })
+    .await
 }
 
 /// Trims the context down to `target` tokens; how many messages left, or nothing where none could.
 pub(crate) async fn trim(shared: &Arc<Shared>, target: u64, reason: &str) -> Result<Option<usize>, AppendError> {
     let before = estimate(shared).await;
     let factor = lock(&shared.setup).model.limits().token_factor;
-    let state = snapshot(shared);
-    let Some(trim) = plan_trim(&state, &mut lock(&shared.counter), factor, before, target) else { return Ok(None) };
-    shared.append(trim_event(&trim, &state.todos, reason, before))?;
-    Ok(Some(trim.messages))
+    let planned = count(shared, TokenCounter::uncounted_for_trim, |state, counter| {
+        let trim = plan_trim(state, counter, factor, before, target)?;
+        Some((trim_event(&trim, &state.todos, reason, before), trim.messages))
+    });
+    let Some((event, messages)) = planned.await else { return Ok(None) };
+    shared.append(event)?;
+    Ok(Some(messages))
 }
 
-/// The parts of the state that counting reads. Bodies are shared, not copied.
-fn snapshot(shared: &Shared) -> session_store::State {
-    shared.state().clone()
+/// What `look` makes of the state and its counter, once nothing of what it reads is `missing`. What is new since the last look is
+/// counted first, on a thread that may block; for all else no message is touched, copied or counted.
+async fn count<T>(
+    shared: &Shared,
+    missing: fn(&mut TokenCounter, &State) -> Option<Uncounted>,
+    look: impl FnOnce(&State, &mut TokenCounter) -> T,
+) -> T {
+    loop {
+        let uncounted = {
+            let state = shared.state();
+            let mut counter = lock(&shared.counter);
+            match missing(&mut counter, &state) {
+                Some(uncounted) => uncounted,
+                None => return look(&state, &mut counter),
+            }
+        };
+        // An error would be a panic in counting, which catches its own; then the look counts for itself.
+        match tokio::task::spawn_blocking(move || uncounted.count()).await {
+            Ok(counted) => lock(&shared.counter).learn(counted),
+            Err(_) => return look(&shared.state(), &mut lock(&shared.counter)),
+        }
+    }
 }
 
 fn empty_profile() -> session_store::Profile {

@@ -4,6 +4,7 @@
 //! them: what a kill costs of an answer is at most the store's window.
 
 use crate::agent_loop::{Stop, TurnTask, estimate, hydrate, is_too_long, trim};
+use crate::context::tokens_at_most;
 use crate::model::{FailureKind, Model, ModelEvent, ModelFailure};
 use crate::projection::project;
 use crate::retry::{Retry, RetryDecision};
@@ -91,7 +92,8 @@ impl TurnTask {
         hydrate(&self.shared.store, &self.shared).await?;
         let budget = self.shared.budget();
         let built = self.body(model, budget.output);
-        if built.0.len() as u64 <= budget.input {
+        let fits = |tokens: u64| tokens <= budget.input;
+        if fits(built.0.len() as u64) || tokens_at_most(&self.shared.state()).is_some_and(fits) {
             return Ok(built);
         }
         let tokens = self.guard(estimate(&self.shared)).await?;

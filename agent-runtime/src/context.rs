@@ -1,16 +1,17 @@
 //! Fitting the context window: how much the next request takes, and which messages leave when it is too much.
 //!
-//! While the bytes of the whole request fit, nothing is counted: a token is at least a byte. Past that the count is the
-//! last usage that the provider reported plus an estimate of what came after, and before there is any, an estimate of
-//! everything. Estimates are made once a message, and their running sum is kept, so that fitting one more message costs the
-//! same however long the history is.
+//! While the bytes of the whole request fit, nothing is counted: a token is at least a byte. Nor while the last usage that the
+//! provider reported fits together with the bytes of what came after ([`tokens_at_most`]). Past that the count is that usage plus an
+//! estimate of what came after, and before there is any, an estimate of everything. Estimates are made once a message, away
+//! from the runtime's threads ([`Uncounted`]), and their running sum is kept, so that fitting one more message costs the same
+//! however long the history is.
 //!
 //! A trim is rare and deep: it goes down to half of the budget by whole *steps* (an answer with all its results), because every
 //! trim costs the provider's cache and all reasoning behind it. What stays: the system prompt, the message that
 //! opened the turn, what was said since by the user, the last step, and the todo list, which goes into the trim's note.
 
 use crate::tokens::count_tokens;
-use session_store::{Block, ContextTrimmed, Message, Profile, Seq, SeqRange, Slot, State, Todo, TodoStatus};
+use session_store::{Block, ContextTrimmed, Message, Profile, Seq, SeqRange, Slot, State, Todo, TodoStatus, ToolSpec};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -60,20 +61,58 @@ impl TokenCounter {
     /// About how many tokens a request for `state` takes, with `factor` tokens of the model for one of o200k.
     /// Counts what was not counted before: call it off the runtime's threads when there is much of it.
     pub fn estimate(&mut self, state: &State, profile: &Profile, factor: f64) -> u64 {
-        self.catch_up(state);
-        let all = self.sums.last().copied().unwrap_or(0);
-        if let Some((seq, usage)) = state.last_usage
-            && let Some(place) = state.context.iter().rposition(|slot| slot.seq == seq)
-        {
-            let since = all - self.sums[place + 1];
-            let reported = usage.input_tokens.unwrap_or(0) + usage.output_tokens.unwrap_or(0);
+        if let Some((reported, since)) = reported(state) {
+            let since = since.iter().map(|slot| self.size(slot)).sum();
             return reported + scale(since, factor);
         }
+        self.catch_up(state);
+        let all = self.sums.last().copied().unwrap_or(0);
         scale(all + self.profile_size(profile), factor)
+    }
+
+    /// What [`TokenCounter::estimate`] would have to count for `state`; nothing where it is a look-up.
+    pub(crate) fn uncounted(&mut self, state: &State) -> Option<Uncounted> {
+        if let Some((_, since)) = reported(state) {
+            return self.missing(since, None);
+        }
+        let profile = state.profile.clone().filter(|profile| self.profile.as_ref().is_none_or(|(hash, _)| *hash != profile.hash));
+        self.align(state);
+        self.missing(&state.context[self.sums.len() - 1..], profile)
+    }
+
+    /// What working out a trim would have to count.
+    pub(crate) fn uncounted_for_trim(&mut self, state: &State) -> Option<Uncounted> {
+        self.align(state);
+        self.missing(&state.context[self.sums.len() - 1..], None)
+    }
+
+    /// Takes in what was counted.
+    pub(crate) fn learn(&mut self, counted: Counted) {
+        self.counted.extend(counted.messages);
+        self.profile = counted.profile.or(self.profile.take());
+    }
+
+    fn missing(&self, slots: &[Slot], profile: Option<Arc<Profile>>) -> Option<Uncounted> {
+        let messages: Vec<Slot> = slots.iter().filter(|slot| !self.counted.contains_key(&slot.seq)).cloned().collect();
+        (profile.is_some() || !messages.is_empty()).then_some(Uncounted { messages, profile })
+    }
+
+    fn size(&mut self, slot: &Slot) -> u64 {
+        *self.counted.entry(slot.seq).or_insert_with(|| message_tokens(slot))
     }
 
     /// Brings the sums up to the context's end; after a trim or a rewind, from the start, with no message counted twice.
     fn catch_up(&mut self, state: &State) {
+        self.align(state);
+        for slot in &state.context[self.sums.len() - 1..] {
+            let before = self.sums.last().copied().unwrap_or(0);
+            let size = self.size(slot);
+            self.sums.push(before + size);
+        }
+    }
+
+    /// Forgets the sums where they were made for another context; leaves at least the sum of nothing.
+    fn align(&mut self, state: &State) {
         let made_for = (state.context.first().map(|slot| slot.seq), state.undoable().next_back());
         if made_for != self.made_for || self.sums.len() > state.context.len() + 1 {
             self.sums.clear();
@@ -82,22 +121,13 @@ impl TokenCounter {
         if self.sums.is_empty() {
             self.sums.push(0);
         }
-        for slot in &state.context[self.sums.len() - 1..] {
-            let before = self.sums.last().copied().unwrap_or(0);
-            self.sums.push(before + *self.counted.entry(slot.seq).or_insert_with(|| message_tokens(slot)));
-        }
     }
 
     fn profile_size(&mut self, profile: &Profile) -> u64 {
         match &self.profile {
             Some((hash, tokens)) if *hash == profile.hash => *tokens,
             _ => {
-                let tools: u64 = profile
-                    .tools
-                    .iter()
-                    .map(|tool| count_tokens(&tool.description) + count_tokens(&tool.parameters.to_string()) + MESSAGE_OVERHEAD)
-                    .sum();
-                let tokens = count_tokens(&profile.system) + tools;
+                let tokens = profile_tokens(profile);
                 self.profile = Some((profile.hash.clone(), tokens));
                 tokens
             }
@@ -105,27 +135,73 @@ impl TokenCounter {
     }
 }
 
+/// What has to be counted before an estimate is a look-up. Counting may load the tokenizer's table and takes about 100 ns a byte, so it is
+/// done on a thread that may block and with no lock held.
+pub(crate) struct Uncounted {
+    messages: Vec<Slot>,
+    profile: Option<Arc<Profile>>,
+}
+
+/// For [`TokenCounter::learn`].
+pub(crate) struct Counted {
+    messages: Vec<(Seq, u64)>,
+    profile: Option<(String, u64)>,
+}
+
+impl Uncounted {
+    pub(crate) fn count(self) -> Counted {
+        Counted {
+            messages: self.messages.iter().map(|slot| (slot.seq, message_tokens(slot))).collect(),
+            profile: self.profile.map(|profile| (profile.hash.clone(), profile_tokens(&profile))),
+        }
+    }
+}
+
+/// What a request for `state` takes at most, in tokens of its model, where the provider has reported what it took until lately; no
+/// message is counted for it.
+pub(crate) fn tokens_at_most(state: &State) -> Option<u64> {
+    let (reported, since) = reported(state)?;
+    Some(reported + since.iter().map(|slot| message_size(slot, |text| text.len() as u64)).sum::<u64>())
+}
+
+/// What the provider last reported of this context, and the messages since.
+fn reported(state: &State) -> Option<(u64, &[Slot])> {
+    let (seq, usage) = state.last_usage?;
+    let place = state.context.iter().rposition(|slot| slot.seq == seq)?;
+    Some((usage.input_tokens.unwrap_or(0) + usage.output_tokens.unwrap_or(0), &state.context[place + 1..]))
+}
+
 fn scale(tokens: u64, factor: f64) -> u64 {
     (tokens as f64 * factor).ceil() as u64
 }
 
+fn profile_tokens(profile: &Profile) -> u64 {
+    let tool = |tool: &ToolSpec| count_tokens(&tool.description) + count_tokens(&tool.parameters.to_string()) + MESSAGE_OVERHEAD;
+    count_tokens(&profile.system) + profile.tools.iter().map(tool).sum::<u64>()
+}
+
 fn message_tokens(slot: &Slot) -> u64 {
+    message_size(slot, count_tokens)
+}
+
+/// The size of a message, its texts measured by `size`.
+fn message_size(slot: &Slot, size: impl Fn(&str) -> u64) -> u64 {
     let text = match slot.message.as_deref() {
-        Some(Message::User { text, .. } | Message::Note { text }) => count_tokens(text),
-        Some(Message::Assistant(answer)) => answer.blocks.iter().map(block_tokens).sum(),
-        Some(Message::ToolResult { output, .. }) => count_tokens(output),
+        Some(Message::User { text, .. } | Message::Note { text }) => size(text),
+        Some(Message::Assistant(answer)) => answer.blocks.iter().map(|block| block_size(block, &size)).sum(),
+        Some(Message::ToolResult { output, .. }) => size(output),
         _ => 0,
     };
     text + MESSAGE_OVERHEAD
 }
 
-fn block_tokens(block: &Block) -> u64 {
+fn block_size(block: &Block, size: impl Fn(&str) -> u64) -> u64 {
     match block {
-        Block::Text { text } => count_tokens(text),
+        Block::Text { text } => size(text),
         Block::Reasoning { text, opaque } => {
-            count_tokens(text).max(opaque.as_ref().map_or(0, |opaque| opaque.to_string().len() as u64 / 4))
+            size(text).max(opaque.as_ref().map_or(0, |opaque| opaque.to_string().len() as u64 / 4))
         }
-        Block::ToolCall(call) => count_tokens(&call.name) + count_tokens(&call.arguments) + MESSAGE_OVERHEAD,
+        Block::ToolCall(call) => size(&call.name) + size(&call.arguments) + MESSAGE_OVERHEAD,
         Block::Opaque { opaque } => opaque.to_string().len() as u64 / 4,
         _ => 0,
     }
@@ -209,5 +285,65 @@ pub(crate) fn trim_event(trim: &Trim, todos: &Arc<Vec<Todo>>, reason: &str, toke
         reason: reason.to_owned(),
         tokens_before,
         tokens_after: trim.tokens_after,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use session_store::{AssistantMessage, Entry, Event, Note, Origin, StopReason, Timestamp, Usage};
+
+    fn state(events: impl IntoIterator<Item = Event>) -> State {
+        let mut state = State::default();
+        for (seq, event) in events.into_iter().enumerate() {
+            state.apply(&Entry { seq: seq as u64, at: Timestamp::from_ms(0), sound: true, event });
+        }
+        state
+    }
+
+    fn note(text: &str) -> Event {
+        Note { text: text.to_owned() }.into()
+    }
+
+    fn answer(usage: Option<Usage>) -> Event {
+        let blocks = vec![Block::Text { text: "an answer".to_owned() }];
+        let (origin, stop) = (Origin::default(), StopReason::EndTurn);
+        AssistantMessage { message: 1, origin, blocks, stop, partial: false, usage, opaque: None }.into()
+    }
+
+    fn profile() -> Profile {
+        let (hash, model, system) = (String::new(), String::new(), "Be brief.".to_owned());
+        Profile { hash, model, system, tools: Vec::new(), parameters: session_store::Parameters::default(), projection: 1 }
+    }
+
+    fn seqs(uncounted: Option<Uncounted>) -> Vec<Seq> {
+        uncounted.map(|uncounted| uncounted.messages.iter().map(|slot| slot.seq).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_a_provider_reported_is_not_counted() {
+        let usage = Usage { input_tokens: Some(1_000), output_tokens: Some(10), ..Usage::default() };
+        let state = state([note("one"), answer(Some(usage)), note("hello world")]);
+        let mut counter = TokenCounter::new();
+        assert_eq!(seqs(counter.uncounted(&state)), [2]);
+        assert_eq!(counter.estimate(&state, &profile(), 1.0), 1_010 + 2 + MESSAGE_OVERHEAD);
+        assert_eq!(counter.counted.len(), 1, "only what came since was counted");
+        assert_eq!(tokens_at_most(&state), Some(1_010 + 11 + MESSAGE_OVERHEAD));
+        assert_eq!(seqs(counter.uncounted_for_trim(&state)), [0, 1], "a trim has to know the size of each message");
+    }
+
+    #[test]
+    fn a_message_is_counted_once_also_where_nothing_was_reported() {
+        let mut state = state([note("one"), answer(None)]);
+        state.profile = Some(Arc::new(profile()));
+        let mut counter = TokenCounter::new();
+        let uncounted = counter.uncounted(&state).expect("nothing was counted yet");
+        assert!(uncounted.profile.is_some() && uncounted.messages.len() == 2 && tokens_at_most(&state).is_none());
+        counter.learn(uncounted.count());
+        assert!(counter.uncounted(&state).is_none());
+        let before = counter.estimate(&state, &profile(), 1.0);
+        state.apply(&Entry { seq: 2, at: Timestamp::from_ms(0), sound: true, event: note("hello world") });
+        assert_eq!(seqs(counter.uncounted(&state)), [2]);
+        assert_eq!(counter.estimate(&state, &profile(), 1.0), before + 2 + MESSAGE_OVERHEAD);
     }
 }

@@ -1,0 +1,516 @@
+//! What the loop itself costs, with a model that answers at once: a look at the todo list, fitting the context window, a whole turn,
+//! and the time from an interrupt to control.
+//!
+//! `cargo bench -p longhand-agent-runtime --bench loop`; an argument names the folder to work in (default: a temporary one), because a
+//! turn waits for the disk. Each figure stands beside its reference from the same run, and ours and theirs take turns where both
+//! are short, so that a busy machine slows both. What was measured is checked where it is measured.
+
+#![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+
+use agent_runtime::session_store::{
+    AssistantMessage, Block, Entry, Event, FileStore, FileStoreOptions, ModelRequest, NewSession, Note, Origin, Profile, Seq,
+    SessionId, State, StopReason, Timestamp, Todo, TodoStatus, TodosChanged, ToolSpec, TurnEnded, Usage, UserMessage, sha256_hex,
+};
+use agent_runtime::{
+    Clocks, Conversation, EndReason, FailureKind, INTERRUPT_POLL, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream,
+    Runtime, ScriptedAnswer, ScriptedModel, Session, Setup, TokenCounter, Tool, ToolContext, ToolError, ToolOutput, Turn,
+    TurnEvent, count_tokens, project, tools,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::hint::black_box;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, oneshot};
+use tokio_stream::StreamExt;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Messages of a long history and of a short one, half of them a person's and half of them a model's, and the bytes of each.
+const LONG: usize = 10_000;
+const SHORT: usize = 100;
+const MESSAGE_BYTES: usize = 200;
+/// Looks at the todo list: rounds, and looks in each.
+const LOOKS: (usize, u32) = (101, 20_000);
+/// Messages that are added and counted one after the other.
+const FITS: usize = 301;
+/// Turns of each history.
+const TURNS: usize = 101;
+/// Interrupts of each place and way.
+const TRIES: usize = 200;
+/// Interrupts come this long after the wait began, at most: any place between two polls.
+const PHASE: Duration = INTERRUPT_POLL;
+const SEED: u64 = 42;
+/// Longer than anything here takes.
+const TOO_LONG: Duration = Duration::from_secs(60);
+
+fn main() -> Outcome<()> {
+    let temporary = tempfile::tempdir()?;
+    let named = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let bench = Bench { folder: named.map_or_else(|| temporary.path().to_path_buf(), Into::into) };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        println!("{:<42} {:>9} {:>9} {:>9}   reference", "", "median", "p99", "max");
+        bench.look_at_todos().await?;
+        fit_a_state();
+        bench.fit_a_session().await?;
+        bench.whole_turns().await?;
+        bench.interrupts().await
+    })
+}
+
+struct Bench {
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn runtime(&self) -> Outcome<Runtime> {
+        Ok(Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(&self.folder))?)))
+    }
+
+    /// A session with `messages` messages of earlier turns in its context.
+    async fn session(&self, runtime: &Runtime, messages: usize, model: Arc<dyn Model>) -> Outcome<Session> {
+        let opened = runtime.store().create(NewSession::default()).await?;
+        for event in earlier_turns(messages, opened.state.next_seq) {
+            while opened.log.append(event.clone()).is_err() {
+                opened.log.reserve(1 << 20).await?;
+            }
+        }
+        opened.log.close().await?;
+        let session = runtime.resume(opened.log.id(), setup(model, &self.folder)).await?;
+        assert_eq!(session.state(|state| state.context.len()), messages, "the history is in the context");
+        Ok(session)
+    }
+
+    /// A cached look, beside taking a lock that nobody wants and cloning a shared pointer.
+    async fn look_at_todos(&self) -> Outcome<()> {
+        let runtime = self.runtime()?;
+        let id = todo_session(&runtime).await?;
+        let session = runtime.resume(id, setup(Arc::new(AtOnce::new()), &self.folder)).await?;
+        assert_eq!(session.todos().len(), 3, "the list is there");
+        let bare = Mutex::new(Arc::new(Vec::<Todo>::new()));
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..LOOKS.0 {
+            ours.push(each(LOOKS.1, || drop(black_box(session.todos()))));
+            theirs.push(each(LOOKS.1, || drop(black_box(Arc::clone(&bare.lock().unwrap_or_else(PoisonError::into_inner))))));
+        }
+        row("todo list, cached look (bound 1 us)", &mut ours, "lock and clone", &mut theirs);
+        runtime.shutdown(TOO_LONG).await?;
+        Ok(())
+    }
+
+    /// One more message in a session with a long history, beside counting that message's tokens on a thread that may block, as it has
+    /// to be done: the first count of a process loads a table.
+    async fn fit_a_session(&self) -> Outcome<()> {
+        let runtime = self.runtime()?;
+        let session = self.session(&runtime, LONG, Arc::new(AtOnce::new())).await?;
+        let (mut before, _) = session.context_size().await;
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for number in 0..FITS {
+            let text = words(MESSAGE_BYTES, number);
+            session.note(&text)?;
+            let start = Instant::now();
+            let (size, _) = session.context_size().await;
+            ours.push(start.elapsed());
+            let start = Instant::now();
+            let counted = text.clone();
+            let tokens = tokio::task::spawn_blocking(move || count_tokens(&counted)).await?;
+            theirs.push(start.elapsed());
+            assert!((tokens..tokens + 20).contains(&(size - before)), "{size} tokens after {before} and {tokens}");
+            before = size;
+        }
+        row(&format!("fit one more message in {LONG}, session"), &mut ours, "its tokens, off-thread", &mut theirs);
+        difference("without the tokens (bound 50 us)", &ours, &theirs);
+        runtime.shutdown(TOO_LONG).await?;
+        Ok(())
+    }
+
+    /// A whole turn of one answer, from `send` to the outcome, durable at its start and at its end, beside two bare writes and syncs; and
+    /// beside what no loop can save: the body of the request and its hash.
+    async fn whole_turns(&self) -> Outcome<()> {
+        for (messages, window, how) in [
+            (SHORT, u64::MAX / 4, "bytes fit"),
+            (LONG, u64::MAX / 4, "bytes fit"),
+            (LONG, (LONG * MESSAGE_BYTES) as u64, "tokens counted"),
+        ] {
+            let runtime = self.runtime()?;
+            let model =
+                Arc::new(AtOnce { limits: ModelLimits { context_window: window, ..ModelLimits::default() }, ..AtOnce::new() });
+            let session = self.session(&runtime, messages, Arc::clone(&model) as Arc<dyn Model>).await?;
+            let mut bare = std::fs::File::create(self.folder.join("bare"))?;
+            let (mut ours, mut syncs, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+            for number in 0..TURNS {
+                let text = words(MESSAGE_BYTES, number);
+                let start = Instant::now();
+                let outcome = session.send(&text).await?.outcome().await;
+                ours.push(start.elapsed());
+                assert_eq!((outcome.reason, outcome.text.as_str()), (EndReason::Done, ANSWER), "{:?}", outcome.error);
+                let start = Instant::now();
+                for _ in 0..2 {
+                    bare.write_all(text.as_bytes())?;
+                    bare.sync_data()?;
+                }
+                syncs.push(start.elapsed());
+                let start = Instant::now();
+                session.state(|state| black_box(sha256_hex(&model.body(&conversation(state)))));
+                bodies.push(start.elapsed());
+            }
+            let trims = session.state(|state| state.undoable().count());
+            assert_eq!(trims, 0, "nothing was trimmed, so the history stayed as long as it is said to be");
+            row(&format!("turn after {messages} messages, {how}"), &mut ours, "two syncs", &mut syncs);
+            row("", &mut ours, "its body and hash", &mut bodies);
+            runtime.shutdown(TOO_LONG).await?;
+        }
+        Ok(())
+    }
+
+    /// From the interrupt to the turn's outcome, wherever the turn waits, beside a bare task that waits for the same signal and answers.
+    async fn interrupts(&self) -> Outcome<()> {
+        let runtime = self.runtime()?;
+        let mut random = fastrand::Rng::with_seed(SEED);
+        for way in [Way::Wake, Way::Flag] {
+            for place in PLACES {
+                let model = Arc::new(ScriptedModel::new([]));
+                let session = runtime.create(setup(Arc::clone(&model) as Arc<dyn Model>, &self.folder)).await?;
+                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+                for number in 0..TRIES {
+                    model.push((place.answer)());
+                    let mut turn = session.send(&words(MESSAGE_BYTES, number)).await?;
+                    wait_until(&mut turn, place.is_reached).await?;
+                    tokio::time::sleep(PHASE.mul_f64(random.f64())).await;
+                    let start = Instant::now();
+                    way.interrupt(&session);
+                    let outcome = tokio::time::timeout(TOO_LONG, turn.outcome()).await?;
+                    ours.push(start.elapsed());
+                    assert_eq!(outcome.reason, EndReason::Interrupted, "{:?}", outcome.error);
+                    assert_eq!(model.left(), 0, "the answer that was interrupted was the one that was meant");
+                    theirs.push(way.bare(PHASE.mul_f64(random.f64())).await?);
+                }
+                let name = format!("{}, {}", way.name(), place.name);
+                row(&name, &mut ours, way.reference(), &mut theirs);
+                session.close().await?;
+            }
+        }
+        runtime.shutdown(TOO_LONG).await?;
+        Ok(())
+    }
+}
+
+/// How a turn is interrupted.
+#[derive(Clone, Copy)]
+enum Way {
+    /// The flag and a wake-up, as any thread can.
+    Wake,
+    /// The flag alone, as a signal handler has it: the poll sees it.
+    Flag,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wake => "interrupt (bound 50 ms)",
+            Self::Flag => "bare flag (bound 55 ms)",
+        }
+    }
+
+    fn reference(self) -> &'static str {
+        match self {
+            Self::Wake => "wake a task and back",
+            Self::Flag => "a bare poll each 50 ms",
+        }
+    }
+
+    fn interrupt(self, session: &Session) {
+        match self {
+            Self::Wake => session.interrupt("bench"),
+            Self::Flag => session.interrupt_handle().expect("a turn runs").flag().store(true, Ordering::SeqCst),
+        }
+    }
+
+    /// A task that waits for the signal, which comes after `phase`, and answers.
+    async fn bare(self, phase: Duration) -> Outcome<Duration> {
+        let (wake, flag) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let (answer, answered) = oneshot::channel();
+        let task = tokio::spawn({
+            let (wake, flag) = (Arc::clone(&wake), Arc::clone(&flag));
+            async move {
+                match self {
+                    Self::Wake => wake.notified().await,
+                    Self::Flag => {
+                        while !flag.load(Ordering::SeqCst) {
+                            tokio::time::sleep(INTERRUPT_POLL).await;
+                        }
+                    }
+                }
+                let _ = answer.send(());
+            }
+        });
+        tokio::time::sleep(phase).await;
+        let start = Instant::now();
+        flag.store(true, Ordering::SeqCst);
+        wake.notify_one();
+        answered.await?;
+        let took = start.elapsed();
+        task.await?;
+        Ok(took)
+    }
+}
+
+/// Where a turn waits when it is interrupted.
+struct Place {
+    name: &'static str,
+    answer: fn() -> ScriptedAnswer,
+    is_reached: fn(&TurnEvent) -> bool,
+}
+
+const PLACES: [Place; 5] = [
+    Place {
+        name: "streaming",
+        answer: || ScriptedAnswer::new().text(ANSWER).hang(),
+        is_reached: |event| matches!(event, TurnEvent::Delta(_)),
+    },
+    Place {
+        name: "no headers",
+        answer: || ScriptedAnswer::new().head_after(Duration::MAX),
+        is_reached: |event| is_entry(event, |event| matches!(event, Event::ModelRequest(_))),
+    },
+    Place {
+        name: "deaf tool",
+        answer: || ScriptedAnswer::new().tool_call("deaf", "{}"),
+        is_reached: |event| is_entry(event, |event| matches!(event, Event::ToolStarted(_))),
+    },
+    Place {
+        name: "shell",
+        answer: || ScriptedAnswer::new().tool_call("shell", r#"{"command": "sleep 60"}"#),
+        is_reached: |event| is_entry(event, |event| matches!(event, Event::ToolStarted(_))),
+    },
+    Place {
+        name: "retry pause",
+        answer: || ScriptedAnswer::failure(ModelFailure::new(FailureKind::Server, "a bad moment")),
+        is_reached: |event| is_entry(event, |event| matches!(event, Event::ModelError(_))),
+    },
+];
+
+fn is_entry(event: &TurnEvent, is_it: fn(&Event) -> bool) -> bool {
+    matches!(event, TurnEvent::Entry(entry) if is_it(&entry.event))
+}
+
+async fn wait_until(turn: &mut Turn, is_reached: fn(&TurnEvent) -> bool) -> Outcome<()> {
+    let reached = async {
+        while let Some(event) = turn.next().await {
+            if is_reached(&event) {
+                return true;
+            }
+        }
+        false
+    };
+    let reached = tokio::time::timeout(TOO_LONG, reached).await?;
+    assert!(reached, "the turn came to the place");
+    Ok(())
+}
+
+/// A tool that never ends and does not listen.
+struct Deaf;
+
+#[async_trait]
+impl Tool for Deaf {
+    fn spec(&self) -> ToolSpec {
+        let parameters = json!({"type": "object", "properties": {}});
+        ToolSpec { name: "deaf".to_owned(), description: "Never ends.".to_owned(), parameters }
+    }
+
+    fn side_effects(&self) -> bool {
+        true
+    }
+
+    fn describe(&self, _: &Value) -> String {
+        "deaf".to_owned()
+    }
+
+    async fn run(&self, _: Value, _: ToolContext) -> Result<ToolOutput, ToolError> {
+        std::future::pending().await
+    }
+}
+
+const ANSWER: &str = "The tide turns twice a day, and nobody has asked it why.";
+
+/// A model that answers at once, and whose requests cost what those of a provider do: one pass over the conversation.
+#[derive(Debug)]
+struct AtOnce {
+    origin: Origin,
+    limits: ModelLimits,
+}
+
+impl AtOnce {
+    fn new() -> Self {
+        Self { origin: origin(), limits: ModelLimits::default() }
+    }
+}
+
+#[async_trait]
+impl Model for AtOnce {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn limits(&self) -> ModelLimits {
+        self.limits
+    }
+
+    fn body(&self, conversation: &Conversation) -> Bytes {
+        Bytes::from(serde_json::to_vec(conversation).expect("a conversation has a JSON form"))
+    }
+
+    async fn call(&self, body: Bytes, _: &Clocks) -> Result<ModelStream, ModelFailure> {
+        black_box(body);
+        let text = ANSWER.to_owned();
+        let events = [
+            ModelEvent::Text(text.clone()),
+            ModelEvent::Block(Block::Text { text }),
+            ModelEvent::Done { stop: StopReason::EndTurn, opaque: None },
+        ];
+        Ok(Box::pin(tokio_stream::iter(events.map(Ok))))
+    }
+}
+
+fn origin() -> Origin {
+    Origin { provider: "bench".to_owned(), model: "at-once".to_owned(), ..Origin::default() }
+}
+
+fn setup(model: Arc<dyn Model>, cwd: &Path) -> Setup {
+    let mut setup = Setup::new(model, cwd);
+    setup.tools = tools::builtin();
+    setup.tools.push(Arc::new(Deaf));
+    setup.env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+    setup.permissions.mode = agent_runtime::PermissionMode::Allow;
+    setup
+}
+
+/// `bytes` of text, different for each `number`.
+fn words(bytes: usize, number: usize) -> String {
+    let start = format!("{number}: ");
+    let rest = ANSWER.chars().cycle().take(bytes - start.len());
+    start.chars().chain(rest).collect()
+}
+
+/// The events of turns that make up `messages` messages, the first of them with the `seq` `first`.
+fn earlier_turns(messages: usize, first: Seq) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for turn in 0..messages / 2 {
+        let message = first + events.len() as u64 + 1;
+        let text = words(MESSAGE_BYTES, turn);
+        let request = ModelRequest {
+            origin: origin(),
+            profile: String::new(),
+            context: Vec::new(),
+            body_sha256: String::new(),
+            body_bytes: 0,
+            learned: Vec::new(),
+        };
+        let answer = AssistantMessage {
+            message,
+            origin: origin(),
+            blocks: vec![Block::Text { text: text.clone() }],
+            stop: StopReason::EndTurn,
+            partial: false,
+            usage: None,
+            opaque: None,
+        };
+        let ended = TurnEnded { reason: "done".to_owned(), error: None, model_calls: 1, usage: Usage::default(), duration_ms: 1 };
+        events.extend([UserMessage { text, ..UserMessage::default() }.into(), request.into(), answer.into(), ended.into()]);
+    }
+    events
+}
+
+async fn todo_session(runtime: &Runtime) -> Outcome<SessionId> {
+    let opened = runtime.store().create(NewSession::default()).await?;
+    let todo = |content: &str| Todo { content: content.to_owned(), status: TodoStatus::Pending };
+    let todos = ["look", "think", "do"].map(todo).to_vec();
+    opened.log.append(TodosChanged { todos: Arc::new(todos) }.into())?;
+    opened.log.close().await?;
+    Ok(opened.log.id())
+}
+
+fn conversation(state: &State) -> Conversation {
+    let profile = state.profile.as_ref().expect("a session has a profile");
+    project(state, profile, &origin(), 8_192)
+}
+
+/// One more message in a long history, counted by the counter alone, beside counting that message's tokens.
+fn fit_a_state() {
+    let mut state = State::default();
+    let mut next = 0;
+    let mut add = |state: &mut State, event: Event| {
+        state.apply(&Entry { seq: next, at: Timestamp::from_ms(0), sound: true, event });
+        next += 1;
+    };
+    earlier_turns(LONG, 0).into_iter().for_each(|event| add(&mut state, event));
+    let profile = Profile {
+        hash: String::new(),
+        model: String::new(),
+        system: ANSWER.to_owned(),
+        tools: Vec::new(),
+        parameters: agent_runtime::session_store::Parameters::default(),
+        projection: 1,
+    };
+    let mut counter = TokenCounter::new();
+    let mut before = counter.estimate(&state, &profile, 1.0);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for number in 0..FITS {
+        let text = words(MESSAGE_BYTES, number);
+        add(&mut state, Note { text: text.clone() }.into());
+        let start = Instant::now();
+        let size = counter.estimate(&state, &profile, 1.0);
+        ours.push(start.elapsed());
+        let start = Instant::now();
+        let tokens = count_tokens(&text);
+        theirs.push(start.elapsed());
+        assert!((tokens..tokens + 20).contains(&(size - before)), "{size} tokens after {before} and {tokens}");
+        before = size;
+    }
+    row(&format!("fit one more message in {LONG}, counter"), &mut ours, "its tokens", &mut theirs);
+    difference("without the tokens (bound 50 us)", &ours, &theirs);
+}
+
+/// How long each of `calls` calls takes.
+fn each(calls: u32, mut call: impl FnMut()) -> Duration {
+    let start = Instant::now();
+    for _ in 0..calls {
+        call();
+    }
+    start.elapsed() / calls
+}
+
+fn quantile(samples: &mut [Duration], q: f64) -> Duration {
+    samples.sort_unstable();
+    samples[((samples.len() - 1) as f64 * q) as usize]
+}
+
+fn row(name: &str, ours: &mut [Duration], reference: &str, theirs: &mut [Duration]) {
+    let (p50, p99, max) = (quantile(ours, 0.5), quantile(ours, 0.99), quantile(ours, 1.0));
+    let (their_p50, their_p99) = (quantile(theirs, 0.5), quantile(theirs, 0.99));
+    let ratio = p50.as_secs_f64() / their_p50.as_secs_f64();
+    let [p50, p99, max, their_p50, their_p99] = [p50, p99, max, their_p50, their_p99].map(short);
+    println!("{name:<42} {p50:>9} {p99:>9} {max:>9}   {reference} {their_p50}, p99 {their_p99}; ratio {ratio:.2}");
+}
+
+/// The difference of the medians; both are sorted.
+fn difference(name: &str, ours: &[Duration], theirs: &[Duration]) {
+    let difference = ours[ours.len() / 2].saturating_sub(theirs[theirs.len() / 2]);
+    println!("{:<42} {:>9}", format!("  {name}"), short(difference));
+}
+
+/// Three digits and a unit.
+fn short(time: Duration) -> String {
+    let nanos = time.as_nanos() as f64;
+    match nanos {
+        _ if nanos < 1e3 => format!("{nanos:.0} ns"),
+        _ if nanos < 1e6 => format!("{:.1} us", nanos / 1e3),
+        _ if nanos < 1e9 => format!("{:.2} ms", nanos / 1e6),
+        _ => format!("{:.2} s", nanos / 1e9),
+    }
+}
