@@ -14,8 +14,8 @@ use agent_runtime::session_store::{
 };
 use agent_runtime::{
     Clocks, Conversation, EndReason, FailureKind, INTERRUPT_POLL, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream,
-    Runtime, ScriptedAnswer, ScriptedModel, Session, Setup, TokenCounter, Tool, ToolContext, ToolError, ToolOutput, Turn,
-    TurnEvent, count_tokens, project, tools,
+    RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Session, Setup, TokenCounter, Tool, ToolContext, ToolError, ToolOutput,
+    Turn, TurnEvent, count_tokens, project, tools,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -144,6 +144,7 @@ impl Bench {
             let session = self.session(&runtime, messages, Arc::clone(&model) as Arc<dyn Model>).await?;
             let mut bare = std::fs::File::create(self.folder.join("bare"))?;
             let (mut ours, mut syncs, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+            let bytes_before = runtime.store().stats().bytes;
             for number in 0..TURNS {
                 let text = words(MESSAGE_BYTES, number);
                 let start = Instant::now();
@@ -164,6 +165,11 @@ impl Bench {
             assert_eq!(trims, 0, "nothing was trimmed, so the history stayed as long as it is said to be");
             row(&format!("turn after {messages} messages, {how}"), &mut ours, "two syncs", &mut syncs);
             row("", &mut ours, "its body and hash", &mut bodies);
+            session.flush().await?;
+            println!(
+                "  bytes that it adds to the log            {:>10}",
+                (runtime.store().stats().bytes - bytes_before) / TURNS as u64
+            );
             runtime.shutdown(TOO_LONG).await?;
         }
         Ok(())
@@ -221,7 +227,7 @@ impl Way {
     fn reference(self) -> &'static str {
         match self {
             Self::Wake => "wake a task and back",
-            Self::Flag => "a bare poll each 50 ms",
+            Self::Flag => "a bare poll",
         }
     }
 
@@ -388,6 +394,8 @@ fn setup(model: Arc<dyn Model>, cwd: &Path) -> Setup {
     setup.tools.push(Arc::new(Deaf));
     setup.env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
     setup.permissions.mode = agent_runtime::PermissionMode::Allow;
+    // A pause between tries is long enough to be interrupted in it, however busy the machine is.
+    setup.retry = RetryPolicy { first_pause: TOO_LONG, longest_pause: TOO_LONG, ..RetryPolicy::default() };
     setup
 }
 

@@ -1,7 +1,8 @@
 //! The interrupt of a turn: a flag that any thread or signal handler may set, and a wake-up for those who wait.
 //!
 //! Every wait of a turn selects over [`Interrupt::raised`]. The wake-up carries it at once where the setter can send
-//! one; a setter that can only set the flag (a signal handler) is seen by the poll, each 50 ms.
+//! one; a setter that can only set the flag (a signal handler) is seen by the poll. The poll is a part of the 50 ms within which every wait
+//! ends: a tool still gets 20 ms to say what it did, and what it said is written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// How often a wait looks at the flag where nothing wakes it.
-pub const INTERRUPT_POLL: Duration = Duration::from_millis(50);
+pub const INTERRUPT_POLL: Duration = Duration::from_millis(20);
 
 /// A flag and a wake-up; clones share both.
 #[derive(Clone, Debug, Default)]
