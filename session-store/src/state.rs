@@ -92,7 +92,7 @@ pub struct Unresolved {
     pub denied: Option<String>,
     /// It started; whether it has side effects.
     pub started: Option<bool>,
-    /// Lines are missing after the call: whether it started cannot be known.
+    /// Lines are missing or damaged after the call: whether it started cannot be known.
     pub gap: bool,
     /// A model was asked since: what it was told of this call stays so.
     pub settled: bool,
@@ -195,7 +195,8 @@ pub struct State {
 impl State {
     /// The state after `entry`. Entries are expected in the order of `seq`; a gap is noticed and marked.
     pub fn apply(&mut self, entry: &Entry) {
-        if entry.seq > self.next_seq {
+        // A line that cannot be checked may have been another one.
+        if entry.seq > self.next_seq || !entry.sound {
             self.unresolved.values_mut().filter(|call| !call.settled).for_each(|call| call.gap = true);
         }
         self.next_seq = self.next_seq.max(entry.seq.saturating_add(1));
