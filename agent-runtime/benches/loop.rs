@@ -5,6 +5,7 @@
 //! turn waits for the disk. Each figure stands beside its reference from the same run, and ours and theirs take turns where both
 //! are short, so that a busy machine slows both. What was measured is checked where it is measured.
 
+#![expect(clippy::disallowed_methods, reason = "a test hands over its own environment")]
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 
 use agent_runtime::session_store::{

@@ -45,6 +45,8 @@ pub(crate) struct TurnTask {
     /// Text of this answer that came before its stream broke; what is asked for next continues it.
     pub(crate) before_seam: String,
     text: String,
+    /// The last answer that called no tools.
+    answered: Option<Seq>,
 }
 
 /// Why a turn cannot go on.
@@ -88,6 +90,7 @@ impl TurnTask {
             denied: HashMap::new(),
             before_seam: String::new(),
             text: String::new(),
+            answered: None,
         }
     }
 
@@ -95,20 +98,26 @@ impl TurnTask {
     pub(crate) async fn run(self, report: watch::Sender<Option<Arc<TurnOutcome>>>) {
         let shared = Arc::clone(&self.shared);
         let mut task = self;
+        let first = task.first;
         // A task of its own, so that a panic anywhere in the turn becomes the turn's outcome.
         let running = tokio::spawn(async move {
-            let stop = task.turns().await;
-            (task, stop)
+            loop {
+                let stop = task.stop().await;
+                // A message that came in at the last moment wants an answer too.
+                if let Some(outcome) = task.end(stop).await {
+                    return outcome;
+                }
+            }
         });
         let outcome = match running.await {
-            Ok((mut task, stop)) => task.end(stop).await,
-            Err(panic) => end_after_panic(&shared, &panic),
+            Ok(outcome) => outcome,
+            Err(panic) => end_after_panic(&shared, first, &panic),
         };
         report.send_replace(Some(Arc::new(outcome)));
         shared.bump();
     }
 
-    async fn turns(&mut self) -> Stop {
+    async fn stop(&mut self) -> Stop {
         match self.steps().await {
             Ok(never) => match never {},
             Err(stop) => stop,
@@ -141,9 +150,8 @@ impl TurnTask {
                     }
                 }
                 _ if calls.is_empty() => {
-                    if !self.was_steered_since(answered) {
-                        return Err(Stop::End(EndReason::Done));
-                    }
+                    self.answered = Some(answered);
+                    return Err(Stop::End(EndReason::Done));
                 }
                 _ => self.run_tools(&calls).await?,
             }
@@ -152,18 +160,19 @@ impl TurnTask {
 
     /// The output of `wait`; ends at once where the turn is interrupted or the store is in trouble.
     pub(crate) async fn guard<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
-        let mut progress = self.shared.log.progress();
-        let trouble = async {
-            match progress.wait_for(|progress| progress.trouble.is_some()).await {
-                Ok(progress) => progress.trouble.as_ref().map(ToString::to_string).unwrap_or_default(),
-                Err(_) => "the session store is gone".to_owned(),
-            }
-        };
         tokio::select! {
             biased;
             () = self.interrupt.raised() => Err(Stop::End(EndReason::Interrupted)),
-            why = trouble => Err(Stop::Failed(TurnError::Store(why))),
+            why = self.trouble() => Err(Stop::Failed(TurnError::Store(why))),
             output = wait => Ok(output),
+        }
+    }
+
+    /// Returns once the store is in trouble: why.
+    pub(crate) async fn trouble(&self) -> String {
+        match self.shared.log.progress().wait_for(|progress| progress.trouble.is_some()).await {
+            Ok(progress) => progress.trouble.as_ref().map(ToString::to_string).unwrap_or_default(),
+            Err(_) => "the session store is gone".to_owned(),
         }
     }
 
@@ -200,16 +209,8 @@ impl TurnTask {
         }
     }
 
-    /// Whether a message came in after the answer at `answered` was asked for: it wants an answer too.
-    fn was_steered_since(&self, answered: Seq) -> bool {
-        let state = self.shared.state();
-        let Some(place) = state.context.iter().rposition(|slot| slot.seq == answered) else { return false };
-        let is_steer = |message: &Message| matches!(message, Message::User { kind: UserKind::Steer, .. });
-        state.context[place..].iter().any(|slot| slot.message.as_deref().is_some_and(is_steer))
-    }
-
-    /// The closing events, durable before the end is reported.
-    async fn end(&mut self, stop: Stop) -> TurnOutcome {
+    /// The closing events, durable before the end is reported. Nothing where the turn has to go on.
+    async fn end(&mut self, stop: Stop) -> Option<TurnOutcome> {
         let (reason, error) = match stop {
             Stop::End(reason) => (reason, None),
             Stop::Failed(TurnError::Model(failure)) if failure.kind.is_timeout() => {
@@ -222,19 +223,28 @@ impl TurnTask {
             let by = lock(&self.by).clone().unwrap_or_else(|| "user".to_owned());
             let _ = self.shared.append(Interrupted { by });
         }
-        self.answer_open_calls();
-        self.text.insert_str(0, &std::mem::take(&mut self.before_seam));
+        answer_open_calls(&self.shared, self.first);
+        let cut = std::mem::take(&mut self.before_seam);
+        if !cut.is_empty() {
+            self.text = cut;
+        }
         let mut outcome = TurnOutcome {
             reason,
             error,
-            text: std::mem::take(&mut self.text),
+            text: self.text.clone(),
             model_calls: self.model_calls,
             usage: self.usage,
-            denials: std::mem::take(&mut self.denials),
+            denials: self.denials.clone(),
             duration: self.started.elapsed(),
         };
-        let stored = match self.shared.append(turn_ended(&outcome)) {
-            Ok(entry) => self.commit_end(entry.seq, reason).await,
+        let answered = self.answered.filter(|_| reason == EndReason::Done);
+        let ended = self.shared.append_if(|state| {
+            let is_over = answered.is_none_or(|answered| !was_steered_since(state, answered));
+            is_over.then(|| turn_ended(&outcome).into())
+        });
+        let stored = match ended {
+            Ok(Some(entry)) => self.commit_end(entry.seq, reason).await,
+            Ok(None) => return None,
             Err(error) => Err(error.to_string()),
         };
         if let Err(why) = stored
@@ -243,7 +253,7 @@ impl TurnTask {
             outcome.reason = EndReason::Error;
             outcome.error = Some(TurnError::Store(why));
         }
-        outcome
+        Some(outcome)
     }
 
     async fn commit_end(&self, seq: Seq, reason: EndReason) -> Result<(), String> {
@@ -263,39 +273,38 @@ impl TurnTask {
             () = self.interrupt.raised() => Ok(()),
         }
     }
-
-    /// Every call of the turn gets its one result, also where the turn ended before it.
-    fn answer_open_calls(&self) {
-        answer_open_calls(&self.shared, "Not run: the turn ended before this call was started.");
-    }
 }
 
-/// Gives a result to each call of the last answer that has none: one that had started was stopped.
-fn answer_open_calls(shared: &Shared, not_run: &str) {
+/// Every call of the turn that began at `first` gets its one result, also where the turn ended before it. What a model was told of an earlier
+/// call stays as it is.
+fn answer_open_calls(shared: &Shared, first: Seq) {
     let open: Vec<(session_store::ToolCall, bool)> = {
         let state = shared.state();
-        let last = state.context.iter().rev().find_map(|slot| match slot.message.as_deref() {
-            Some(Message::Assistant(answer)) => Some(answer),
-            _ => None,
-        });
-        let is_open = |call: &session_store::ToolCall| Some((call.clone(), state.unresolved.get(&call.id)?.started.is_some()));
-        last.map(|answer| answer.tool_calls().filter_map(is_open).collect()).unwrap_or_default()
+        let is_answer = |slot: &&session_store::Slot| matches!(slot.message.as_deref(), Some(Message::Assistant(_)));
+        let last = state.context.iter().rev().find(is_answer).filter(|slot| slot.seq > first);
+        let Some(Message::Assistant(answer)) = last.and_then(|slot| slot.message.as_deref()) else { return };
+        let is_open = |call: &session_store::ToolCall| {
+            let known = state.unresolved.get(&call.id).filter(|known| !known.settled)?;
+            Some((call.clone(), known.started.is_some()))
+        };
+        answer.tool_calls().filter_map(is_open).collect()
     };
     for (call, started) in open {
         let (outcome, output) = if started {
             (ToolOutcome::Interrupted, "Stopped while it ran; it may have had some effect.")
         } else {
-            (ToolOutcome::NotRun, not_run)
+            (ToolOutcome::NotRun, "Not run: the turn ended before this call was started.")
         };
-        let _ = shared.append(ToolFinished {
-            call: call.id,
-            name: call.name,
-            outcome,
-            output: output.to_owned(),
-            full: None,
-            duration_ms: 0,
-        });
+        let (call, name, output) = (call.id, call.name, output.to_owned());
+        let _ = shared.append(ToolFinished { call, name, outcome, output, full: None, duration_ms: 0 });
     }
+}
+
+/// Whether a message came in after the answer at `answered` was asked for.
+fn was_steered_since(state: &State, answered: Seq) -> bool {
+    let Some(place) = state.context.iter().rposition(|slot| slot.seq == answered) else { return false };
+    let is_steer = |message: &Message| matches!(message, Message::User { kind: UserKind::Steer, .. });
+    state.context[place..].iter().any(|slot| slot.message.as_deref().is_some_and(is_steer))
 }
 
 fn turn_ended(outcome: &TurnOutcome) -> TurnEnded {
@@ -308,12 +317,12 @@ fn turn_ended(outcome: &TurnOutcome) -> TurnEnded {
     }
 }
 
-fn end_after_panic(shared: &Shared, panic: &tokio::task::JoinError) -> TurnOutcome {
+fn end_after_panic(shared: &Shared, first: Seq, panic: &tokio::task::JoinError) -> TurnOutcome {
     let message = format!("the turn ended by a defect in the runtime: {panic}");
     tracing::error!(session = %shared.log.id(), "{message}");
     lock(&shared.live).end();
     let _ = shared.append(Error { scope: "runtime".to_owned(), message: message.clone() });
-    answer_open_calls(shared, "Not run: the turn ended before this call was started.");
+    answer_open_calls(shared, first);
     let outcome = TurnOutcome {
         reason: EndReason::Error,
         error: Some(TurnError::Panic(message)),
@@ -392,8 +401,15 @@ pub(crate) fn is_too_long(failure: &ModelFailure) -> bool {
 
 /// Reads the bodies of context messages that a restore brought back, where they are missing.
 pub(crate) async fn hydrate(store: &Arc<dyn SessionStore>, shared: &Shared) -> Result<(), Stop> {
-    let missing = shared.state().missing();
+    let (changed, missing) = {
+        let state = shared.state();
+        (state.prefix_changed, state.missing())
+    };
     let Some(&first) = missing.first() else { return Ok(()) };
+    // What could not be read once is not looked for again with each request: the projection does without it.
+    if std::mem::replace(&mut *lock(&shared.hydrated_for), changed) == changed {
+        return Ok(());
+    }
     let mut reader = store.read(shared.log.id(), first).await?;
     while let Some(entry) = reader.next().await? {
         shared.state().hydrate(&entry);

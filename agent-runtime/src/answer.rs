@@ -89,7 +89,7 @@ impl TurnTask {
 
     /// The body of the next request, after whatever trim it takes to fit the window, and the `seq` up to which the log is in it.
     async fn fit(&mut self, model: &dyn Model) -> Result<(Bytes, Seq), Stop> {
-        hydrate(&self.shared.store, &self.shared).await?;
+        self.guard(hydrate(&self.shared.store, &self.shared)).await??;
         let budget = self.shared.budget();
         let built = self.body(model, budget.output);
         let fits = |tokens: u64| tokens <= budget.input;
@@ -297,6 +297,11 @@ impl TurnTask {
 
     /// What came of an answer that did not come to its end goes into the log as a partial message.
     fn keep_partial(&mut self, incoming: Incoming) -> Result<(), Stop> {
+        let (message, offset) = (incoming.message, incoming.logged[1]);
+        let text = lock(&self.shared.live).since(DeltaKind::Reasoning, offset).to_owned();
+        if !text.is_empty() {
+            self.shared.append(AssistantReasoning { message, offset, text })?;
+        }
         let partial = self.whole(incoming);
         lock(&self.shared.live).end();
         if partial.blocks.is_empty() {

@@ -218,8 +218,11 @@ pub(crate) struct Trim {
 /// Works out a trim to at most `target` tokens (of the model; `tokens_now` is the estimate before). Nothing where nothing can leave.
 pub(crate) fn plan_trim(state: &State, counter: &mut TokenCounter, factor: f64, tokens_now: u64, target: u64) -> Option<Trim> {
     counter.catch_up(state);
-    let keep_from = last_step(&state.context);
     let opening = state.turn.as_ref().map(|turn| turn.user).or_else(|| last_user(&state.context));
+    // The last step stays while its turn runs; where the turn is over, it may leave like any other.
+    let keep_from = Some(last_step(&state.context))
+        .filter(|place| state.context.get(*place).is_some_and(|slot| opening.is_none_or(|opening| slot.seq > opening)))
+        .unwrap_or(state.context.len());
     let mut removed: Vec<Seq> = Vec::new();
     let mut kept: BTreeSet<Seq> = state.context[keep_from..].iter().map(|slot| slot.seq).collect();
     let mut tokens = tokens_now;

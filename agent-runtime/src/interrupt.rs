@@ -61,13 +61,4 @@ impl Interrupt {
             let _ = tokio::time::timeout(INTERRUPT_POLL, wake).await;
         }
     }
-
-    /// The output of `wait`, or nothing where the interrupt came first; `wait` is dropped then.
-    pub async fn unless<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            () = self.raised() => None,
-            output = wait => Some(output),
-        }
-    }
 }

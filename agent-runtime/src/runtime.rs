@@ -8,7 +8,9 @@ use crate::secrets::Secrets;
 use crate::session::{SendError, Session, Shared, lock};
 use crate::tool::Tool;
 use futures_util::future::join_all;
-use session_store::{NewSession, OpenSession, Seq, SessionId, SessionStore, ShutdownError, State, StoreError};
+use session_store::{
+    Entry, Event, NewSession, OpenSession, Seq, SessionId, SessionStore, ShutdownError, State, StoreError, UserKind,
+};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -122,19 +124,23 @@ impl Runtime {
         self.session(opened, setup)
     }
 
-    /// The first event from `at` on after which no answer is coming in and no tool call is without its result.
+    /// The last event of the step that `at` is in: an answer goes whole, and with all its tools' results, where there are any.
+    ///
+    /// # Errors
+    /// [`StoreError::NoEvent`](session_store::StoreError::NoEvent) where the session has no such event, or why it cannot be read.
     pub async fn end_of_step(&self, id: SessionId, at: Seq) -> Result<Seq, StoreError> {
         let mut reader = self.store.read(id, 0).await?;
         let mut state = State::default();
-        let mut last = at;
         while let Some(entry) = reader.next().await? {
-            last = entry.seq;
-            state.apply(&entry);
-            if entry.seq >= at && state.in_flight.is_none() && state.unresolved.is_empty() {
+            if entry.seq > at && (is_whole(&state) || starts_another(&entry)) {
                 break;
             }
+            state.apply(&entry);
         }
-        Ok(last)
+        match state.next_seq.checked_sub(1) {
+            Some(end) if end >= at => Ok(end),
+            last => Err(StoreError::NoEvent { id, seq: at, last }),
+        }
     }
 
     fn session(&self, opened: OpenSession, setup: Setup) -> Result<Session, SendError> {
@@ -168,4 +174,17 @@ impl Runtime {
 pub(crate) fn model_name(model: &dyn Model) -> String {
     let origin = model.origin();
     if origin.provider == origin.model { origin.model.clone() } else { format!("{}/{}", origin.provider, origin.model) }
+}
+
+fn is_whole(state: &State) -> bool {
+    state.in_flight.is_none() && state.unresolved.values().all(|call| call.settled)
+}
+
+/// Whether `entry` shows that the step before it was given up, whatever it lacks.
+fn starts_another(entry: &Entry) -> bool {
+    match &entry.event {
+        Event::Opened(_) | Event::Closed(_) | Event::TurnEnded(_) => true,
+        Event::UserMessage(user) => user.kind != UserKind::Steer,
+        _ => false,
+    }
 }

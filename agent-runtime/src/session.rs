@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) activity: watch::Sender<u64>,
     /// Tools that a person approved for as long as the session stays open.
     pub(crate) approved: Mutex<BTreeSet<String>>,
+    /// The change of the context for which missing bodies were last read.
+    pub(crate) hydrated_for: Mutex<Option<Seq>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -80,6 +82,13 @@ struct Running {
     by: Arc<Mutex<Option<String>>>,
     outcome: watch::Receiver<Option<Arc<TurnOutcome>>>,
     task: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Whether it has no outcome yet, and a task that can still give one.
+    fn is_busy(&self) -> bool {
+        self.outcome.borrow().is_none() && self.outcome.has_changed().is_ok()
+    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,7 +157,7 @@ impl Shared {
     }
 
     fn is_busy(&self) -> bool {
-        lock(&self.running).as_ref().is_some_and(|running| running.outcome.borrow().is_none())
+        lock(&self.running).as_ref().is_some_and(Running::is_busy)
     }
 }
 
@@ -163,7 +172,10 @@ fn next_profile(setup: &Setup, before: Option<&Profile>) -> Profile {
     Profile {
         hash: String::new(),
         model: crate::runtime::model_name(&*setup.model),
-        system: setup.system.clone().or_else(|| before.map(|before| before.system.clone())).unwrap_or_default(),
+        system: match &setup.system {
+            Some(system) => setup.secrets.hide(system.clone()),
+            None => before.map(|before| before.system.clone()).unwrap_or_default(),
+        },
         tools: if same { old.to_vec() } else { tools },
         parameters: Parameters {
             max_output_tokens: setup.max_output_tokens.or(parameters.max_output_tokens),
@@ -189,6 +201,7 @@ impl Session {
             live: Mutex::default(),
             activity: watch::Sender::new(0),
             approved: Mutex::default(),
+            hydrated_for: Mutex::default(),
             running: Mutex::new(None),
         };
         shared.update_profile()?;
@@ -255,7 +268,7 @@ impl Session {
     /// Starts a turn with the event that `open` appends. Whoever is first wins; a second one is busy.
     fn start(&self, open: impl FnOnce(&Shared) -> Result<Seq, AppendError>) -> Result<Turn, SendError> {
         let mut running = lock(&self.shared.running);
-        if running.as_ref().is_some_and(|running| running.outcome.borrow().is_none()) {
+        if running.as_ref().is_some_and(Running::is_busy) {
             return Err(SendError::Busy);
         }
         self.shared.update_profile()?;
@@ -297,19 +310,21 @@ impl Session {
         if text.trim().is_empty() {
             return Err(SendError::Empty);
         }
-        let running = lock(&self.shared.running);
-        if running.as_ref().is_none_or(|running| running.outcome.borrow().is_some()) {
-            return Err(SendError::Idle);
-        }
         let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
-        let entry = self.shared.append(UserMessage { text, kind: UserKind::Steer, key: None })?;
+        let message = Event::from(UserMessage { text, kind: UserKind::Steer, key: None });
+        // After `turn.ended` nobody would answer it, also while the turn's task is still at its end.
+        let entry = self.shared.append_if(|state| state.turn.is_some().then_some(message))?.ok_or(SendError::Idle)?;
         self.shared.log.start_commit(entry.seq);
         Ok(entry.seq)
     }
 
-    /// Stops the turn that runs, if one does, and keeps what came. `by` says who: `user`, `SIGINT`, ...
+    /// Stops the turn that runs, if one does, and keeps what came. `by` says who: `user`, `SIGINT`, ... A second time, what its
+    /// tools left running is killed at once, without the two seconds that it has to end by itself.
     pub fn interrupt(&self, by: &str) {
         if let Some(running) = &*lock(&self.shared.running) {
+            if running.interrupt.is_raised() {
+                crate::tools::reaper().kill(self.id());
+            }
             lock(&running.by).get_or_insert_with(|| by.to_owned());
             running.interrupt.raise();
         }
@@ -350,7 +365,8 @@ impl Session {
     /// # Errors
     /// The log's.
     pub fn rename(&self, name: &str) -> Result<Seq, SendError> {
-        Ok(self.shared.append(SessionRenamed { name: name.trim().to_owned() })?.seq)
+        let name = lock(&self.shared.setup).secrets.hide(name.trim().to_owned());
+        Ok(self.shared.append(SessionRenamed { name })?.seq)
     }
 
     /// Another model answers from the next turn on.

@@ -41,6 +41,8 @@ enum Ran {
     /// With what the tool itself said of it, where it was quick.
     Interrupted(Option<String>),
     OutOfTime(Duration),
+    /// The store is in trouble: what this tool does could not be written down.
+    Unwritten(String),
 }
 
 enum Verdict {
@@ -51,17 +53,20 @@ enum Verdict {
 impl TurnTask {
     /// Runs the calls of an answer, in order where they have side effects.
     pub(crate) async fn run_tools(&mut self, calls: &[ToolCall]) -> Result<(), Stop> {
+        // A result must not fill the window, nor all results of an answer together: half of it is theirs, at four bytes a token.
+        let window = usize::try_from(self.shared.budget().input).unwrap_or(usize::MAX);
+        let bound = (window.saturating_mul(2) / calls.len().max(1)).clamp(256, RESULT_BYTES);
         let mut readers = Vec::new();
         for call in calls {
             let Some(prepared) = self.prepare(call).await? else { continue };
             if prepared.tool.side_effects() {
-                self.run_side_by_side(std::mem::take(&mut readers)).await?;
-                self.run_alone(prepared).await?;
+                self.run_side_by_side(std::mem::take(&mut readers), bound).await?;
+                self.run_alone(prepared, bound).await?;
             } else {
                 readers.push(prepared);
             }
         }
-        self.run_side_by_side(readers).await?;
+        self.run_side_by_side(readers, bound).await?;
         if self.denied.values().any(|times| *times >= DENIED_MAX) {
             return Err(Stop::End(EndReason::Denied));
         }
@@ -115,9 +120,11 @@ impl TurnTask {
         if permissions.allowed.contains(name) {
             return Ok(Verdict::Approved("allowed_tools"));
         }
-        let described = (permissions.mode != PermissionMode::Allow)
-            .then(|| prepared.tool.needs_approval(&prepared.arguments, &prepared.context));
-        match (permissions.mode, described, &permissions.approver) {
+        let needs_approval = match permissions.mode {
+            PermissionMode::Allow => None,
+            _ => Some(self.needs_approval(prepared).await?),
+        };
+        match (permissions.mode, needs_approval, &permissions.approver) {
             (PermissionMode::Allow, ..) | (_, Some(false), _) => Ok(Verdict::Approved("mode")),
             (PermissionMode::ReadOnly, ..) => Ok(denied("mode", "the permission mode is read-only".to_owned())),
             (PermissionMode::Ask, ..) if lock(&self.shared.approved).contains(name) => Ok(Verdict::Approved("session")),
@@ -144,7 +151,15 @@ impl TurnTask {
         }
     }
 
+    /// Asks the tool on a thread that may block: where a path leads is a question to the disk. One that cannot say needs approval.
+    async fn needs_approval(&self, prepared: &Prepared) -> Result<bool, Stop> {
+        let (tool, arguments, context) = (Arc::clone(&prepared.tool), prepared.arguments.clone(), prepared.context.clone());
+        let asked = tokio::task::spawn_blocking(move || tool.needs_approval(&arguments, &context));
+        Ok(self.guard(asked).await?.unwrap_or(true))
+    }
+
     async fn deny(&mut self, call: &ToolCall, by: &'static str, reason: String) -> Result<(), Stop> {
+        let reason = lock(&self.shared.setup).secrets.hide(reason);
         let id = call.id.clone();
         self.append(ToolDenied { call: id, by: by.to_owned(), reason: reason.clone() }).await?;
         self.finish_call(call, ToolOutcome::Denied, &format!("Denied: {reason}."))?;
@@ -154,34 +169,40 @@ impl TurnTask {
         Ok(())
     }
 
-    async fn run_side_by_side(&mut self, readers: Vec<Prepared>) -> Result<(), Stop> {
+    async fn run_side_by_side(&mut self, readers: Vec<Prepared>, bound: usize) -> Result<(), Stop> {
         for prepared in &readers {
             self.append(started(prepared)).await?;
         }
-        let ended = join_all(readers.iter().map(|prepared| async move { (run(prepared).await, prepared) })).await;
+        let run = |prepared| {
+            let trouble = self.trouble();
+            async move { (run(prepared, trouble).await, prepared) }
+        };
+        let ended = join_all(readers.iter().map(run)).await;
         let mut stop = None;
         for ((ran, took), prepared) in ended {
-            stop = self.finalise(prepared, ran, took).await?.or(stop);
+            stop = self.finalise(prepared, ran, took, bound).await?.or(stop);
         }
         stop.map_or(Ok(()), Err)
     }
 
-    async fn run_alone(&mut self, prepared: Prepared) -> Result<(), Stop> {
+    async fn run_alone(&mut self, prepared: Prepared, bound: usize) -> Result<(), Stop> {
         // Nothing with side effects starts while a killed process may still be at work.
         self.guard(crate::tools::reaper().idle(self.shared.log.id())).await?;
         let entry = self.append(started(&prepared)).await?;
         let shared = Arc::clone(&self.shared);
         self.guard(shared.log.durable(entry.seq)).await??;
-        let (ran, took) = run(&prepared).await;
-        self.finalise(&prepared, ran, took).await?.map_or(Ok(()), Err)
+        let (ran, took) = run(&prepared, self.trouble()).await;
+        self.finalise(&prepared, ran, took, bound).await?.map_or(Ok(()), Err)
     }
 
     /// Logs the one result. Gives a reason to stop where there is one; the results of the other calls come first.
-    async fn finalise(&self, prepared: &Prepared, ran: Ran, took: Duration) -> Result<Option<Stop>, Stop> {
+    async fn finalise(&self, prepared: &Prepared, ran: Ran, took: Duration, bound: usize) -> Result<Option<Stop>, Stop> {
         let mut stop = None;
         let (outcome, text) = match ran {
             Ran::Finished(Ok(output)) => {
-                if let Some(todos) = output.todos {
+                if let Some(mut todos) = output.todos {
+                    let secrets = lock(&self.shared.setup).secrets.clone();
+                    todos.iter_mut().for_each(|todo| todo.content = secrets.hide(std::mem::take(&mut todo.content)));
                     self.shared.append(TodosChanged { todos: Arc::new(todos) })?;
                 }
                 (ToolOutcome::Ok, output.text)
@@ -196,15 +217,23 @@ impl TurnTask {
                 let words = words.unwrap_or_else(|| "Stopped by the user while it ran; it may have had some effect.".to_owned());
                 (ToolOutcome::Interrupted, words)
             }
+            Ran::Unwritten(why) => {
+                stop = Some(Stop::Failed(TurnError::Store(why)));
+                (
+                    ToolOutcome::Interrupted,
+                    "Stopped while it ran, because the session could not be stored; it may have had some effect.".to_owned(),
+                )
+            }
             Ran::Panicked(panic) => {
                 let message = format!("the tool `{}` failed by a defect of its own: {panic}", prepared.call.name);
+                let message = lock(&self.shared.setup).secrets.hide(message);
                 self.shared.append(Error { scope: "tool".to_owned(), message: message.clone() })?;
                 stop = Some(Stop::Failed(TurnError::Panic(message.clone())));
                 (ToolOutcome::Error, message)
             }
         };
         let text = lock(&self.shared.setup).secrets.hide(text);
-        let (output, full) = self.shorten(text)?;
+        let (output, full) = self.shorten(text, bound)?;
         let (call, name) = (prepared.call.id.clone(), prepared.call.name.clone());
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let entry = self.shared.append(ToolFinished { call, name, outcome, output, full, duration_ms })?;
@@ -213,10 +242,7 @@ impl TurnTask {
     }
 
     /// A result that is too long is kept whole beside the log, and the model sees its head and its tail.
-    fn shorten(&self, text: String) -> Result<(String, Option<SideRef>), Stop> {
-        // A result must not fill the window: a token is about four bytes.
-        let window = usize::try_from(self.shared.budget().input).unwrap_or(usize::MAX);
-        let bound = RESULT_BYTES.min(window.saturating_mul(2)).max(256);
+    fn shorten(&self, text: String, bound: usize) -> Result<(String, Option<SideRef>), Stop> {
         if text.len() <= bound {
             return Ok((text, None));
         }
@@ -237,8 +263,9 @@ fn started(prepared: &Prepared) -> ToolStarted {
     ToolStarted { call: prepared.call.id.clone(), name: prepared.call.name.clone(), side_effects: prepared.tool.side_effects() }
 }
 
-/// Runs a tool in a task of its own, so that its panic is its own, until it ends, is interrupted, or is out of time.
-async fn run(prepared: &Prepared) -> (Ran, Duration) {
+/// Runs a tool in a task of its own, so that its panic is its own, until it ends, is interrupted, is out of time, or can no longer be
+/// written down.
+async fn run(prepared: &Prepared, trouble: impl Future<Output = String>) -> (Ran, Duration) {
     let start = Instant::now();
     let limit = prepared.tool.time_limit();
     let interrupt = prepared.context.interrupt.clone();
@@ -256,6 +283,7 @@ async fn run(prepared: &Prepared) -> (Ran, Duration) {
             };
             Ran::Interrupted(words)
         }
+        why = trouble => Ran::Unwritten(why),
         () = tokio::time::sleep(limit) => Ran::OutOfTime(limit),
     };
     (ran, start.elapsed())

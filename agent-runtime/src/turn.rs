@@ -271,10 +271,9 @@ async fn read_range(session: Session, from: Seq) -> Result<Vec<Arc<Entry>>, Stor
     /// How many events are taken in at once.
     const CHUNK: usize = 1_024;
     let shared = &session.shared;
-    let accepted = shared.log.progress().borrow().accepted;
-    let upto = accepted.min(from + CHUNK as u64);
-    if let Some(last) = upto.checked_sub(1) {
-        shared.log.written(last).await?;
+    // Events leave memory only once they are written.
+    if shared.log.progress().borrow().written <= from {
+        shared.log.written(from).await?;
     }
     let mut reader = shared.store.read(shared.log.id(), from).await?;
     let mut entries = Vec::new();

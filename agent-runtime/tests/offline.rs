@@ -1,5 +1,6 @@
 //! Conversations with the built-in models, with the built-in tools on real files.
 
+#![expect(clippy::disallowed_methods, reason = "a test hands over its own environment")]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in helpers too")]
 
 use agent_runtime::session_store::{Block, Clock, Profile, SessionId, StopReason, SystemClock, Todo, ToolCall, Usage};

@@ -1,5 +1,6 @@
 //! What the built-in tools promise, each tried on real files and real processes in a directory of its own.
 
+#![expect(clippy::disallowed_methods, reason = "a test hands over its own environment")]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in helpers too")]
 
 use agent_runtime::session_store::{Clock, SessionId, SystemClock, Todo, TodoStatus};

@@ -2,7 +2,8 @@
 //! checked: every turn has its closing event, and every tool call exactly one result.
 
 use agent_runtime::session_store::{
-    Entry, Event, FileStore, FileStoreOptions, SessionId, StopReason, ToolOutcome, ToolSpec, Usage, UserKind,
+    AssistantMessage, Block, Entry, Event, FileStore, FileStoreOptions, NewSession, Origin, Parameters, Profile, SessionId,
+    StopReason, ToolCall, ToolOutcome, ToolSpec, ToolStarted, Usage, UserKind, UserMessage,
 };
 use agent_runtime::{
     Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, ModelFailure, ModelLimits, PermissionMode,
@@ -601,6 +602,87 @@ async fn known_secrets_reach_neither_the_log_nor_the_model() {
     let entries = world.end(session).await;
     assert!(!format!("{entries:?}").contains(secret));
     assert_eq!(outcomes(&entries), [ToolOutcome::InvalidArguments], "a marker with another hash is not that secret");
+}
+
+#[tokio::test]
+async fn what_a_model_was_told_of_a_crashed_call_stays_so() {
+    let world = World::new();
+    let opened = world.runtime.store().create(NewSession::default()).await.expect("a session");
+    let log = opened.log;
+    let origin = Origin::default();
+    let profile = Profile {
+        hash: String::new(),
+        model: "scripted/scripted".to_owned(),
+        system: String::new(),
+        tools: Vec::new(),
+        parameters: Parameters::default(),
+        projection: 1,
+    };
+    log.append(profile.sealed().into()).expect("room");
+    let user = log.append(UserMessage { text: "change it".to_owned(), ..UserMessage::default() }.into()).expect("room");
+    let call =
+        ToolCall { id: "call_9_0".to_owned(), name: "change".to_owned(), arguments: "{}".to_owned(), ..ToolCall::default() };
+    let blocks = vec![Block::ToolCall(call.clone())];
+    let answer_event = AssistantMessage {
+        message: user.seq + 1,
+        origin,
+        blocks,
+        stop: StopReason::ToolUse,
+        partial: false,
+        usage: None,
+        opaque: None,
+    };
+    log.append(answer_event.into()).expect("room");
+    log.append(ToolStarted { call: call.id, name: call.name, side_effects: true }.into()).expect("room");
+    // The next owner finds it as after a crash: the call has no result.
+    log.close().await.expect("it closes");
+
+    let refused = ScriptedAnswer::failure(ModelFailure::new(FailureKind::Auth, "who are you"));
+    let model = Arc::new(ScriptedModel::new([refused, answer("I look first.")]));
+    let session = world.runtime.resume(log.id(), world.setup(&model)).await.expect("it opens");
+    assert_eq!(session.send("second").await.expect("a turn").outcome().await.reason, EndReason::Error);
+    assert_eq!(session.send("third").await.expect("a turn").outcome().await.reason, EndReason::Done);
+    let requests = model.requests();
+    let told = |request: usize| requests[request].messages[2].clone();
+    assert!(format!("{:?}", told(0)).contains("Outcome unknown"), "{:?}", told(0));
+    assert_eq!(told(0), told(1));
+    let runs = world.entries(&session).await.iter().filter(|entry| is(entry, "tool.started")).count();
+    assert_eq!(runs, 1, "a side effect is never run again by itself");
+}
+
+#[tokio::test]
+async fn many_long_results_at_once_do_not_make_a_session_unusable() {
+    let world = World::new();
+    let limits = ModelLimits { context_window: 8_192, max_output_tokens: 2_000, token_factor: 1.0 };
+    let long = "many different words and 1 2 3 numbers ".repeat(300);
+    let script = (0..6).fold(answer(""), |script, _| script.tool_call("look", json!({"text": long}).to_string()));
+    // The arguments alone are too much for this window: that turn cannot go on, and the next one can.
+    let model = Arc::new(ScriptedModel::new([script, answer("Here I am.")]).with_limits(limits));
+    let session = world.runtime.create(world.setup(&model)).await.expect("a session");
+    let first = session.send("look at all of it").await.expect("a turn").outcome().await;
+    assert!(matches!(first.error, Some(TurnError::TooLong(_))), "{first:?}");
+    let next = session.send("and now?").await.expect("a turn").outcome().await;
+    assert_eq!((next.reason, next.text.as_str()), (EndReason::Done, "Here I am."));
+    world.end(session).await;
+}
+
+#[tokio::test]
+async fn an_interrupted_turn_gives_the_text_of_the_answer_that_was_cut_and_logs_its_reasoning() {
+    let world = World::new();
+    let first = answer("Step one. ").tool_call("look", "{}");
+    let second = ScriptedAnswer::new().reasoning("last words", None).text("Step two").wait(LONG);
+    let (session, _) = world.session([first, second]).await;
+    let mut turn = session.send("go").await.expect("a turn");
+    while let Some(event) = turn.next().await {
+        if matches!(&event, TurnEvent::Delta(delta) if delta.text.contains("two")) {
+            turn.interrupt();
+            break;
+        }
+    }
+    let outcome = turn.outcome().await;
+    assert_eq!((outcome.reason, outcome.text.as_str()), (EndReason::Interrupted, "Step two"));
+    let entries = world.end(session).await;
+    assert!(entries.iter().any(|entry| matches!(&entry.event, Event::AssistantReasoning(piece) if piece.text == "last words")));
 }
 
 const fn is_send_and_static<T: Send + 'static>() {}

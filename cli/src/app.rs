@@ -59,11 +59,6 @@ impl App {
         self.colors(std::io::stdout().is_terminal())
     }
 
-    /// Whether what is written to standard error may be coloured.
-    pub(crate) fn colors_stderr(&self) -> bool {
-        self.colors(std::io::stderr().is_terminal())
-    }
-
     fn colors(&self, is_terminal: bool) -> bool {
         match self.color {
             ColorWhen::Always => true,

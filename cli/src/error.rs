@@ -151,6 +151,7 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
         match error {
+            StoreError::NoEvent { id, .. } => Self::usage(message).hint(format!("`longhand sessions show {id}` shows the events' numbers")),
             StoreError::NotFound(_) => Self::usage(message).hint("`longhand sessions list` shows what there is"),
             StoreError::Held { id, .. } => Self::new(Exit::Held, message).hint(format!(
                 "follow it with `longhand sessions tail {id}`, or go on in a copy with `longhand -r {id} --fork-session`"

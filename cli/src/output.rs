@@ -3,30 +3,22 @@
 
 use crate::error::CliError;
 use crate::safe_text::safe;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 
 /// Buffered standard output. Nothing is seen before [`Stdout::flush`] (or the drop, which cannot tell of a failure).
 pub(crate) struct Stdout {
     out: BufWriter<io::Stdout>,
-    is_terminal: bool,
 }
 
 impl Stdout {
     /// The process's standard output.
     pub(crate) fn new() -> Self {
-        let stdout = io::stdout();
-        let is_terminal = stdout.is_terminal();
-        Self { out: BufWriter::with_capacity(1 << 16, stdout), is_terminal }
+        Self { out: BufWriter::with_capacity(1 << 16, io::stdout()) }
     }
 
     /// Writes bytes as they are.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), CliError> {
         self.out.write_all(bytes).map_err(|error| stdout_error(&error))
-    }
-
-    /// Writes text of a model, a tool or a file: as it is into a pipe or a file, made safe on a terminal.
-    pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
-        if self.is_terminal { self.raw(safe(text).as_bytes()) } else { self.raw(text.as_bytes()) }
     }
 
     /// Makes all that was written visible.

@@ -3,6 +3,7 @@
 //! `cargo bench -p longhand-session-store --bench append`; an argument names the folder to work in (default: a temporary
 //! one), because a disk is what is measured. Each figure has a check of its result beside it.
 
+#![expect(clippy::disallowed_methods, reason = "what is measured and checked is the real disk")]
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
 use session_store::{Event, FileStore, FileStoreOptions, NewSession, SessionLog, SessionStore, UserMessage};

@@ -1,7 +1,7 @@
 //! What can go wrong with a store, by what the caller can do about it.
 
 use crate::event::Owner;
-use crate::id::SessionId;
+use crate::id::{Seq, SessionId};
 use std::io;
 use std::path::PathBuf;
 
@@ -12,6 +12,16 @@ pub enum StoreError {
     /// There is no such session.
     #[error("there is no session `{0}`")]
     NotFound(SessionId),
+    /// The session has no such event.
+    #[error("event {seq} is not in session `{id}`{}", last.map(|last| format!(", whose last event is {last}")).unwrap_or_default())]
+    NoEvent {
+        /// The session.
+        id: SessionId,
+        /// The event that was asked for.
+        seq: Seq,
+        /// The last event that there is.
+        last: Option<Seq>,
+    },
     /// The session exists already.
     #[error("session `{0}` exists already")]
     Exists(SessionId),
@@ -77,6 +87,7 @@ impl StoreError {
             }
             Self::Closed => Self::Closed,
             Self::SideFile { path } => Self::SideFile { path: path.clone() },
+            Self::NoEvent { id, seq, last } => Self::NoEvent { id: *id, seq: *seq, last: *last },
         }
     }
 }

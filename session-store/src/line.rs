@@ -26,6 +26,7 @@ pub(crate) const CRC_DIGITS: usize = 8;
 pub(crate) const CRC_BYTES: usize = CRC_KEY.len() + CRC_DIGITS + CRC_END.len();
 
 /// What a line holds.
+#[expect(clippy::large_enum_variant, reason = "nearly every line is an entry")]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decoded {
     /// A whole event. `sound` is false: only the chain can tell.

@@ -196,8 +196,8 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
 
 fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
     let word = |at: usize| words[at].clone();
-    let some = |at: usize| (n[at] % 2 == 0).then(|| words[at].clone());
-    let number = |at: usize| (n[at] % 3 != 0).then_some(n[at]);
+    let some = |at: usize| n[at].is_multiple_of(2).then(|| words[at].clone());
+    let number = |at: usize| (!n[at].is_multiple_of(3)).then_some(n[at]);
     let id = |at: usize| SessionId::from_uuid(Uuid::from_u128(u128::from(n[at]) << 64 | u128::from(n[3 - at])));
     let origin = Origin { provider: word(0), endpoint: word(1), model: word(2), credential: word(3) };
     let usage = Usage {
@@ -268,7 +268,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             origin,
             blocks: vec![
                 Block::Text { text: word(0) },
-                Block::Reasoning { text: word(1), opaque: (n[1] % 2 == 0).then(|| json.clone()) },
+                Block::Reasoning { text: word(1), opaque: n[1].is_multiple_of(2).then(|| json.clone()) },
                 Block::ToolCall(ToolCall { id: word(0), provider_id: word(1), name: word(2), arguments: word(3) }),
                 Block::Opaque { opaque: json.clone() },
                 Block::Unknown(json!({"type": "from the future", "value": json})),
@@ -276,21 +276,21 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             stop: [StopReason::EndTurn, StopReason::MaxTokens, StopReason::Cut, StopReason::Other("paused".to_owned())]
                 [(n[0] % 4) as usize]
                 .clone(),
-            partial: n[2] % 2 == 0,
-            usage: (n[3] % 2 == 0).then_some(usage),
-            opaque: (n[0] % 2 == 0).then_some(json),
+            partial: n[2].is_multiple_of(2),
+            usage: n[3].is_multiple_of(2).then_some(usage),
+            opaque: n[0].is_multiple_of(2).then_some(json),
         }
         .into(),
         "tool.approved" => ToolApproved { call: word(0), by: word(1) }.into(),
         "tool.denied" => ToolDenied { call: word(0), by: word(1), reason: word(2) }.into(),
-        "tool.started" => ToolStarted { call: word(0), name: word(1), side_effects: n[0] % 2 == 0 }.into(),
+        "tool.started" => ToolStarted { call: word(0), name: word(1), side_effects: n[0].is_multiple_of(2) }.into(),
         "tool.finished" => ToolFinished {
             call: word(0),
             name: word(1),
             outcome: [ToolOutcome::Ok, ToolOutcome::NotRun, ToolOutcome::InvalidArguments, ToolOutcome::Timeout]
                 [(n[0] % 4) as usize],
             output: word(2),
-            full: (n[1] % 2 == 0).then_some(side),
+            full: n[1].is_multiple_of(2).then_some(side),
             duration_ms: n[2],
         }
         .into(),

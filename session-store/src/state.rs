@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A message as a reader or a model sees it: one event, or the pieces of an answer that a crash cut.
+#[expect(clippy::large_enum_variant, reason = "messages are kept behind an `Arc`, one by one")]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
@@ -91,7 +92,7 @@ pub struct Unresolved {
     pub denied: Option<String>,
     /// It started; whether it has side effects.
     pub started: Option<bool>,
-    /// Lines are missing after the call: whether it started cannot be known.
+    /// Lines are missing or damaged after the call: whether it started cannot be known.
     pub gap: bool,
     /// A model was asked since: what it was told of this call stays so.
     pub settled: bool,
@@ -132,7 +133,7 @@ struct Away {
 /// A turn that has not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenTurn {
-    /// The message that opened it.
+    /// The message that opened it; for one that began without a message, its first request.
     pub user: Seq,
     /// How many times a model was asked.
     pub model_calls: u64,
@@ -194,7 +195,8 @@ pub struct State {
 impl State {
     /// The state after `entry`. Entries are expected in the order of `seq`; a gap is noticed and marked.
     pub fn apply(&mut self, entry: &Entry) {
-        if entry.seq > self.next_seq {
+        // A line that cannot be checked may have been another one.
+        if entry.seq > self.next_seq || !entry.sound {
             self.unresolved.values_mut().filter(|call| !call.settled).for_each(|call| call.gap = true);
         }
         self.next_seq = self.next_seq.max(entry.seq.saturating_add(1));
@@ -225,9 +227,8 @@ impl State {
                 self.end_in_flight();
                 self.unresolved.values_mut().for_each(|call| call.settled = true);
                 self.in_flight = Some(InFlight { message: entry.seq, origin: request.origin.clone(), ..InFlight::default() });
-                if let Some(turn) = &mut self.turn {
-                    turn.model_calls += 1;
-                }
+                let turn = self.turn.get_or_insert(OpenTurn { user: entry.seq, model_calls: 0 });
+                turn.model_calls += 1;
             }
             Event::AssistantText(piece) => {
                 if let Some(answer) = self.answer(piece.message) {

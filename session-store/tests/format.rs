@@ -1,5 +1,7 @@
 //! `FORMAT.md` is true: its lines are what this build writes, and its script finds what it should.
 
+#![expect(clippy::disallowed_methods, reason = "what is measured and checked is the real disk")]
+
 use serde_json::Value;
 use session_store::{Entry, Event};
 use std::path::Path;
@@ -51,6 +53,7 @@ fn an_entry_without_its_checksum_is_its_line_without_the_end() {
 }
 
 /// Runs the script of `FORMAT.md`; nothing on a machine without Python.
+#[expect(clippy::print_stderr, reason = "a test that checks less than its name says so")]
 fn check(script: &Path, log: &Path) -> Option<Output> {
     match Command::new("python3").arg(script).arg(log).output() {
         Ok(output) => Some(output),

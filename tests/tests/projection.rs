@@ -401,10 +401,9 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
             Event::ModelRequest(request) => {
                 let model = usize::from(request.origin.provider != "anthropic");
                 let Some(body) = &writer.sent[place] else { continue };
-                if let Some((before, _)) = last.take().filter(|(_, asked)| *asked == model) {
-                    if let Err(changed) = only_adds(&before, body) {
-                        return Err(TestCaseError::fail(format!("what was sent has changed at {}: {changed}", entry.seq)));
-                    }
+                let before = last.take().filter(|(_, asked)| *asked == model);
+                if let Some(Err(changed)) = before.map(|(before, _)| only_adds(&before, body)) {
+                    return Err(TestCaseError::fail(format!("what was sent has changed at {}: {changed}", entry.seq)));
                 }
                 last = Some((body.clone(), model));
             }

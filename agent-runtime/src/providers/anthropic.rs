@@ -207,6 +207,11 @@ fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
     let mark = || (!refused("cache_control")).then_some(CacheControl { r#type: "ephemeral" });
     let max_tokens = conversation.max_output_tokens.min(limit_of(learned, "max_tokens").unwrap_or(u64::MAX));
     let (thinking, effort) = thinking(Claude::parse(model), profile.parameters.effort.as_deref(), max_tokens, learned);
+    let with_reasoning = !refused("thinking_blocks");
+    // With a fixed budget, an answer whose calls are being answered has to begin with its reasoning: where a trim took that away, this
+    // request does without.
+    let lacks_reasoning = !with_reasoning || answers_calls_without_reasoning(&conversation.messages);
+    let thinking = thinking.filter(|thinking| !(lacks_reasoning && thinking["type"] == "enabled"));
     // A fixed budget and a temperature exclude each other.
     let budget = thinking.as_ref().is_some_and(|thinking| thinking["type"] == "enabled");
     Body {
@@ -221,8 +226,16 @@ fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
         system: (!profile.system.trim().is_empty())
             .then(|| [Part::Text { r#type: "text", text: &profile.system, cache_control: mark() }]),
         tools: profile.tools.iter().map(tool_part).collect(),
-        messages: messages(&conversation.messages, !refused("thinking_blocks")),
+        messages: messages(&conversation.messages, with_reasoning),
     }
+}
+
+/// Whether the last thing that was sent are results of calls in an answer without reasoning.
+fn answers_calls_without_reasoning(sent: &[Sent]) -> bool {
+    let last = sent.iter().rposition(|sent| matches!(sent, Sent::Assistant { .. }));
+    let Some(Sent::Assistant { blocks, .. }) = last.and_then(|place| sent.get(place)) else { return false };
+    let reasons = |block: &Block| matches!(block, Block::Reasoning { opaque: Some(_), .. } | Block::Opaque { .. });
+    blocks.iter().any(|block| matches!(block, Block::ToolCall(_))) && !blocks.iter().any(reasons)
 }
 
 fn tool_part(tool: &ToolSpec) -> ToolPart<'_> {

@@ -50,8 +50,9 @@ impl Tool for EditTool {
     }
 
     async fn run(&self, arguments: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
-        let place = Place::of(text(&arguments, "path"), &context)?;
+        let at = context.clone();
         changing(&context, move |_| {
+            let place = Place::of(text(&arguments, "path"), &at)?;
             let content = read_whole(&place)?;
             let edit = Edit {
                 shown: &place.shown,

@@ -50,10 +50,11 @@ impl Tool for ListTool {
     }
 
     async fn run(&self, arguments: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
-        let place = Place::of(directory(&arguments), &context)?;
+        let at = context.clone();
         let depth = number(&arguments, "depth", 1);
         let limit = number(&arguments, "limit", ENTRIES_DEFAULT);
-        reading(&context, move |stop| list(&place, depth, limit, stop).map(ToolOutput::text)).await
+        reading(&context, move |stop| list(&Place::of(directory(&arguments), &at)?, depth, limit, stop).map(ToolOutput::text))
+            .await
     }
 }
 

@@ -64,10 +64,11 @@ impl Tool for ReadTool {
     }
 
     async fn run(&self, arguments: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
-        let place = Place::of(text(&arguments, "path"), &context)?;
+        let at = context.clone();
         let from = number(&arguments, "offset", 1) as u64;
         let count = number(&arguments, "limit", LINES_DEFAULT) as u64;
         reading(&context, move |stop| {
+            let place = Place::of(text(&arguments, "path"), &at)?;
             let mut file = open_text(&place)?;
             read_lines(&mut file, &place.shown, Lines { from, count }, stop).map(ToolOutput::text)
         })

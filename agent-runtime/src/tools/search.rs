@@ -61,7 +61,7 @@ impl Tool for SearchTool {
     }
 
     async fn run(&self, arguments: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
-        let place = Place::of(root(&arguments), &context)?;
+        let at = context.clone();
         let pattern = RegexBuilder::new(text(&arguments, "pattern"))
             .case_insensitive(flag(&arguments, "ignore_case"))
             .build()
@@ -69,6 +69,7 @@ impl Tool for SearchTool {
         let glob = arguments["glob"].as_str().map(file_glob).transpose()?;
         let limit = number(&arguments, "limit", MATCHES_DEFAULT);
         reading(&context, move |stop| {
+            let place = Place::of(root(&arguments), &at)?;
             let mut search = Search { pattern, glob, limit, found: 0, files: 0, out: String::new() };
             search.run(&place, stop)?;
             Ok(ToolOutput::text(search.told(&place)))

@@ -49,8 +49,9 @@ impl Tool for WriteTool {
         if text(&arguments, "path").ends_with('/') {
             return Err(ToolError("`path` ends in `/`: name a file".into()));
         }
-        let place = Place::of(text(&arguments, "path"), &context)?;
+        let at = context.clone();
         changing(&context, move |_| {
+            let place = Place::of(text(&arguments, "path"), &at)?;
             let content = text(&arguments, "content").as_bytes();
             let before = existing(&place)?;
             let parent = place.path.parent().unwrap_or(Path::new("/"));

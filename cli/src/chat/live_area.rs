@@ -205,7 +205,7 @@ mod tests {
                     '\x1b' => {
                         assert_eq!(chars.next(), Some('['));
                         let mut sequence = String::new();
-                        while let Some(next) = chars.next() {
+                        for next in chars.by_ref() {
                             sequence.push(next);
                             if next.is_ascii_alphabetic() {
                                 break;

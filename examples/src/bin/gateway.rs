@@ -58,8 +58,8 @@ async fn messages(
     State(gateway): State<Arc<Gateway>>,
     Json(message): Json<Message>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, (StatusCode, String)> {
-    let session = gateway.session(message.session).await.map_err(refusal)?;
-    let turn = session.send(&message.text).await.map_err(refusal)?;
+    let session = gateway.session(message.session).await.map_err(|error| refusal(&error))?;
+    let turn = session.send(&message.text).await.map_err(|error| refusal(&error))?;
     let first = Event::default().event("session").data(session.id().to_string());
     let events = tokio_stream::once(first).chain(shown(turn)).map(Ok);
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
@@ -79,7 +79,7 @@ fn shown(turn: Turn) -> impl Stream<Item = Event> {
     })
 }
 
-fn refusal(error: SendError) -> (StatusCode, String) {
+fn refusal(error: &SendError) -> (StatusCode, String) {
     let status = match error {
         SendError::Busy => StatusCode::CONFLICT,
         SendError::Empty | SendError::TooLong { .. } => StatusCode::UNPROCESSABLE_ENTITY,

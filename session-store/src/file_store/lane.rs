@@ -84,21 +84,23 @@ impl Lane {
     }
 
     /// The thread takes what is due, and waits for it if it must; empty at `until`, where nothing was due by then. Nothing once the
-    /// lane was stopped and what was in it has been taken.
+    /// lane was stopped and what was in it has been served; what fails is still tried again at its time, and not sooner.
     pub(super) fn take(&self, until: Option<Instant>) -> Option<Vec<Arc<Session>>> {
         let mut queue = lock(&self.queue);
         queue.busy = false;
         loop {
             let now = Instant::now();
-            if queue.stopped {
-                let taken = queue.take_all(self.name);
-                return if taken.is_empty() { None } else { Some(taken) };
+            if queue.stopped && !queue.ready.is_empty() {
+                queue.due = Some(now);
             }
             let taken = queue.take_due(self.name, now);
-            if !taken.is_empty() || until.is_some_and(|until| until <= now) {
+            if !taken.is_empty() || (!queue.stopped && until.is_some_and(|until| until <= now)) {
                 return Some(taken);
             }
-            queue = match queue.next_due().into_iter().chain(until).min() {
+            if queue.stopped && queue.retries.is_empty() {
+                return None;
+            }
+            queue = match queue.next_due().into_iter().chain(until.filter(|_| !queue.stopped)).min() {
                 Some(next) => {
                     let (queue, _) = self
                         .wake
@@ -138,14 +140,6 @@ impl Queue {
             self.last_round = Some(now);
             self.busy = true;
         }
-        taken
-    }
-
-    fn take_all(&mut self, name: LaneName) -> Vec<Arc<Session>> {
-        let mut taken = std::mem::take(&mut self.ready);
-        taken.iter().for_each(|session| session.leave(name));
-        taken.extend(self.retries.drain(..).map(|(_, session)| session));
-        self.due = None;
         taken
     }
 }

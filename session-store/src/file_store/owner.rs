@@ -37,6 +37,7 @@ pub struct Machine {
 impl Machine {
     /// This machine and this process.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the kernel's own file, of this machine and not of the store")]
     pub fn here() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();

@@ -32,6 +32,9 @@ pub(super) struct Session {
     lanes: AtomicU8,
 }
 
+// An idle session is little more than this.
+const _: () = assert!(size_of::<Session>() < 768);
+
 /// The file of a session as its writer knows it.
 pub(super) struct Disk {
     /// Open while it is in use; a clean idle one is closed.

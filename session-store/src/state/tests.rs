@@ -224,7 +224,9 @@ fn what_a_session_is_called_and_whose_it_is() {
 /// Ten messages, 0 to 9.
 fn ten() -> Log {
     let mut log = Log::default();
-    (0..10).for_each(|number| drop(log.add(note(&format!("message {number}")))));
+    for number in 0..10 {
+        log.add(note(&format!("message {number}")));
+    }
     log
 }
 

@@ -82,7 +82,8 @@ async fn workload(fs: &SimFs, store: &FileStore, reported: &mut Reported) -> Res
     let mut three = Writer::new(store.open(three.log.id()).await?);
     three.say("recovered");
     three.durable(reported).await?;
-    soon(store.shutdown(Duration::from_secs(10))).await.map_err(|_| StoreError::Closed)
+    // Without power it takes the whole of its limit.
+    soon(store.shutdown(Duration::from_millis(300))).await.map_err(|_| StoreError::Closed)
 }
 
 fn store(fs: &SimFs, boot: &str) -> FileStore {

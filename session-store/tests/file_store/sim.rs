@@ -43,8 +43,9 @@ struct Disk {
 #[derive(Default)]
 pub(crate) struct Control {
     disk: Mutex<Disk>,
-    pub(crate) syncs: AtomicU64,
-    pub(crate) writes: AtomicU64,
+    syncs: AtomicU64,
+    folder_syncs: AtomicU64,
+    writes: AtomicU64,
     /// The sync with which the power goes, counted from 1; 0: never.
     power_off_at: AtomicU64,
     failing_syncs: AtomicU64,
@@ -120,6 +121,10 @@ impl SimFs {
 
     pub(crate) fn syncs(&self) -> u64 {
         self.0.syncs.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn folder_syncs(&self) -> u64 {
+        self.0.folder_syncs.load(Ordering::SeqCst)
     }
 
     pub(crate) fn writes(&self) -> u64 {
@@ -208,6 +213,7 @@ impl SimFs {
         let mut disk = self.disk();
         disk.check_power()?;
         let count = self.0.syncs.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.folder_syncs.fetch_add(u64::from(is_dir), Ordering::SeqCst);
         if self.0.power_off_at.load(Ordering::SeqCst) == count {
             disk.off = true;
             return disk.check_power();

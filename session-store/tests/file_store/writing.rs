@@ -130,25 +130,26 @@ async fn a_sync_that_hangs_delays_no_write() {
 }
 
 #[tokio::test]
-async fn many_sessions_share_a_batch_and_their_folder_is_synced_once() {
+async fn who_asks_while_a_sync_runs_shares_the_next() {
     let fs = SimFs::new();
-    let mut options = options(&fs);
-    options.window = Duration::from_secs(60);
-    let store = FileStore::open(options).unwrap();
-    let first = create(&store).await;
+    let store1 = store(&fs);
+    let first = create(&store1).await;
     soon(first.flush()).await.unwrap();
-    let mut logs = Vec::new();
+    fs.hang_syncs();
+    first.append(say("hangs")).unwrap();
     for _ in 0..40 {
-        logs.push(create(&store).await);
+        create(&store1).await.start_commit(1);
     }
-    let (batches, syncs) = (store.stats().batches, fs.syncs());
-    soon(store.flush()).await.unwrap();
-    assert!(store.stats().batches - batches <= 40, "rounds of the writers");
-    // A sync for each file, and one or few for their folder.
-    let syncs = fs.syncs() - syncs;
-    assert!((41..=80).contains(&syncs), "{syncs} syncs");
-    let after = crate::writing::store(&fs.after_power_cut());
-    assert_eq!(after.list().await.unwrap().len(), 41);
+    let before = fs.folder_syncs();
+    let let_go = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        fs.let_syncs_go();
+    };
+    let (flushed, ()) = soon(async { tokio::join!(store1.flush(), let_go) }).await;
+    flushed.unwrap();
+    let syncs = fs.folder_syncs() - before;
+    assert!(syncs <= 8, "the folder of 40 new files was synced {syncs} times");
+    assert_eq!(store(&fs.after_power_cut()).list().await.unwrap().len(), 41);
 }
 
 #[tokio::test]

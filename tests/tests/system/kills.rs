@@ -4,8 +4,8 @@
 //! that was older than the window when the process died, nor anything that was reported as kept, and no side effect runs twice.
 //! The seed is printed; `LONGHAND_KILL_SEED` sets it.
 
-use crate::support::{Log, Machine, Protocol};
-use fault_server::{Answer, Part, Reply, Request, Script};
+use crate::support::{Log, Machine, Protocol, Running};
+use fault_server::{Answer, Part, Reply, Request, Script, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ const MARGIN: Duration = Duration::from_millis(700);
 /// How many kills a session lives through before a new one is begun.
 const KILLS_PER_SESSION: usize = 10;
 
-/// One session in ten minutes would do; a run of a turn takes this long if nobody kills it.
+/// A streaming answer takes longer than any run is let live.
 const WORDS: usize = 500;
 const WORD_PAUSE: Duration = Duration::from_millis(4);
 
@@ -33,10 +33,18 @@ fn seed() -> u64 {
     seed
 }
 
-/// Mostly early, where most happens; now and then late enough for the window to matter.
-fn instant_of_death(random: &mut fastrand::Rng) -> Duration {
-    let ms = if random.u8(..) < 50 { random.u64(800..2_000) } else { random.u64(0..450) };
-    Duration::from_millis(ms)
+/// Every how many kills one comes late enough for the window to matter.
+const LATE_EVERY: usize = 5;
+
+/// Lets the run go on until its instant of death: mostly early, where most happens.
+fn let_live(running: &mut Running, is_late: bool, random: &mut fastrand::Rng) {
+    if is_late {
+        running.wait_for_output("a first line", |out| !out.is_empty());
+        let longer = Duration::from_millis(random.u64(50..600));
+        let _ = wait_until(WINDOW + MARGIN + longer, || running.has_ended());
+    } else {
+        let _ = wait_until(Duration::from_millis(random.u64(0..450)), || running.has_ended());
+    }
 }
 
 /// Whether the person's last words are `words`.
@@ -80,7 +88,7 @@ fn side_effect(number: u64) -> Part {
 /// Kills turns whose steps `step` answers, by the number of the step.
 fn storm(kills: usize, protocol: Protocol, step: fn(u64) -> Answer) {
     let mut random = fastrand::Rng::with_seed(seed());
-    let mut done = 0;
+    let (mut done, mut old) = (0, 0);
     while done < kills {
         let mut steps = 0;
         let script = Script::by(move |request| {
@@ -92,14 +100,16 @@ fn storm(kills: usize, protocol: Protocol, step: fn(u64) -> Answer) {
         });
         let machine = Machine::speaking(protocol, script);
         for _ in 0..KILLS_PER_SESSION.min(kills - done) {
-            kill_and_check(&machine, &mut random);
             done += 1;
+            old += kill_and_check(&machine, done % LATE_EVERY == 0, &mut random);
         }
         each_effect_ran_once(&machine);
     }
+    assert!(old > 0, "nothing was ever older than the window, so that nothing was shown");
 }
 
-fn kill_and_check(machine: &Machine, random: &mut fastrand::Rng) {
+/// Kills one turn; says how many lines had come before the window.
+fn kill_and_check(machine: &Machine, is_late: bool, random: &mut fastrand::Rng) -> usize {
     let session = machine.session_files().first().map(|_| machine.session());
     let mut arguments = vec!["--output-format", "stream-json", "--permission-mode", "allow", "work"];
     if let Some(id) = &session {
@@ -108,25 +118,26 @@ fn kill_and_check(machine: &Machine, random: &mut fastrand::Rng) {
     let asked = machine.server.requests().len();
     let started = Instant::now();
     let mut running = machine.print(&arguments).start();
-    let death = instant_of_death(random);
-    let _ = fault_server::wait_until(death, || running.has_ended());
+    let_live(&mut running, is_late, random);
     let killed = Instant::now();
     running.signal(Signal::KILL);
     let lines = running.finish_lines();
     let context = format!("killed {:?} after its start", killed - started);
     if machine.session_files().is_empty() {
         assert_eq!(machine.server.requests().len(), asked, "{context}: asked before the question was written down");
-        return;
+        return 0;
     }
     let log = machine.log();
-    nothing_old_is_lost(&log, &lines, killed, &context);
+    let old = nothing_old_is_lost(&log, &lines, killed, &context);
     what_was_reported_is_kept(machine, &log, asked, &lines, &context);
     it_goes_on(machine, &log, &context);
+    old
 }
 
-/// Every event, and every word, that was on standard output longer ago than the window is in the log.
-fn nothing_old_is_lost(log: &Log, lines: &[(Instant, Value)], killed: Instant, context: &str) {
-    for (at, line) in lines.iter().filter(|(at, _)| *at + WINDOW + MARGIN < killed) {
+/// Every event, and every word, that was on standard output longer ago than the window is in the log; says how many lines these were.
+fn nothing_old_is_lost(log: &Log, lines: &[(Instant, Value)], killed: Instant, context: &str) -> usize {
+    let old = || lines.iter().filter(|(at, _)| *at + WINDOW + MARGIN < killed);
+    for (at, line) in old() {
         let age = killed - *at;
         if let Some(seq) = line["seq"].as_u64() {
             let kept = log.events().any(|event| event["seq"] == seq && event["type"] == line["type"]);
@@ -138,6 +149,7 @@ fn nothing_old_is_lost(log: &Log, lines: &[(Instant, Value)], killed: Instant, c
             assert!(kept >= end, "{context}: of an answer that had come to byte {end} {age:?} before, {kept} bytes are left");
         }
     }
+    old().count()
 }
 
 /// What somebody outside has seen happen, and that the log promises to have before it happens.

@@ -10,8 +10,19 @@ mod faults;
 mod garbage;
 mod kills;
 mod print;
+mod readme;
 mod sharing;
 mod signals;
 mod standard_input;
 mod storage;
 mod support;
+
+#[test]
+fn every_file_of_tests_is_listed_above() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/system");
+    for file in std::fs::read_dir(folder).expect("the folder of this file").flatten() {
+        let name = file.file_name().to_string_lossy().trim_end_matches(".rs").to_owned();
+        let listed = format!("\nmod {name};\n");
+        assert!(name == "main" || include_str!("main.rs").contains(&listed), "`{name}` is compiled by nobody");
+    }
+}

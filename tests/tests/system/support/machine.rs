@@ -71,20 +71,40 @@ impl Machine {
 
     /// The program with these arguments, with the provider's key and address in an otherwise empty environment.
     pub(crate) fn longhand<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
-        let mut run = self.longhand_without_key(arguments);
-        let command = run.command();
-        command.env("ANTHROPIC_API_KEY", KEY).env("ANTHROPIC_BASE_URL", self.server.url());
-        command.env("OPENAI_API_KEY", KEY).env("OPENAI_BASE_URL", self.server.openai_url());
-        run
+        self.with_key(self.longhand_without_key(arguments))
     }
 
     /// The program on a machine that knows no provider.
     pub(crate) fn longhand_without_key<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
         let mut command = Command::new(program());
-        command.args(arguments.iter().map(AsRef::as_ref)).current_dir(self.project()).env_clear();
+        command.args(arguments.iter().map(AsRef::as_ref));
+        self.run(command)
+    }
+
+    /// A line for a shell, to which the program is known as `longhand`.
+    pub(crate) fn shell(&self, line: &str) -> Run {
+        self.with_key(self.shell_without_key(line))
+    }
+
+    /// The same on a machine that knows no provider.
+    pub(crate) fn shell_without_key(&self, line: &str) -> Run {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("longhand() {{ \"$0\" \"$@\"; }}; {line}")]).arg(program());
+        self.run(command)
+    }
+
+    fn run(&self, mut command: Command) -> Run {
+        command.current_dir(self.project()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8").env("NO_PROXY", "*");
         command.env("HOME", self.path.join("person")).env("TMPDIR", self.path.join("tmp")).env("LONGHAND_HOME", &self.home);
         Run::new(command, HUNG)
+    }
+
+    fn with_key(&self, mut run: Run) -> Run {
+        let command = run.command();
+        command.env("ANTHROPIC_API_KEY", KEY).env("ANTHROPIC_BASE_URL", self.server.url());
+        command.env("OPENAI_API_KEY", KEY).env("OPENAI_BASE_URL", self.server.openai_url()).env("OLLAMA_HOST", self.server.url());
+        run
     }
 
     /// `-p` with the test's model and these further arguments.
@@ -192,26 +212,27 @@ impl Drop for Machine {
 
 /// The program under test: `LONGHAND_BIN`, or the one that is built beside these tests.
 pub(crate) fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| match std::env::var_os("LONGHAND_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => build(),
-    })
+    // That it does not build is found out once, not once a test.
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| std::env::var_os("LONGHAND_BIN").map_or_else(build, |path| Ok(path.into())));
+    program.as_deref().unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// Builds the program as these tests were built; takes a moment where it is up to date already.
-fn build() -> PathBuf {
-    let tests = std::env::current_exe().expect("a test knows where it is");
+fn build() -> Result<PathBuf, String> {
+    let tests = std::env::current_exe().map_err(|error| error.to_string())?;
     // target/<profile>/deps/<test>
-    let profile = tests.ancestors().nth(2).expect("cargo's layout");
-    let target = profile.parent().expect("cargo's layout");
+    let profile = tests.ancestors().nth(2).ok_or("the tests are not where cargo puts them")?;
+    let target = profile.parent().ok_or("the tests are not where cargo puts them")?;
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--package", "longhand", "--bin", "longhand", "--target-dir"]).arg(target);
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "the program does not build");
-    profile.join("longhand")
+    match cargo.output() {
+        Ok(built) if built.status.success() => Ok(profile.join("longhand")),
+        Ok(built) => Err(format!("the program does not build:\n{}", String::from_utf8_lossy(&built.stderr))),
+        Err(error) => Err(format!("cargo does not run: {error}")),
+    }
 }
