@@ -384,7 +384,8 @@ pub struct ModelRequest {
     pub origin: Origin,
     /// The [`Profile::hash`] that it was built with.
     pub profile: String,
-    /// The events whose messages are in it, as ranges in the order of the context.
+    /// The messages in it, as ranges of events in the order of the context: a range stands for the messages in it, and the note of a trim stands
+    /// in a range of its own.
     pub context: Vec<SeqRange>,
     /// SHA-256 of the request's body.
     pub body_sha256: String,

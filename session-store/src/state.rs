@@ -13,7 +13,7 @@ use crate::event::{
 };
 use crate::id::{Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A message as a reader or a model sees it: one event, or the pieces of an answer that a crash cut.
@@ -316,13 +316,25 @@ impl State {
         }
     }
 
-    /// The events whose messages are in the context, as ranges in its order.
+    /// The messages in the context, as ranges of events in its order. A range stands for the messages in it and for nothing else that lies
+    /// between them; the note of a trim stands alone, in a range of its own. So their number follows the trims and rewinds, and not the
+    /// messages.
     #[must_use]
     pub fn context_ranges(&self) -> Vec<SeqRange> {
+        let first = self.context.iter().map(|slot| slot.seq).min().unwrap_or(0);
+        let away = self.set_aside.iter().flat_map(|aside| &aside.slots).map(|away| away.slot.seq).filter(|seq| *seq > first);
+        let notes: BTreeSet<Seq> = self.set_aside.iter().map(|aside| aside.by).collect();
+        let all = self.context.iter().map(|slot| slot.seq).chain(away);
+        let mut messages: Vec<Seq> = all.filter(|seq| !notes.contains(seq)).collect();
+        messages.sort_unstable();
+        let follows = |before: Seq, seq: Seq| {
+            let next = messages.partition_point(|message| *message <= before);
+            messages.get(next) == Some(&seq) && !notes.contains(&before)
+        };
         let mut ranges: Vec<SeqRange> = Vec::new();
         for slot in &self.context {
             match ranges.last_mut() {
-                Some(last) if slot.seq == last.1 + 1 => last.1 = slot.seq,
+                Some(last) if follows(last.1, slot.seq) => last.1 = slot.seq,
                 _ => ranges.push(SeqRange(slot.seq, slot.seq)),
             }
         }

@@ -117,14 +117,36 @@ fn a_turn_with_a_tool_reads_in_its_order() {
     let state = log.state();
     assert_eq!(texts(&state), ["  \n list the files\nplease", "I will look.", "output of call_2_0", "Two files."]);
     assert_eq!(log.context(), [1, answer, result, last]);
-    assert_eq!(
-        state.context_ranges(),
-        [SeqRange(1, 1), SeqRange(answer, answer), SeqRange(result, result), SeqRange(last, last)]
-    );
+    assert_eq!(state.context_ranges(), [SeqRange(1, last)], "what lies between messages is no reason for another range");
     assert_eq!((state.title.as_deref(), state.messages, state.next_seq), (Some("list the files"), 4, last + 1));
     assert_eq!(state.turn, Some(OpenTurn { user: 1, model_calls: 2 }));
     assert_eq!((state.usage.input_tokens, state.last_usage.map(|(seq, _)| seq)), (Some(200), Some(last)));
     assert_eq!((state.unresolved, state.in_flight), (BTreeMap::new(), None));
+}
+
+#[test]
+fn ranges_of_the_context_hold_its_messages_and_no_others() {
+    let mut log = Log::default();
+    let all: Vec<Seq> = (0..6).map(|number| log.add(note(&format!("message {number}")))).collect();
+    let [first, .., last] = all[..] else { unreachable!() };
+    assert_eq!(log.state().context_ranges(), [SeqRange(first, last)]);
+    let removed = vec![SeqRange(all[1], all[2])];
+    let trim = log.add(ContextTrimmed {
+        removed,
+        note: "left out".to_owned(),
+        reason: "budget".to_owned(),
+        tokens_before: 0,
+        tokens_after: 0,
+    });
+    assert_eq!(log.state().context_ranges(), [SeqRange(first, first), SeqRange(trim, trim), SeqRange(all[3], last)]);
+    let after = log.add(note("after"));
+    assert_eq!(
+        log.state().context_ranges(),
+        [SeqRange(first, first), SeqRange(trim, trim), SeqRange(all[3], after)],
+        "the trim's own event lies in the range and is no message of it"
+    );
+    log.add(ContextRestored { undo: trim });
+    assert_eq!(log.state().context_ranges(), [SeqRange(first, after)]);
 }
 
 #[test]
