@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::instructions;
 use crate::models::{ModelName, Models};
 use crate::resolve;
-use agent_runtime::session_store::{Loaded, Message, Progress, Seq, SessionId, SessionListState, SessionStore, State};
+use agent_runtime::session_store::{Loaded, Message, Origin, Progress, Seq, SessionId, SessionListState, SessionStore, State};
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -200,6 +200,7 @@ impl Plan {
         let state = stored.as_ref().map(|stored| &stored.state);
         let instructions = self.instructions().await;
         let setup = self.setup(state, &instructions, approver)?;
+        let elsewhere = state.and_then(|state| asked_elsewhere(state, setup.model.origin()));
         let session = match choice {
             SessionChoice::Resume(id) => self.runtime.resume(id, setup).await?,
             SessionChoice::Fork { parent, at } => self.runtime.fork(parent, at, setup).await?,
@@ -217,7 +218,9 @@ impl Plan {
             SessionChoice::Fork { .. } => session.state(|state| state.parent.map_or(0, |(_, last)| last + 1)),
             _ => state.map_or(0, |state| state.next_seq),
         };
-        Ok(Opened { session, first, notice: stored.as_ref().and_then(notice) })
+        let notices: Vec<String> = stored.as_ref().and_then(notice).into_iter().chain(elsewhere).collect();
+        let notice = (!notices.is_empty()).then(|| notices.join("\n"));
+        Ok(Opened { session, first, notice })
     }
 
     /// The instructions of the project, read on a thread that may block.
@@ -376,6 +379,13 @@ fn notice(stored: &Loaded) -> Option<String> {
             if count == 1 { "one place".to_owned() } else { format!("{count} places") }
         )),
     }
+}
+
+/// What is said where a session goes on at another endpoint of the same provider: the whole conversation goes there.
+fn asked_elsewhere(state: &State, asked: &Origin) -> Option<String> {
+    let before = last_endpoint(state).filter(|before| !before.is_empty() && *before != asked.endpoint)?;
+    (!asked.endpoint.is_empty())
+        .then(|| format!("this session was answered at {before}; now {} is asked (`--base-url` names another)", asked.endpoint))
 }
 
 /// Where a stored session was answered last.

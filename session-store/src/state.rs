@@ -212,6 +212,8 @@ impl State {
             Event::SessionForked(forked) => {
                 self.session = Some(forked.session);
                 self.parent = Some((forked.parent, forked.at_seq));
+                // A name means one session.
+                self.name = None;
                 self.created_at = Some(entry.at);
             }
             Event::SessionRenamed(renamed) => self.name = Some(renamed.name.clone()).filter(|name| !name.is_empty()),

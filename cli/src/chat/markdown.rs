@@ -171,7 +171,8 @@ impl Markdown {
         if let Some(body) = text.strip_prefix('>') {
             let body = body.strip_prefix(' ').unwrap_or(body);
             let style = if self.look == Look::Styled { PLAIN.italic() } else { PLAIN };
-            return same(Line::plain(indent).with("> ", dim), style, body);
+            // Not `> `, which is how the person's own words begin.
+            return same(Line::plain(indent).with("| ", dim), style, body);
         }
         if let Some(body) = list_item(text) {
             let mark = &text[..text.len() - body.len()];

@@ -142,9 +142,10 @@ fn export(rest: &str) -> Result<Slash, String> {
 }
 
 fn unknown(name: &str) -> String {
-    let like = complete(&name[..name.len().min(3)]);
+    let start: String = name.chars().take(3).collect();
+    let like = complete(&start);
     let meant = if like.is_empty() { "`/help` lists them".to_owned() } else { format!("do you mean {}?", like.join(" or ")) };
-    format!("there is no command `{name}`; {meant} (a space before it sends it as it is)")
+    format!("there is no command `{name}`; {meant} (Up brings it back; a space before it sends it as it is)")
 }
 
 #[cfg(test)]

@@ -455,6 +455,9 @@ impl Ui {
         let command = if content.starts_with('/') { slash::parse(text) } else { None };
         let effect = match (command, &self.work) {
             (Some(Err(why)), _) => {
+                // Up brings it back to be corrected; left in the line, it would become a part of what is typed next.
+                let text = self.editor.take();
+                self.remember(text.trim_end());
                 self.hint(why);
                 return None;
             }

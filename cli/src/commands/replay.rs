@@ -6,7 +6,9 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::resolve::resolve;
 use crate::transcript::{LivePrinter, Painter, Transcript, count_words, duration_words};
+use agent_runtime::Runtime;
 use session_store::{Entry, Event, Holder, Seq, Timestamp};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest that a replay waits between two events: people think longer than others want to watch.
@@ -22,7 +24,7 @@ pub(crate) struct ReplayArgs {
     /// All at once
     #[arg(long)]
     pub(crate) instant: bool,
-    /// Only up to and with this event
+    /// Only up to and with this event, completed to a whole step
     #[arg(long, value_name = "SEQ")]
     pub(crate) at: Option<Seq>,
 }
@@ -38,15 +40,17 @@ pub(crate) async fn run(app: &App, args: ReplayArgs) -> Result<Exit, CliError> {
         output::stderr(&format!("pauses of more than {} are cut to that\n", duration_words(PAUSE_MAX.as_millis() as u64)));
     }
 
+    let upto = match args.at {
+        Some(at) => Some(Runtime::new(Arc::clone(&store)).end_of_step(id, at).await?),
+        None => None,
+    };
     let mut out = Stdout::new();
     let mut printer = LivePrinter::new(Painter::new(app.colors_stdout()), Transcript::default());
     let mut entries = store.read(id, 0).await?;
-    let mut last = None;
     while let Some(entry) = entries.next().await? {
-        if args.at.is_some_and(|at| entry.seq > at) {
+        if upto.is_some_and(|upto| entry.seq > upto) {
             break;
         }
-        last = Some(entry.seq);
         let pause = pace.before(&entry);
         if !pause.is_zero() {
             out.flush()?;
@@ -54,16 +58,10 @@ pub(crate) async fn run(app: &App, args: ReplayArgs) -> Result<Exit, CliError> {
         }
         out.raw(printer.push(&entry).as_bytes())?;
     }
-    let ends_here = args.at.is_none_or(|at| at >= loaded.state.next_seq.saturating_sub(1));
+    let ends_here = upto.is_none_or(|upto| upto >= loaded.state.next_seq.saturating_sub(1));
     out.raw(printer.finish(is_open && ends_here).as_bytes())?;
     out.flush()?;
 
-    if let Some(at) = args.at.filter(|at| last.is_none_or(|last| last < *at)) {
-        return Err(CliError::usage(format!(
-            "event {at} is not in the session, which has {}",
-            count_words(loaded.state.next_seq, "event")
-        )));
-    }
     if is_open && ends_here {
         output::stderr(&format!("the session is still being written; `longhand sessions tail {id}` follows it\n"));
     }
