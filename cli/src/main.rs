@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::args::{Args, Command};
 use crate::error::{CliError, Exit};
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let exit = match Args::typed() {
@@ -34,26 +35,32 @@ fn main() -> ExitCode {
         Ok(None) => Exit::Done,
         Err(error) => error.tell(),
     };
+    output::finish_stderr(Duration::from_secs(1));
     signals::raise_again(exit);
     ExitCode::from(exit.code())
 }
 
 fn dispatch(args: Args) -> Result<Exit, CliError> {
-    if let Some(Command::Completions(args)) = &args.command {
-        return commands::completions::run(args);
-    }
-    let app = App::new(&args.globals)?;
-    if let Some(Command::Doctor(args)) = &args.command {
-        return commands::doctor::run(&app, args);
-    }
-    app.block_on(async {
-        match args.command {
-            Some(Command::Sessions(args)) => commands::sessions::run(&app, args).await,
-            Some(Command::Replay(args)) => commands::replay::run(&app, args).await,
-            Some(Command::Doctor(args)) => commands::doctor::run(&app, &args),
-            Some(Command::Completions(args)) => commands::completions::run(&args),
-            None if print::is_asked_for(&args.run) => print::run(&app, args.run).await,
-            None => chat::run(&app, setup::Plan::new(&app, args.run, setup::Manner::Chat).await?).await,
+    let app = || App::new(&args.globals);
+    match args.command {
+        Some(Command::Completions(args)) => commands::completions::run(&args),
+        Some(Command::Doctor(args)) => commands::doctor::run(&app()?, &args),
+        Some(Command::Sessions(args)) => {
+            let app = app()?;
+            app.block_on(commands::sessions::run(&app, args))?
         }
-    })?
+        Some(Command::Replay(args)) => {
+            let app = app()?;
+            app.block_on(commands::replay::run(&app, args))?
+        }
+        None => {
+            let app = app()?;
+            app.block_on(async {
+                if print::is_asked_for(&args.run) {
+                    return print::run(&app, args.run).await;
+                }
+                chat::run(&app, setup::Plan::new(&app, args.run, setup::Manner::Chat).await?).await
+            })?
+        }
+    }
 }

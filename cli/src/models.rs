@@ -9,6 +9,7 @@ use crate::learned::Learned;
 use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
 use agent_runtime::{Model, ModelLimits, OfflineModel};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::task::JoinHandle;
 
@@ -128,8 +129,9 @@ struct Found {
 }
 
 impl Models {
-    /// Reads keys and endpoints. `base_url` is the person's own word for the endpoint, and beats the environment.
-    pub(crate) fn new(app: &App, base_url: Option<String>) -> Self {
+    /// Reads keys and endpoints, and what was learned of them from `home`. `base_url` is the person's own word for the endpoint, and beats the
+    /// environment.
+    pub(crate) fn new(app: &App, home: &Path, base_url: Option<String>) -> Self {
         let found = |provider: Provider| Found {
             key: provider.key_variable().and_then(|name| app.env(name)).map(Secret::new),
             url: provider.url_variable().and_then(|name| app.env(name)).map(|url| match provider {
@@ -142,7 +144,7 @@ impl Models {
             warming: Mutex::new(None),
             base_url,
             base_url_of: OnceLock::new(),
-            learned: Learned::new(app.home()),
+            learned: Learned::new(home),
             made: Mutex::default(),
             found: Provider::ALL.map(|provider| (provider, found(provider))).to_vec(),
         }

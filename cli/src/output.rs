@@ -4,6 +4,9 @@
 use crate::error::CliError;
 use crate::safe_text::safe;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::sync::OnceLock;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 /// Buffered standard output. Nothing is seen before [`Stdout::flush`] (or the drop, which cannot tell of a failure).
 pub(crate) struct Stdout {
@@ -34,7 +37,50 @@ fn stdout_error(error: &io::Error) -> CliError {
     }
 }
 
+/// Messages that wait for a reader of standard error who is slow; more are dropped.
+const MESSAGES_MAX: usize = 256;
+
+/// The thread that writes standard error, once there is one.
+static TALK: OnceLock<SyncSender<Talk>> = OnceLock::new();
+
+enum Talk {
+    Say(String),
+    /// Answered when all before it is written.
+    Flush(SyncSender<()>),
+}
+
 /// Says something on standard error, made safe to print. Where nobody can be told, nothing happens.
 pub(crate) fn stderr(text: &str) {
-    let _ = io::stderr().write_all(safe(text).as_bytes());
+    match TALK.get() {
+        // Where nobody has read for so long that the queue is full, this is lost.
+        Some(talk) => drop(talk.try_send(Talk::Say(safe(text).into_owned()))),
+        None => drop(io::stderr().write_all(safe(text).as_bytes())),
+    }
+}
+
+/// From now on standard error is written by a thread of its own, so that a reader who hangs holds up nothing else.
+pub(crate) fn detach_stderr() {
+    let (talk, said) = std::sync::mpsc::sync_channel(MESSAGES_MAX);
+    let write = move || {
+        for talk in said {
+            match talk {
+                Talk::Say(text) => drop(io::stderr().write_all(text.as_bytes())),
+                Talk::Flush(done) => drop(done.try_send(())),
+            }
+        }
+    };
+    // Without the thread, whoever speaks writes.
+    if std::thread::Builder::new().name("stderr".to_owned()).spawn(write).is_ok() {
+        let _ = TALK.set(talk);
+    }
+}
+
+/// At the program's end: waits until standard error is written, for `limit` at most.
+pub(crate) fn finish_stderr(limit: Duration) {
+    if let Some(talk) = TALK.get() {
+        let (done, written) = std::sync::mpsc::sync_channel(1);
+        if talk.try_send(Talk::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(limit);
+        }
+    }
 }

@@ -41,6 +41,7 @@ pub(crate) fn is_asked_for(typed: &RunArgs) -> bool {
 /// What is told before a turn could start, and is no more than wrong usage or a held session. All else is in the printed result.
 pub(crate) async fn run(app: &App, typed: RunArgs) -> Result<Exit, CliError> {
     let approver = approver(&typed)?;
+    output::detach_stderr();
     let mut print = Print {
         is_verbose: app.is_verbose(),
         format: if typed.json { OutputFormat::StreamJson } else { typed.output_format.unwrap_or_default() },
@@ -98,8 +99,13 @@ impl Print {
                 Ok(exit.or(error.tell()))
             }
             (Err(first), Err(error)) => {
-                error.tell();
-                Err(first)
+                let worse = error.tell();
+                if first.exit().or(worse) == first.exit() {
+                    return Err(first);
+                }
+                self.report.failed(&first);
+                first.tell();
+                Ok(worse)
             }
         }
     }
@@ -154,7 +160,7 @@ impl Print {
         }
         let outcome = turn.outcome().await;
         self.report.ended(&outcome);
-        report::tell(&outcome);
+        report::tell(&outcome, self.report.is_kept());
         Ok(report::exit_of(&outcome, self.is_closed).or(self.exit_of_signal()))
     }
 

@@ -9,6 +9,7 @@
 
 use crate::app::{self, App};
 use crate::args::{self, RunArgs};
+use crate::commands::sessions::checked_name;
 use crate::error::CliError;
 use crate::instructions;
 use crate::models::{ModelName, Models};
@@ -107,12 +108,14 @@ impl Plan {
         let add_dirs = typed.add_dir.iter().map(|dir| directory(dir)).collect::<Result<_, _>>()?;
         let tools = visible_tools(&typed)?;
         typed.model.as_deref().map(ModelName::parse).transpose()?;
+        typed.name.as_deref().map(checked_name).transpose()?;
         if typed.base_url.is_some() && typed.model.is_none() && !typed.go_on && typed.resume.is_none() {
             return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
         }
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
-        let store = app::open_store(nothing_kept.as_ref().map_or(app.home(), TempDir::path))?;
+        let home = nothing_kept.as_ref().map_or(app.home(), TempDir::path);
+        let store = app::open_store(home)?;
         let mut plan = Self {
             prompt: typed.prompt.clone(),
             choice: SessionChoice::New,
@@ -121,7 +124,7 @@ impl Plan {
             add_dirs,
             env: app.envs().to_vec(),
             user_home: std::env::home_dir(),
-            models: Models::new(app, typed.base_url.clone()),
+            models: Models::new(app, home, typed.base_url.clone()),
             tools,
             runtime: Runtime::new(store),
             progress: Mutex::new(None),

@@ -66,6 +66,11 @@ impl Report {
     }
 
     /// The session is there. One that is not kept has no id that anybody could use.
+    /// Whether there is a session to go on with.
+    pub(super) fn is_kept(&self) -> bool {
+        self.session_id.is_some()
+    }
+
     pub(super) fn opened(&mut self, session: &Session, is_kept: bool) {
         self.session_id = is_kept.then(|| session.id());
         self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
@@ -164,7 +169,7 @@ pub(super) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
 }
 
 /// Says on standard error what a program reads from the result.
-pub(super) fn tell(outcome: &TurnOutcome) {
+pub(super) fn tell(outcome: &TurnOutcome, is_kept: bool) {
     let told = match (&outcome.error, outcome.reason) {
         (Some(error), _) => Some((error.to_string(), hint(outcome))),
         (None, EndReason::MaxTurns) => Some((
@@ -179,6 +184,8 @@ pub(super) fn tell(outcome: &TurnOutcome) {
         (None, _) => hint(outcome).map(|hint| ("a tool call was refused because nobody could be asked".to_owned(), Some(hint))),
     };
     if let Some((message, hint)) = told {
+        // Of a session that is not kept there is nothing to go on with.
+        let hint = hint.filter(|hint| is_kept || !hint.contains("longhand -c"));
         let hint = hint.map(|hint| format!("\nhint: {hint}\n")).unwrap_or_default();
         output::stderr(&format!("error: {message}\n{hint}"));
     }

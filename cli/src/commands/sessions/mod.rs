@@ -11,6 +11,8 @@ mod show;
 mod tail;
 mod verify;
 
+pub(crate) use rename::checked_name;
+
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};

@@ -37,7 +37,7 @@ pub(super) fn rename(log: &Arc<dyn SessionLog>, name: &str) -> Result<Seq, CliEr
 }
 
 /// A name that can be typed and printed.
-pub(super) fn checked_name(name: &str) -> Result<&str, CliError> {
+pub(crate) fn checked_name(name: &str) -> Result<&str, CliError> {
     let name = name.trim();
     if name.chars().any(char::is_control) {
         return Err(CliError::usage("a name is one line of ordinary characters"));
