@@ -212,8 +212,10 @@ impl Job {
         }
         let folder = core.layout.sides(session.id);
         for side in &self.sides {
-            if let Some(file) = lock(&side.file).as_ref() {
-                sync_file(core, &**file, &folder.join(&side.side.sha256))?;
+            // Not held across the sync: the writer looks at it with every batch.
+            let file = lock(&side.file).clone();
+            if let Some(file) = file {
+                sync_file(core, &*file, &folder.join(&side.side.sha256))?;
             }
         }
         if !self.sides.is_empty() {
@@ -226,7 +228,7 @@ impl Job {
     }
 }
 
-fn sync_file(core: &Core, file: &dyn File, path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_file(core: &Core, file: &dyn File, path: &Path) -> Result<(), StoreError> {
     core.counters.syncs.fetch_add(1, Ordering::Relaxed);
     file.sync_data().map_err(StoreError::io("sync", path))
 }

@@ -55,6 +55,8 @@ pub(crate) struct Control {
     next_descriptor: AtomicU64,
     /// While it is true syncs of files wait.
     hanging: Mutex<bool>,
+    /// How many have come to wait.
+    hung_syncs: AtomicU64,
     let_go: Condvar,
 }
 
@@ -109,7 +111,13 @@ impl SimFs {
         *self.0.hanging.lock().unwrap() = true;
     }
 
+    /// How many syncs have come to wait since they hang.
+    pub(crate) fn hung_syncs(&self) -> u64 {
+        self.0.hung_syncs.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn let_syncs_go(&self) {
+        self.0.hung_syncs.store(0, Ordering::SeqCst);
         *self.0.hanging.lock().unwrap() = false;
         self.0.let_go.notify_all();
     }
@@ -171,6 +179,15 @@ impl SimFs {
         node.durable = node.live.clone();
     }
 
+    /// What is on the disk now stays, whatever happens.
+    pub(crate) fn make_durable(&self) {
+        for node in self.disk().nodes.values_mut() {
+            node.durable = node.live.clone();
+            node.durable_entries = node.entries.clone();
+            node.dirty.clear();
+        }
+    }
+
     /// Puts a file there, with the folders above it.
     pub(crate) fn put(&self, path: &Path, bytes: &[u8]) {
         let mut folder = PathBuf::new();
@@ -206,6 +223,7 @@ impl SimFs {
     fn sync(&self, inode: impl FnOnce(&Disk) -> io::Result<Inode>, is_dir: bool) -> io::Result<()> {
         if !is_dir {
             let mut hanging = self.0.hanging.lock().unwrap();
+            self.0.hung_syncs.fetch_add(u64::from(*hanging), Ordering::SeqCst);
             while *hanging {
                 hanging = self.0.let_go.wait(hanging).unwrap();
             }

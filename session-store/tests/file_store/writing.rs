@@ -130,6 +130,26 @@ async fn a_sync_that_hangs_delays_no_write() {
 }
 
 #[tokio::test]
+async fn a_sync_of_a_side_file_that_hangs_delays_no_write() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let (one, two) = (create(&store).await, create(&store).await);
+    soon(store.flush()).await.unwrap();
+    fs.hang_syncs();
+    one.put_side(b"output".to_vec()).unwrap();
+    let entry = one.append(say("one")).unwrap();
+    one.start_commit(entry.seq);
+    // A session's side files are synced before its log: what hangs is the side file.
+    until(|| fs.hung_syncs() > 0).await;
+    for log in [&one, &two] {
+        let entry = log.append(say("later")).unwrap();
+        soon(log.written(entry.seq)).await.unwrap();
+    }
+    fs.let_syncs_go();
+    soon(store.flush()).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_asks_while_a_sync_runs_shares_the_next() {
     let fs = SimFs::new();
     let store1 = store(&fs);
