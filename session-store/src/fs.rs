@@ -10,8 +10,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+/// How much of a file is read at a time where a part of it is copied.
+const COPY_BYTES: usize = 1 << 20;
 
 /// A file system. All paths are absolute, or relative to the working directory of the process.
 pub trait FileSystem: Send + Sync + 'static {
@@ -306,6 +310,25 @@ pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> i
         }
     }
     Ok(filled)
+}
+
+/// Reads the bytes in `range` and gives them to `sink`, with the offset of each chunk; ends early where the file does.
+pub(crate) fn for_each_chunk(
+    file: &dyn File,
+    mut range: Range<u64>,
+    mut sink: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut chunk = vec![0; usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX).min(COPY_BYTES)];
+    while range.start < range.end {
+        let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(chunk.len());
+        let length = read_full_at(file, &mut chunk[..want], range.start)?;
+        if length == 0 {
+            break;
+        }
+        sink(&chunk[..length], range.start)?;
+        range.start += length as u64;
+    }
+    Ok(())
 }
 
 /// Makes a folder and those above it that are missing.

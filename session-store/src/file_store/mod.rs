@@ -21,6 +21,7 @@
 mod buffer;
 mod engine;
 mod follow;
+mod fragment;
 mod lane;
 mod layout;
 mod list;
@@ -262,7 +263,7 @@ impl SessionStore for FileStore {
     async fn verify(&self, id: SessionId) -> Result<Verified, StoreError> {
         self.blocking(move |core| {
             let scanned = read::scan(core, id, |entry, place, problems| {
-                if let Event::ToolFinished(crate::event::ToolFinished { full: Some(side), .. }) = &entry.event
+                if let Some(side) = side_of(&entry.event)
                     && read::read_side(core, id, side).is_err()
                 {
                     problems.push(read::missing_side(side, place));
@@ -344,6 +345,15 @@ impl FileStore {
         let session = self.all_sessions().into_iter().find(|session| session.id == id)?;
         let buffer = lock(&session.buffer);
         buffer.sides.iter().find(|kept| kept.side == *side).map(|kept| kept.bytes.clone())
+    }
+}
+
+/// The side file that an event names.
+fn side_of(event: &Event) -> Option<&SideRef> {
+    match event {
+        Event::ToolFinished(finished) => finished.full.as_ref(),
+        Event::Recovered(recovered) => recovered.full.as_ref(),
+        _ => None,
     }
 }
 

@@ -5,8 +5,8 @@
 //! its process ([`super::owner`]). A lock on the log itself is held meanwhile, as a courtesy: where locks work, two who open at the same
 //! time take turns; where they do not, the log decides.
 //!
-//! **A tail is never cut.** What a crash left after the last newline gets its newline, is kept in `recovered`, and only
-//! when that is durable is blanked, so that other tools can read the file as JSON lines.
+//! **A tail is never cut.** What a crash left after the last newline gets its newline, is kept ([`super::fragment`]), and
+//! only then blanked.
 //!
 //! All of this blocks and runs on the runtime's blocking threads.
 
@@ -15,10 +15,10 @@ use super::engine::{Core, Holding};
 use super::owner;
 use super::read::{self, Folded, LogReader, is_hash, open_log};
 use super::session::{Disk, Session};
-use super::{lock, syncer};
+use super::{fragment, lock, syncer};
 use crate::error::StoreError;
-use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, Recovered, SessionForked};
-use crate::fs::{self, File, OpenMode, create_dirs, read_full_at, write_all_at};
+use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, SessionForked};
+use crate::fs::{self, File, OpenMode, create_dirs, read_full_at};
 use crate::id::{Seq, SessionId};
 use crate::line::{self, Problem};
 use crate::scan::Scanner;
@@ -30,8 +30,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How much of a fragment is kept in `recovered`.
-const FRAGMENT_BYTES_MAX: u64 = 64 << 10;
 /// How long to wait for another who is opening the same session.
 const TURN_MAX: Duration = Duration::from_secs(2);
 const COPY_BYTES: usize = 1 << 20;
@@ -112,7 +110,7 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     refuse_if_held(core, id, &folded.state)?;
     let epoch = folded.epoch.max(folded.state.epoch) + 1;
     let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner };
-    let prelude = open_prelude(core, &**file, &folded, opened).map_err(StoreError::io("read", &path))?;
+    let prelude = open_prelude(core, id, &**file, &folded, opened)?;
     append_all(&**file, &prelude.bytes).map_err(StoreError::io("write", &path))?;
     file.sync_data().map_err(StoreError::io("sync", &path))?;
     syncer::sync_day(core, &core.layout.day(id))?;
@@ -121,7 +119,7 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     if !is_as_written(&**file, &prelude.bytes, folded.length).map_err(StoreError::io("read", &path))? {
         return settle_race(core, id, file, writer, epoch);
     }
-    blank_fragment(core, &path, &folded)?;
+    fragment::blank(core, id, &folded)?;
     prelude.entries.iter().for_each(|entry| folded.state.apply(entry));
     let mut disk = disk_of(core, &path, file, end)?;
     disk.durable_entries = disk.entries;
@@ -130,31 +128,16 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
 }
 
 /// What a new owner appends: the newline that a fragment lacks, `opened`, and what became of the fragment.
-fn open_prelude(core: &Core, file: &dyn File, folded: &Folded, opened: Opened) -> io::Result<Prelude> {
+fn open_prelude(core: &Core, id: SessionId, file: &dyn File, folded: &Folded, opened: Opened) -> Result<Prelude, StoreError> {
     let mut prelude = Prelude::new(folded.crc, folded.next_seq);
     if folded.fragment.is_some() {
         prelude.bytes.push(b'\n');
     }
     prelude.push(core, opened.into());
-    if let Some((offset, false)) = folded.fragment {
-        let bytes = folded.length - offset;
-        let mut start = vec![0; usize::try_from(bytes.min(FRAGMENT_BYTES_MAX)).unwrap_or(0)];
-        let length = read_full_at(file, &mut start, offset)?;
-        start.truncate(length);
-        prelude.push(core, Recovered { offset, bytes, fragment: as_text(start) }.into());
+    if let Some(recovered) = fragment::keep(core, id, file, folded)? {
+        prelude.push(core, recovered.into());
     }
     Ok(prelude)
-}
-
-fn as_text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| {
-        error.as_bytes().iter().fold("hex:".to_owned(), |mut text, byte| {
-            use std::fmt::Write;
-            // Writing to a string does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-    })
 }
 
 fn append_all(file: &dyn File, mut bytes: &[u8]) -> io::Result<()> {
@@ -192,18 +175,6 @@ fn settle_race(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uu
             Ok(Taken { session, state: folded.state, problems: folded.problems })
         }
     }
-}
-
-fn blank_fragment(core: &Core, path: &Path, folded: &Folded) -> Result<(), StoreError> {
-    let Some((mut offset, false)) = folded.fragment else { return Ok(()) };
-    let file = core.fs().open(path, OpenMode::InPlace).map_err(StoreError::io("open", path))?;
-    let blanks = vec![b' '; 64 << 10];
-    while offset < folded.length {
-        let length = usize::try_from(folded.length - offset).unwrap_or(usize::MAX).min(blanks.len());
-        write_all_at(&*file, &blanks[..length], offset).map_err(StoreError::io("write", path))?;
-        offset += length as u64;
-    }
-    Ok(())
 }
 
 fn refuse_if_held(core: &Core, id: SessionId, state: &State) -> Result<(), StoreError> {

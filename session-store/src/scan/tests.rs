@@ -347,6 +347,7 @@ fn recovered_log(blank: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
         offset: offset as u64,
         bytes: fragment.len() as u64,
         fragment: String::from_utf8_lossy(fragment).into_owned(),
+        full: None,
     };
     let (after, _) = continued(crc, 3, &[opened(2), recovered.into(), note("on we go")]);
     let mut fragment_line = blank(fragment.len());

@@ -36,7 +36,8 @@ async fn a_torn_tail_is_kept_told_and_blanked() {
     assert!(opened.problems.iter().any(|problem| problem.kind == ProblemKind::TornTail), "{:?}", opened.problems);
     opened.log.append(say("four")).unwrap();
     soon(opened.log.flush()).await.unwrap();
-    let recovered = Recovered { offset, bytes: torn.len() as u64, fragment: String::from_utf8(torn.to_vec()).unwrap() };
+    let fragment = String::from_utf8(torn.to_vec()).unwrap();
+    let recovered = Recovered { offset, bytes: torn.len() as u64, fragment, full: None };
     assert!(entries(&store1, id).await.iter().any(|entry| entry.event == recovered.clone().into()));
     assert_eq!(texts(&store1, id).await, ["one", "two", "three", "four"]);
     let now = fs.contents(&log_path(id)).unwrap();
@@ -46,6 +47,45 @@ async fn a_torn_tail_is_kept_told_and_blanked() {
     }
     let after = fs.after_power_cut();
     assert_eq!(texts(&store(&after), id).await, ["one", "two", "three", "four"]);
+}
+
+#[tokio::test]
+async fn a_tail_too_long_for_a_line_is_kept_whole_beside_it() {
+    let (id, bytes) = sample().await;
+    let torn = format!(r#"{{"seq":6,"at":"2026-01-01T00:00:00.000Z","type":"note","text":"{}"#, "\u{1f30a}".repeat(100_000));
+    let path = log_path(id);
+    let try_with = async |power_off_at| {
+        let fs = with_file(id, &[&bytes, torn.as_bytes()].concat());
+        fs.make_durable();
+        fs.power_off_at_sync(power_off_at);
+        let outcome = store(&fs).open(id).await.map(|_| ());
+        (outcome, fs.syncs(), fs.after_power_cut())
+    };
+    for power_off_at in 1.. {
+        let (outcome, syncs, fs) = try_with(power_off_at).await;
+        let store1 = store(&fs);
+        let opened = store1.open(id).await.unwrap();
+        soon(opened.log.close()).await.unwrap();
+        let recovered = entries(&store1, id).await.into_iter().find_map(|entry| match &entry.event {
+            Event::Recovered(recovered) => Some(recovered.clone()),
+            _ => None,
+        });
+        let recovered = recovered.expect("the fragment is put aside");
+        assert_eq!((recovered.offset, recovered.bytes), (bytes.len() as u64, torn.len() as u64));
+        assert!(torn.starts_with(&recovered.fragment) && recovered.fragment.len() > 65_000);
+        let side = recovered.full.expect("its start is not all of it");
+        assert_eq!(store1.read_side(id, &side).await.unwrap(), torn.as_bytes(), "power off at sync {power_off_at}");
+        assert!(store1.verify(id).await.unwrap().ok);
+        let now = &fs.contents(&path).unwrap()[bytes.len()..][..torn.len()];
+        let is_blank = now.iter().all(|byte| *byte == b' ');
+        assert!(is_blank || now == torn.as_bytes(), "it is blanked, or a power cut came between");
+        fs.remove_file(&path.with_extension("").join(&side.sha256)).unwrap();
+        assert!(!store1.verify(id).await.unwrap().ok, "without it something is missing");
+        if outcome.is_ok() {
+            assert!(syncs > 3 && power_off_at > syncs, "every sync of the open had its power cut");
+            return;
+        }
+    }
 }
 
 #[tokio::test]
