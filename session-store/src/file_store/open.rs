@@ -256,10 +256,12 @@ fn end_of_copy(core: &Arc<Core>, parent: SessionId, at: Option<Seq>) -> Result<u
     while reader.read(&mut items)? {
         for item in items.drain(..) {
             let read::Item::Entry(entry, place) = item else { continue };
-            if at.is_some_and(|at| entry.seq > at) {
+            if at.is_none_or(|at| entry.seq <= at) {
+                end = place.offset + u64::from(place.len) + 1;
+            } else if entry.sound {
+                // An unchecked one may be in its place, with a damaged `seq`.
                 return Ok(end);
             }
-            end = place.offset + u64::from(place.len) + 1;
         }
     }
     Ok(if at.is_some() { end.min(reader.scanner.offset()) } else { reader.scanner.offset() })

@@ -139,6 +139,53 @@ async fn sound_lines_after_a_hole_stay() {
     assert!(!verified.ok && verified.problems.iter().any(|problem| problem.line == 4), "{:?}", verified.problems);
 }
 
+/// A closed session of 400 messages, "0" to "399", the 114th event of which was changed by `change`.
+async fn with_a_changed_line(change: impl Fn(&str) -> String) -> (SimFs, SessionId) {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let log = create(&store).await;
+    for number in 0..400 {
+        log.append(say(&format!("{number}{}", " ".repeat(2000)))).unwrap();
+    }
+    soon(log.close()).await.unwrap();
+    fs.edit(&log_path(log.id()), |bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        let lines = text.lines().enumerate().map(|(number, line)| if number == 114 { change(line) } else { line.to_owned() });
+        *bytes = lines.map(|line| line + "\n").collect::<String>().into_bytes();
+    });
+    (fs, log.id())
+}
+
+async fn numbers(store: &FileStore, id: SessionId) -> Vec<u64> {
+    texts(store, id).await.iter().filter_map(|text| text.trim().parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_damaged_seq_costs_no_other_event() {
+    // Too large and too small; alone, and with other damage, so that the checksum cannot tell what it was.
+    let more_damage = |line: String| line.replace(r#","crc""#, r#","more":0,"crc""#);
+    for (seq, alone) in [("914", true), ("14", true), ("914", false), ("14", false)] {
+        let case = format!("seq {seq}, alone: {alone}");
+        let damage = |line: &str| line.replacen("114", seq, 1);
+        let (fs, id) = with_a_changed_line(|line| if alone { damage(line) } else { more_damage(damage(line)) }).await;
+        let store = store(&fs);
+        assert!(!store.verify(id).await.unwrap().ok, "{case}");
+        let found = numbers(&store, id).await;
+        let others = |numbers: &[u64]| numbers.iter().copied().filter(|number| *number != 112).collect::<Vec<_>>();
+        assert!(others(&found).into_iter().eq((0..400).filter(|number| *number != 112)), "{case}: {found:?}");
+        assert!(!alone || found.is_sorted() && found.len() == 400, "{case}: it is in its place");
+
+        let fork = store.fork(id, Some(300)).await.unwrap().log.id();
+        assert_eq!(others(&numbers(&store, fork).await).len(), 298, "{case}: 299 messages have a `seq` from 2 to 300");
+
+        let OpenSession { log, mut state, .. } = store.open(id).await.unwrap();
+        state.apply(&log.append(say("400")).unwrap());
+        soon(log.flush()).await.unwrap();
+        assert_eq!(others(&numbers(&store, id).await).last(), Some(&400), "{case}: what is added is shown");
+        assert_eq!(store.load(id).await.unwrap().state, state, "{case}: it is loaded as it was live");
+    }
+}
+
 #[tokio::test]
 async fn files_that_are_no_sessions_harm_no_list() {
     let (id, bytes) = sample().await;
