@@ -165,6 +165,11 @@ impl Buffer {
         self.end - self.durable_end + self.side_bytes
     }
 
+    /// What of it counts for the store's bound: nothing of a lost session.
+    pub(super) fn counted_bytes(&self) -> u64 {
+        if self.is_lost() { 0 } else { self.bytes() }
+    }
+
     /// Where the file ends once all is written.
     pub(super) fn end(&self) -> u64 {
         self.end

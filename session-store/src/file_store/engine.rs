@@ -13,7 +13,7 @@ use super::buffer::Pool;
 use super::lane::{Due, Lane, LaneName};
 use super::layout::Layout;
 use super::owner::Ownership;
-use super::session::{Disk, Session};
+use super::session::{Attempt, Disk, Session};
 use super::{FileStoreOptions, lock, syncer, writer};
 use crate::error::StoreError;
 use crate::fs::{File, FileSystem, OpenMode};
@@ -163,17 +163,32 @@ impl Core {
         }
     }
 
+    /// Tells the owner of `session` that a write or a sync failed, and has it tried again in the lane `again` where that can
+    /// help. A lost session is nobody's any more: it can be asked for again, and its memory is not held against the others.
+    pub(super) fn failed(&self, session: &Arc<Session>, attempt: Attempt, error: StoreError, again: &Lane) {
+        tracing::warn!(session = %session.id, %error, "events are kept in memory");
+        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        let is_lost = matches!(error, StoreError::Lost { .. });
+        let given_up = session.fail(attempt, error);
+        if is_lost {
+            self.freed(given_up);
+            self.forget_if_released(session);
+        } else {
+            again.retry(session, self.retry_at());
+        }
+    }
+
     /// Counts memory that a session gave up, and tells those who wait for it.
     pub(super) fn freed(&self, bytes: u64) {
         self.in_memory.fetch_sub(bytes, Ordering::Relaxed);
         self.room.notify_waiters();
     }
 
-    /// Forgets a released session once all of it is durable, so that it can be opened again.
+    /// Forgets a released session once all of it is durable, or never will be, so that it can be opened again.
     pub(super) fn forget_if_released(&self, session: &Arc<Session>) {
         let mut sessions = lock(&self.sessions);
         let is_it = matches!(sessions.get(&session.id), Some(Holding::Released(held)) if Arc::ptr_eq(held, session));
-        if is_it && session.is_clean() {
+        if is_it && (session.is_clean() || session.is_lost()) {
             sessions.remove(&session.id);
             drop(sessions);
             self.close_file(&mut lock(&session.disk));

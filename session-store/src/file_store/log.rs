@@ -135,7 +135,6 @@ impl Room {
 /// Appends `closed`, where the session has not ended, and lets it be opened again once all is durable.
 pub(super) fn release(core: &Core, session: &Arc<Session>) -> Result<(), AppendError> {
     let mut buffer = lock(&session.buffer);
-    let is_lost = buffer.is_lost();
     if buffer.ended.is_none() {
         accept(core, &mut buffer, Closed { epoch: session.epoch }.into())?;
         buffer.ended = Some(Ended::Closed);
@@ -144,11 +143,7 @@ pub(super) fn release(core: &Core, session: &Arc<Session>) -> Result<(), AppendE
     drop(buffer);
     let mut sessions = lock(&core.sessions);
     if matches!(sessions.get(&session.id), Some(Holding::Open(held)) if Arc::ptr_eq(held, session)) {
-        if is_lost {
-            sessions.remove(&session.id);
-        } else {
-            sessions.insert(session.id, Holding::Released(Arc::clone(session)));
-        }
+        sessions.insert(session.id, Holding::Released(Arc::clone(session)));
     }
     drop(sessions);
     core.room.notify_waiters();

@@ -163,8 +163,11 @@ impl FileStore {
             Some(Holding::Released(session)) => Arc::clone(session),
             _ => return Ok(()),
         };
-        log::flush(&self.engine.core, &released).await?;
-        self.engine.core.forget_if_released(&released);
+        match log::flush(&self.engine.core, &released).await {
+            // Nothing of it will be written any more: what is there now is opened.
+            Ok(()) | Err(StoreError::Lost { .. }) => self.engine.core.forget_if_released(&released),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 

@@ -48,7 +48,7 @@ pub(super) fn run_commit(core: &Core) {
                     }
                     written.push(session);
                 }
-                Err(error) => writer::give_up_for_now(core, &session, error),
+                Err(error) => core.failed(&session, Attempt::Write, error, &core.writer),
             }
         }
         writer::count_batch(core, &round);
@@ -69,17 +69,7 @@ fn sync_round(core: &Core, again: &Lane, sessions: &[Arc<Session>]) {
         };
         match outcome {
             Ok(()) => core.forget_if_released(session),
-            Err(error) => {
-                tracing::warn!(session = %session.id, %error, "events are kept in memory");
-                core.counters.failures.fetch_add(1, Ordering::Relaxed);
-                let is_lost = matches!(error, StoreError::Lost { .. });
-                session.fail(Attempt::Sync, error);
-                if is_lost {
-                    core.room.notify_waiters();
-                } else {
-                    again.retry(session, core.retry_at());
-                }
-            }
+            Err(error) => core.failed(session, Attempt::Sync, error, again),
         }
     });
 }
@@ -152,7 +142,10 @@ pub(super) fn sync_folder(core: &Core, folder: &Path) -> Result<(), StoreError> 
 /// Makes durable what is written of a session.
 pub(super) fn sync(core: &Core, session: &Session) -> Result<(), StoreError> {
     let _one_at_a_time = lock(&session.syncing);
-    let Some(job) = prepare(core, session)? else { return Ok(()) };
+    let Some(job) = prepare(core, session)? else {
+        session.nothing_to_sync();
+        return Ok(());
+    };
     let outcome = job.run(core, session);
     if outcome.is_err() {
         let mut disk = lock(&session.disk);
@@ -271,9 +264,9 @@ fn finish(core: &Core, session: &Session, job: &Job) {
         disk.suspect = false;
     }
     let mut buffer = lock(&session.buffer);
-    let before = buffer.bytes();
+    let before = buffer.counted_bytes();
     let freed_chunks = buffer.mark_durable(job.end, &job.sides);
-    let freed = before - buffer.bytes();
+    let freed = before - buffer.counted_bytes();
     buffer.sync_trouble = None;
     if core.is_short_of_files() && disk.end == buffer.durable_end {
         core.close_file(&mut disk);

@@ -70,23 +70,10 @@ fn write_round(core: &Core, sessions: &[Arc<Session>]) {
                     core.writer.push(session, Due::Now);
                 }
             }
-            Err(error) => give_up_for_now(core, session, error),
+            Err(error) => core.failed(session, Attempt::Write, error, &core.writer),
         }
     }
     count_batch(core, &round);
-}
-
-/// Tells the owner, and tries again later where that can help.
-pub(super) fn give_up_for_now(core: &Core, session: &Arc<Session>, error: StoreError) {
-    let is_lost = matches!(error, StoreError::Lost { .. });
-    tracing::warn!(session = %session.id, %error, "events are kept in memory");
-    core.counters.failures.fetch_add(1, Ordering::Relaxed);
-    session.fail(Attempt::Write, error);
-    if is_lost {
-        core.room.notify_waiters();
-    } else {
-        core.writer.retry(session, core.retry_at());
-    }
 }
 
 pub(super) fn count_batch(core: &Core, wrote: &Wrote) {

@@ -144,6 +144,44 @@ async fn a_file_that_is_removed_underneath_is_told() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_lost_after_its_release_can_be_opened_again() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    for with_close in [false, true] {
+        let log = create(&store1).await;
+        let id = log.id();
+        log.append(say("before")).unwrap();
+        soon(log.flush()).await.unwrap();
+        fs.edit(&log_path(id), |bytes| bytes.extend_from_slice(b"{}\n"));
+        if with_close {
+            assert!(soon(log.close()).await.is_err());
+        }
+        drop(log);
+        let opened = soon(store1.open(id)).await.unwrap();
+        assert_eq!(opened.state.messages, 1);
+        soon(opened.log.close()).await.unwrap();
+        soon(store1.remove(id)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lost_session_is_not_held_against_the_others() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let (log, other) = (create(&store1).await, create(&store1).await);
+    soon(store1.flush()).await.unwrap();
+    fs.remove_file(&log_path(log.id())).unwrap();
+    log.append(say(&"x".repeat(100_000))).unwrap();
+    log.put_side(vec![0; 100_000]).unwrap();
+    assert!(matches!(soon(log.flush()).await, Err(StoreError::Lost { .. })));
+    until(|| store1.stats().bytes_in_memory == 0).await;
+    other.append(say("hello")).unwrap();
+    soon(other.flush()).await.unwrap();
+    drop(log);
+    until(|| store1.stats().bytes_in_memory == 0).await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_replaced_underneath_is_told() {
     let replace = |fs: &SimFs, path: &std::path::Path| {
         let bytes = fs.contents(path).unwrap();
