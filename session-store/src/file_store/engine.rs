@@ -95,6 +95,10 @@ impl Core {
         }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     pub(super) fn fs(&self) -> &dyn FileSystem {
         &*self.options.fs
     }
@@ -239,7 +243,7 @@ impl Engine {
     /// Starts the threads, the first time.
     pub(super) fn start(&self) -> Result<(), StoreError> {
         let mut threads = lock(&self.threads);
-        if self.core.closed.load(Ordering::Acquire) {
+        if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
         type Run = fn(&Core);

@@ -151,7 +151,7 @@ impl FileStore {
         self.blocking(move |core| {
             let reservation = Reservation::new(core, id)?;
             let Taken { session, state, problems } = work(core)?;
-            reservation.fulfil(&session);
+            reservation.fulfil(&session)?;
             Ok(OpenSession { log: Arc::new(FileLog { engine, session }), state, problems })
         })
         .await
@@ -203,7 +203,10 @@ impl SessionStore for FileStore {
             .blocking(move |core| {
                 let reservation = Reservation::new(core, id)?;
                 let (session, opened) = open::create(core, id)?;
-                reservation.fulfil(&session);
+                reservation.fulfil(&session).inspect_err(|_| {
+                    // An empty file is nobody's session.
+                    let _ = core.fs().remove_file(&core.layout.log(id));
+                })?;
                 Ok((FileLog { engine, session }, opened))
             })
             .await?;
@@ -323,6 +326,9 @@ impl SessionStore for FileStore {
         };
         let _ = tokio::time::timeout(limit, all_durable).await;
         self.engine.stop();
+        // Where there was no room for `closed`, nothing more is accepted that nobody would write.
+        sessions.iter().filter(|session| session.has_not_ended()).for_each(|session| session.stop());
+        core.room.notify_waiters();
         let engine = Arc::clone(&self.engine);
         let not_durable: Vec<_> = sessions.iter().filter_map(|session| missing(session)).collect();
         let is_done = not_durable.is_empty();
@@ -334,6 +340,7 @@ impl SessionStore for FileStore {
         })
         .await;
         sessions.iter().filter(|session| !session.is_clean()).for_each(|session| session.stop());
+        core.room.notify_waiters();
         if is_done { Ok(()) } else { Err(ShutdownError { not_durable }) }
     }
 
@@ -368,7 +375,7 @@ fn missing(session: &Session) -> Option<(SessionId, u64, String)> {
     let buffer = lock(&session.buffer);
     let why = match (&buffer.ended, buffer.trouble()) {
         (Some(buffer::Ended::Lost(why)), _) => why.clone(),
-        (Some(buffer::Ended::Stopped), None) => "the store was shut down before".to_owned(),
+        (Some(buffer::Ended::Stopped), None) => "the store was shut down before all was durable".to_owned(),
         (_, Some(trouble)) => trouble.to_string(),
         _ => "the time was up".to_owned(),
     };

@@ -353,7 +353,7 @@ impl<'a> Reservation<'a> {
     /// [`StoreError::Held`] where this process has it in use.
     pub(super) fn new(core: &'a Core, id: SessionId) -> Result<Self, StoreError> {
         let mut sessions = lock(&core.sessions);
-        if core.closed.load(std::sync::atomic::Ordering::Acquire) {
+        if core.is_closed() {
             return Err(StoreError::Closed);
         }
         if sessions.contains_key(&id) {
@@ -366,8 +366,17 @@ impl<'a> Reservation<'a> {
     }
 
     /// The session is this process's from here on.
-    pub(super) fn fulfil(self, session: &Arc<Session>) {
-        lock(&self.core.sessions).insert(self.id, Holding::Open(Arc::clone(session)));
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] where the store was shut down meanwhile: whoever did that does not know of the session.
+    pub(super) fn fulfil(self, session: &Arc<Session>) -> Result<(), StoreError> {
+        let mut sessions = lock(&self.core.sessions);
+        if self.core.is_closed() {
+            drop(sessions);
+            return Err(StoreError::Closed);
+        }
+        sessions.insert(self.id, Holding::Open(Arc::clone(session)));
+        Ok(())
     }
 }
 

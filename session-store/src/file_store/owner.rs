@@ -75,6 +75,10 @@ pub(super) fn begin(core: &Core) -> Result<(Uuid, Owner), StoreError> {
     if let Some(held) = &*held {
         return Ok((held.writer, held.owner.clone()));
     }
+    if core.is_closed() {
+        // The shutdown has let go, and nobody would let go again.
+        return Err(StoreError::Closed);
+    }
     let folder = core.layout.owners();
     create_dirs(core.fs(), &folder).map_err(StoreError::io("create", &folder))?;
     remove_leftovers(core, &folder);

@@ -195,6 +195,11 @@ impl Session {
         self.publish(&buffer);
     }
 
+    /// Whether it takes events.
+    pub(super) fn has_not_ended(&self) -> bool {
+        lock(&self.buffer).ended.is_none()
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         lock(&self.buffer).is_lost()
     }

@@ -317,6 +317,51 @@ async fn shutdown_ends_at_its_limit_and_says_what_is_not_durable() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_being_opened_at_the_shutdown_is_not_opened() {
+    let fs = SimFs::new();
+    let first = store(&fs);
+    let log = create(&first).await;
+    soon(first.shutdown(LIMIT)).await.unwrap();
+    let store1 = Arc::new(store(&fs));
+    fs.hang_syncs();
+    let opening = tokio::spawn({
+        let (store1, id) = (Arc::clone(&store1), log.id());
+        async move { store1.open(id).await }
+    });
+    until(|| fs.hung_syncs() > 0).await;
+    soon(store1.shutdown(LIMIT)).await.unwrap();
+    fs.let_syncs_go();
+    assert!(matches!(soon(opening).await.unwrap(), Err(StoreError::Closed)));
+    assert_eq!(store(&fs).open(log.id()).await.unwrap().log.epoch(), 3, "nobody holds it");
+}
+
+#[tokio::test]
+async fn a_session_with_no_room_for_its_end_takes_nothing_after_the_shutdown() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    options.session_bytes_max = 4096;
+    options.closing_bytes = 0;
+    let store = FileStore::open(options).unwrap();
+    let log = create(&store).await;
+    soon(log.flush()).await.unwrap();
+    fs.hang_syncs();
+    while log.append(say("some words")).is_ok() {}
+    // Shorter than the line of `closed`.
+    while log.append(Note { text: String::new() }.into()).is_ok() {}
+    let (reserved, stopped) = tokio::join!(soon(log.reserve(4096)), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        soon(store.shutdown(Duration::from_millis(50))).await
+    });
+    assert!(matches!(reserved, Err(StoreError::Closed)), "nobody waits for room in a store that stopped");
+    assert!(stopped.is_err());
+    fs.let_syncs_go();
+    let accepted = log.progress().borrow().accepted;
+    until(|| log.progress().borrow().durable == accepted).await;
+    assert!(!entries(&store, log.id()).await.iter().any(|entry| matches!(entry.event, Event::Closed(_))));
+    assert!(matches!(log.append(say("late")), Err(AppendError::NotOpen { .. })));
+}
+
+#[tokio::test]
 async fn the_real_disk_holds_it_for_the_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let home = tempfile::tempdir().unwrap();
