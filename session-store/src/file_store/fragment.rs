@@ -19,7 +19,7 @@ use std::ops::Range;
 const INLINE_BYTES_MAX: u64 = 64 << 10;
 
 /// Where the fragment stands that has to be put aside. One that lacks only its newline is no fragment but a record.
-fn range(folded: &Folded) -> Option<Range<u64>> {
+pub(super) fn range(folded: &Folded) -> Option<Range<u64>> {
     match folded.fragment {
         Some((offset, false)) => Some(offset..folded.length),
         _ => None,

@@ -18,7 +18,7 @@ use super::session::{Disk, Session};
 use super::{fragment, lock, syncer};
 use crate::error::StoreError;
 use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, SessionForked};
-use crate::fs::{self, File, OpenMode, create_dirs, read_full_at};
+use crate::fs::{self, File, OpenMode, create_dirs, for_each_chunk, read_full_at, write_all_at};
 use crate::id::{Seq, SessionId};
 use crate::line::{self, Problem};
 use crate::scan::Scanner;
@@ -32,6 +32,8 @@ use uuid::Uuid;
 
 /// How long to wait for another who is opening the same session.
 const TURN_MAX: Duration = Duration::from_secs(2);
+/// How often a log that grows while it is read is read again, before the first `opened` in it decides.
+const TRIES_MAX: u32 = 3;
 const COPY_BYTES: usize = 1 << 20;
 
 /// What opening gave.
@@ -106,11 +108,22 @@ pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError>
 
 fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: Owner) -> Result<Taken, StoreError> {
     let path = core.layout.log(id);
-    let mut folded = read::fold(core, id)?;
-    refuse_if_held(core, id, &folded.state)?;
-    let epoch = folded.epoch.max(folded.state.epoch) + 1;
-    let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner };
-    let prelude = open_prelude(core, id, &**file, &folded, opened)?;
+    let mut tries = 0;
+    let (mut folded, epoch, prelude) = loop {
+        let folded = read::fold(core, id)?;
+        refuse_if_held(core, id, &folded.state)?;
+        let epoch = folded.epoch.max(folded.state.epoch) + 1;
+        let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner: owner.clone() };
+        let prelude = open_prelude(core, id, &**file, &folded, opened)?;
+        if folded.state.owner.is_some() {
+            write_tail_again(core, id, &**file, &folded)?;
+        }
+        tries += 1;
+        // All this takes as long as the log is. Who became its owner meanwhile is lost if anything is appended now.
+        if tries == TRIES_MAX || file.stat().map_err(StoreError::io("look at", &path))?.size == folded.length {
+            break (folded, epoch, prelude);
+        }
+    };
     append_all(&**file, &prelude.bytes).map_err(StoreError::io("write", &path))?;
     file.sync_data().map_err(StoreError::io("sync", &path))?;
     syncer::sync_day(core, &core.layout.day(id))?;
@@ -125,6 +138,18 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     disk.durable_entries = disk.entries;
     let session = Session::new(id, epoch, Buffer::new(prelude.next, prelude.crc, end), disk);
     Ok(Taken { session: Arc::new(session), state: folded.state, problems: folded.problems })
+}
+
+/// Writes again, in the same place, what the owner before may have failed to make durable: it did not close, and a failed
+/// sync may have left what is only shown. The next sync would say that all is well. No owner has more than its bound
+/// in that state.
+fn write_tail_again(core: &Core, id: SessionId, file: &dyn File, folded: &Folded) -> Result<(), StoreError> {
+    // A fragment is kept elsewhere and about to go.
+    let end = fragment::range(folded).map_or(folded.length, |fragment| fragment.start);
+    let tail = end.saturating_sub(core.options.session_bytes_max)..end;
+    let path = core.layout.log(id);
+    let in_place = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
+    for_each_chunk(file, tail, |chunk, offset| write_all_at(&*in_place, chunk, offset)).map_err(StoreError::io("write", &path))
 }
 
 /// What a new owner appends: the newline that a fragment lacks, `opened`, and what became of the fragment.

@@ -45,6 +45,28 @@ async fn a_failed_sync_is_cured_without_anybody_waiting() {
 }
 
 #[tokio::test]
+async fn what_a_failed_sync_of_an_owner_before_lost_is_written_again() {
+    let fs = SimFs::new();
+    let log = create(&store(&fs)).await;
+    let id = log.id();
+    soon(log.flush()).await.unwrap();
+    fs.fail_syncs(u64::MAX);
+    log.append(say("hello")).unwrap();
+    soon(log.progress().wait_for(|progress| progress.trouble.is_some())).await.unwrap();
+    // Its owner dies, and the next one fails once in opening it.
+    let fs = fs.after_kill();
+    let store1 = store(&fs);
+    fs.fail_syncs(1);
+    assert!(matches!(store1.open(id).await, Err(StoreError::Io { action: "sync", .. })));
+    let opened = store1.open(id).await.unwrap();
+    let entry = opened.log.append(say("again")).unwrap();
+    soon(opened.log.durable(entry.seq)).await.unwrap();
+    let after = store(&fs.after_power_cut());
+    assert_eq!(texts(&after, id).await, ["hello", "again"]);
+    assert!(after.verify(id).await.unwrap().ok);
+}
+
+#[tokio::test]
 async fn a_side_file_that_a_failed_sync_lost_is_written_again() {
     let fs = SimFs::new();
     let log = create(&store(&fs)).await;

@@ -1,7 +1,7 @@
 //! One writer, any reader: two stores with owner files of their own are as good as two processes.
 
 use crate::sim::SimFs;
-use crate::writing::{LIMIT, create, log_path, options, say, soon, store, texts};
+use crate::writing::{LIMIT, create, log_path, options, say, soon, store, texts, until};
 use session_store::*;
 
 /// The store of a process on another machine or after a restart of this one.
@@ -141,6 +141,31 @@ async fn what_an_overtaken_writer_wrote_all_the_same_is_set_aside() {
     let entry = opened.log.append(say("on")).unwrap();
     soon(opened.log.durable(entry.seq)).await.unwrap();
     assert_eq!(texts(&third, log.id()).await, ["before", "new", "on"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_comes_late_does_not_end_the_one_that_came_first() {
+    let fs = SimFs::new();
+    let (first, late) = (store(&fs), std::sync::Arc::new(store(&fs)));
+    let log = create(&first).await;
+    let id = log.id();
+    soon(log.close()).await.unwrap();
+    // It has read the log, once in a chunk and once to see its end, and is then overtaken.
+    fs.hang_at_end_of_file(2);
+    let opening = tokio::spawn({
+        let late = std::sync::Arc::clone(&late);
+        async move { late.open(id).await }
+    });
+    until(|| fs.has_hung_read()).await;
+    // As where the first could not wait for its turn any longer.
+    fs.forget_locks();
+    let winner = store_of(&fs, "here", "boot 1");
+    let log = winner.open(id).await.unwrap().log;
+    fs.let_read_go();
+    assert!(matches!(soon(opening).await.unwrap(), Err(StoreError::Held { alive: true, .. })));
+    log.append(say("it goes on")).unwrap();
+    soon(log.flush()).await.unwrap();
+    assert_eq!(texts(&winner, id).await, ["it goes on"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
