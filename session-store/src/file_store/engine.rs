@@ -247,8 +247,9 @@ impl Engine {
             return Err(StoreError::Closed);
         }
         type Run = fn(&Core);
+        // In the order in which they stop each other, so that one that cannot be started leaves none that does not end.
         let parts: [(&str, Run); 3] =
-            [("session-writer", writer::run), ("session-syncer", syncer::run_background), ("session-commit", syncer::run_commit)];
+            [("session-commit", syncer::run_commit), ("session-writer", writer::run), ("session-syncer", syncer::run_background)];
         for (name, run) in parts.into_iter().skip(threads.len()) {
             let core = Arc::clone(&self.core);
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core));
@@ -260,8 +261,7 @@ impl Engine {
     /// Lets the threads finish what they have, and end.
     pub(super) fn stop(&self) {
         self.core.closed.store(true, Ordering::Release);
-        // The background syncer ends after the writer, which stops it.
-        self.core.writer.stop();
+        // Each stops the next when it ends, because what fails in it is tried again by the next: commit, writer, background.
         self.core.commit.stop();
     }
 

@@ -57,6 +57,8 @@ pub(super) fn run_commit(core: &Core) {
             core.commit.push(&session, Due::Now);
         }
     }
+    // What failed above is tried again by the writer and the background syncer.
+    core.writer.stop();
 }
 
 /// Syncs `sessions`, their folders first; what fails is tried again in the lane `again`.
