@@ -7,12 +7,13 @@
 //! It does not say that a process is well: one that is stopped keeps its lock, and one that wakes up after the machine
 //! slept may find its lock gone only because its host was taken for dead elsewhere. Readers fence such a writer.
 
-use super::engine::Core;
+use super::engine::{Core, Holding};
 use super::lock;
 use crate::error::StoreError;
 use crate::event::{Opened, Owner};
 use crate::fs::{File, OpenMode, create_dirs, write_all_at};
 use crate::id::SessionId;
+use crate::state::State;
 use crate::store::Holder;
 use std::ffi::OsStr;
 use std::io;
@@ -142,6 +143,15 @@ fn remove_leftovers(core: &Core, folder: &Path) {
             }
             let _ = file.unlock();
         }
+    }
+}
+
+/// Who has a session whose fold is `state`; where it is this process, too.
+pub(super) fn holder_of(core: &Core, id: SessionId, state: &State) -> Holder {
+    let ours = matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_) | Holding::Released(_)));
+    match &state.owner {
+        Some(opened) if ours => Holder::Alive(opened.owner.clone()),
+        opened => holder(core, opened.as_ref()),
     }
 }
 

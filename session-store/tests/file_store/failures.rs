@@ -116,6 +116,45 @@ async fn a_full_disk_is_told_and_all_is_written_once_there_is_room() {
 }
 
 #[tokio::test]
+async fn a_line_that_its_living_owner_could_write_in_part_is_no_damage() {
+    let fs = SimFs::new();
+    let (ours, theirs) = (store(&fs), store(&fs));
+    let log = create(&ours).await;
+    soon(log.flush()).await.unwrap();
+    fs.set_room(Some(10));
+    log.append(say("hello")).unwrap();
+    assert!(soon(log.flush()).await.is_err());
+    for store in [&ours, &theirs] {
+        let verified = store.verify(log.id()).await.unwrap();
+        assert!(verified.ok, "{:?}", verified.problems);
+    }
+    let verified = store(&fs.after_kill()).verify(log.id()).await.unwrap();
+    assert_eq!(verified.problems.iter().map(|problem| problem.kind).collect::<Vec<_>>(), [ProblemKind::TornTail]);
+}
+
+#[tokio::test]
+async fn a_drop_while_a_sync_hangs_that_then_fails_still_makes_all_durable() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let log = create(&store1).await;
+    let id = log.id();
+    soon(log.flush()).await.unwrap();
+    fs.hang_syncs();
+    let entry = log.append(say("hello")).unwrap();
+    log.start_commit(entry.seq);
+    until(|| fs.hung_syncs() > 0).await;
+    let mut progress = log.progress();
+    drop(log);
+    drop(store1);
+    // The other threads have the time to end.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fs.fail_syncs(2);
+    fs.let_syncs_go();
+    soon(progress.wait_for(|progress| progress.durable == 4)).await.unwrap();
+    assert_eq!(texts(&store(&fs.after_power_cut()), id).await, ["hello"]);
+}
+
+#[tokio::test]
 async fn short_writes_go_on_where_they_stopped() {
     let fs = SimFs::new();
     fs.limit_writes(7);

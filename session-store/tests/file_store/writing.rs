@@ -254,6 +254,19 @@ async fn the_bound_of_the_store_counts_all_sessions() {
 }
 
 #[tokio::test]
+async fn large_events_are_not_kept_once_they_are_written() {
+    let fs = SimFs::new();
+    let log = create(&store(&fs)).await;
+    for _ in 0..4 {
+        log.append(say(&"x".repeat(2 << 20))).unwrap();
+        soon(log.flush()).await.unwrap();
+    }
+    let last = log.append(say("small")).unwrap();
+    assert_eq!(log.recent(last.seq).unwrap().len(), 1);
+    assert!(log.recent(2).is_none(), "the first of them is read from the disk");
+}
+
+#[tokio::test]
 async fn close_says_so_in_the_log_and_ends_it() {
     let fs = SimFs::new();
     let store = store(&fs);
