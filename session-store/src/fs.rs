@@ -331,19 +331,18 @@ pub(crate) fn for_each_chunk(
     Ok(())
 }
 
-/// Makes a folder and those above it that are missing.
-pub(crate) fn create_dirs(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+/// Makes a folder and those above it that are missing, and calls `about_to_make` with each of them first.
+pub(crate) fn create_dirs(fs: &dyn FileSystem, path: &Path, about_to_make: &mut dyn FnMut(&Path)) -> io::Result<()> {
+    if fs.stat(path).is_ok() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        create_dirs(fs, above, about_to_make)?;
+    }
+    about_to_make(path);
     match fs.create_dir(path) {
+        // Another made it meanwhile.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).ok_or(error)?;
-            create_dirs(fs, above)?;
-            match fs.create_dir(path) {
-                // Another made it meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                made => made,
-            }
-        }
         made => made,
     }
 }

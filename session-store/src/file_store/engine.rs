@@ -16,11 +16,11 @@ use super::owner::Ownership;
 use super::session::{Attempt, Disk, Session};
 use super::{FileStoreOptions, lock, syncer, writer};
 use crate::error::StoreError;
-use crate::fs::{File, FileSystem, OpenMode};
+use crate::fs::{File, FileSystem, OpenMode, create_dirs};
 use crate::id::SessionId;
 use crate::stats::{Histogram, StoreStats};
-use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -45,6 +45,8 @@ pub(super) struct Core {
     pub(super) ownership: Ownership,
     /// The day folders whose way up is durable.
     pub(super) durable_days: Mutex<HashSet<PathBuf>>,
+    /// Folders above the home with an entry that this process made and that is not durable yet.
+    pub(super) above_home: Mutex<BTreeSet<PathBuf>>,
     open_files: AtomicU64,
     open_files_max: u64,
     /// No more sessions are opened.
@@ -89,6 +91,7 @@ impl Core {
             room: Notify::new(),
             sessions: Mutex::default(),
             durable_days: Mutex::default(),
+            above_home: Mutex::default(),
             open_files: AtomicU64::new(0),
             open_files_max: descriptor_budget(),
             closed: AtomicBool::new(false),
@@ -150,6 +153,19 @@ impl Core {
             Some(more) => Err(lost(format!("another process wrote {more} bytes to its file"))),
             None => Err(lost(format!("its file was cut from {} to {} bytes", disk.end, stat.size))),
         }
+    }
+
+    /// Makes a folder and those above it that are missing.
+    pub(super) fn create_dirs(&self, path: &Path) -> Result<(), StoreError> {
+        // Before it is there: who finds it made must not take it for durable.
+        let mut about_to_make = |folder: &Path| {
+            let is_above_home = folder != self.layout.home() && self.layout.home().starts_with(folder);
+            let parent = folder.parent().filter(|parent| is_above_home && !parent.as_os_str().is_empty());
+            if let Some(parent) = parent {
+                lock(&self.above_home).insert(parent.to_path_buf());
+            }
+        };
+        create_dirs(self.fs(), path, &mut about_to_make).map_err(StoreError::io("create", path))
     }
 
     /// Has all events of `session` before `seq` made durable at once.

@@ -9,7 +9,7 @@ use super::read::Folded;
 use super::{syncer, writer};
 use crate::error::StoreError;
 use crate::event::{Recovered, SideRef};
-use crate::fs::{File, OpenMode, create_dirs, for_each_chunk, read_full_at, write_all_at};
+use crate::fs::{File, OpenMode, for_each_chunk, read_full_at, write_all_at};
 use crate::id::SessionId;
 use crate::side::hexadecimal;
 use sha2::{Digest, Sha256};
@@ -50,7 +50,7 @@ fn keep_whole(core: &Core, id: SessionId, log: &dyn File, range: Range<u64>) -> 
     .map_err(StoreError::io("read", &path))?;
     let side = SideRef { sha256: hexadecimal(&hash.finalize()), bytes };
 
-    create_dirs(core.fs(), &folder).map_err(StoreError::io("create", &folder))?;
+    core.create_dirs(&folder)?;
     let side_path = folder.join(&side.sha256);
     let file = writer::open_or_create(core, &side_path).map_err(StoreError::io("create", &side_path))?;
     for_each_chunk(log, range.clone(), |chunk, offset| write_all_at(&*file, chunk, offset - range.start))

@@ -18,7 +18,7 @@ use super::session::{Disk, Session};
 use super::{fragment, lock, syncer};
 use crate::error::StoreError;
 use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, SessionForked};
-use crate::fs::{self, File, OpenMode, create_dirs, for_each_chunk, read_full_at, write_all_at};
+use crate::fs::{self, File, OpenMode, for_each_chunk, read_full_at, write_all_at};
 use crate::id::{Seq, SessionId};
 use crate::line::{self, Problem};
 use crate::scan::Scanner;
@@ -68,7 +68,7 @@ impl Prelude {
 pub(super) fn create(core: &Core, id: SessionId) -> Result<(Arc<Session>, Opened), StoreError> {
     let (writer, owner) = owner::begin(core)?;
     let day = core.layout.day(id);
-    create_dirs(core.fs(), &day).map_err(StoreError::io("create", &day))?;
+    core.create_dirs(&day)?;
     let path = core.layout.log(id);
     let file = core.fs().open(&path, OpenMode::CreateNew).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => StoreError::Exists(id),
@@ -245,7 +245,7 @@ pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: Ses
     let copy_end = end_of_copy(core, parent, at)?;
     let (writer, owner) = owner::begin(core)?;
     let day = core.layout.day(id);
-    create_dirs(core.fs(), &day).map_err(StoreError::io("create", &day))?;
+    core.create_dirs(&day)?;
     let (part, path) = (core.layout.part(id), core.layout.log(id));
     let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
     let copied = (|| {
@@ -315,7 +315,7 @@ fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), Store
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(StoreError::io("read", &from))?,
     };
-    create_dirs(core.fs(), &to).map_err(StoreError::io("create", &to))?;
+    core.create_dirs(&to)?;
     for name in entries.iter().filter_map(|entry| entry.name.to_str()).filter(|name| is_hash(name)) {
         let bytes = fs::read_all(core.fs(), &from.join(name)).map_err(StoreError::io("read", from.join(name)))?;
         let path = to.join(name);

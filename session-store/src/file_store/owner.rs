@@ -11,7 +11,7 @@ use super::engine::{Core, Holding};
 use super::lock;
 use crate::error::StoreError;
 use crate::event::{Opened, Owner};
-use crate::fs::{File, OpenMode, create_dirs, write_all_at};
+use crate::fs::{File, OpenMode, write_all_at};
 use crate::id::SessionId;
 use crate::state::State;
 use crate::store::Holder;
@@ -81,7 +81,7 @@ pub(super) fn begin(core: &Core) -> Result<(Uuid, Owner), StoreError> {
         return Err(StoreError::Closed);
     }
     let folder = core.layout.owners();
-    create_dirs(core.fs(), &folder).map_err(StoreError::io("create", &folder))?;
+    core.create_dirs(&folder)?;
     remove_leftovers(core, &folder);
     let machine = &core.options.machine;
     let owner = Owner {

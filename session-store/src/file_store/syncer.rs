@@ -130,6 +130,12 @@ pub(super) fn sync_day(core: &Core, day: &Path) -> Result<(), StoreError> {
     for folder in chain.iter().take(if is_known { 1 } else { chain.len() }) {
         sync_folder(core, folder)?;
     }
+    // Each is taken out only when it is durable: another round may ask at the same time.
+    let above_home = lock(&core.above_home).clone();
+    for folder in above_home {
+        sync_folder(core, &folder)?;
+        lock(&core.above_home).remove(&folder);
+    }
     if !is_known {
         lock(&core.durable_days).insert(day.to_path_buf());
     }

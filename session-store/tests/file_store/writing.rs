@@ -75,6 +75,18 @@ async fn what_is_durable_is_there_after_a_power_cut() {
 }
 
 #[tokio::test]
+async fn the_folders_that_lead_to_a_new_home_are_durable_too() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    options.home = "/ada/.local/share/store".into();
+    let log = create(&FileStore::open(options.clone()).unwrap()).await;
+    let entry = log.append(say("hello")).unwrap();
+    soon(log.durable(entry.seq)).await.unwrap();
+    options.fs = Arc::new(fs.after_power_cut());
+    assert_eq!(texts(&FileStore::open(options).unwrap(), log.id()).await, ["hello"]);
+}
+
+#[tokio::test]
 async fn a_home_that_is_a_file_is_refused() {
     let fs = SimFs::new();
     fs.put("/home".as_ref(), b"not a folder");
