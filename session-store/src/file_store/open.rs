@@ -101,12 +101,12 @@ pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError>
     let file = open_log(core, id, &path, OpenMode::Append)?;
     let (writer, owner) = owner::begin(core)?;
     let turn = Turn::take(&file);
-    let taken = open_in_turn(core, id, &file, writer, owner);
+    let taken = open_in_turn(core, id, &file, writer, &owner);
     drop(turn);
     taken
 }
 
-fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: Owner) -> Result<Taken, StoreError> {
+fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: &Owner) -> Result<Taken, StoreError> {
     let path = core.layout.log(id);
     let mut tries = 0;
     let (mut folded, epoch, prelude) = loop {

@@ -36,6 +36,8 @@ struct Disk {
     locks: BTreeMap<Inode, u64>,
     room: Option<usize>,
     read_only: bool,
+    /// Other kernels have it mounted too.
+    is_shared: bool,
     off: bool,
 }
 
@@ -134,6 +136,10 @@ impl SimFs {
 
     pub(crate) fn set_read_only(&self) {
         self.disk().read_only = true;
+    }
+
+    pub(crate) fn set_shared(&self) {
+        self.disk().is_shared = true;
     }
 
     /// From now on syncs of files do not return.
@@ -413,7 +419,7 @@ impl FileSystem for SimFs {
     }
 
     fn locks_are_trusted(&self, _: &Path) -> bool {
-        true
+        !self.disk().is_shared
     }
 }
 
