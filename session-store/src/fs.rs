@@ -298,6 +298,24 @@ pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -
     Ok(())
 }
 
+/// Writes all of `parts` at the end, with one call where the system takes all of it; `wrote` is told what each call took.
+pub(crate) fn append_all(file: &dyn File, mut parts: &mut [IoSlice<'_>], mut wrote: impl FnMut(u64)) -> io::Result<()> {
+    // Empty ones at the start go; what is left then holds something, or is nothing.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.append(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                wrote(count as u64);
+                IoSlice::advance_slices(&mut parts, count);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Fills `buffer` from `offset` on, as far as the file goes; says how much it got.
 pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;

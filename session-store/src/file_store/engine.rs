@@ -176,8 +176,7 @@ impl Core {
                 return;
             }
         }
-        let (_, busy) = self.commit.push(session, Due::Now);
-        if busy {
+        if self.commit.push(session, Due::Now) {
             // It syncs others for now, but nothing stands in the way of the write.
             self.writer.push(session, Due::Now);
         }

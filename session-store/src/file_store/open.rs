@@ -18,7 +18,7 @@ use super::session::{Disk, Session};
 use super::{fragment, lock, syncer};
 use crate::error::StoreError;
 use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, SessionForked};
-use crate::fs::{self, File, OpenMode, for_each_chunk, read_full_at, write_all_at};
+use crate::fs::{self, File, OpenMode, append_all, for_each_chunk, read_full_at, write_all_at};
 use crate::id::{Seq, SessionId};
 use crate::line::{self, Problem};
 use crate::scan::Scanner;
@@ -124,7 +124,7 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
             break (folded, epoch, prelude);
         }
     };
-    append_all(&**file, &prelude.bytes).map_err(StoreError::io("write", &path))?;
+    append_all(&**file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &path))?;
     file.sync_data().map_err(StoreError::io("sync", &path))?;
     syncer::sync_day(core, &core.layout.day(id))?;
 
@@ -163,18 +163,6 @@ fn open_prelude(core: &Core, id: SessionId, file: &dyn File, folded: &Folded, op
         prelude.push(core, recovered.into());
     }
     Ok(prelude)
-}
-
-fn append_all(file: &dyn File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.append(&[IoSlice::new(bytes)]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Whether the file ends with `bytes`, at `offset`, and with nothing else.
@@ -256,7 +244,7 @@ pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: Ses
         let mut prelude = Prelude::new(folded.crc, folded.next_seq);
         prelude.push(core, Opened { epoch: folded.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
         prelude.push(core, SessionForked { session: id, parent, at_seq }.into());
-        append_all(&*file, &prelude.bytes).map_err(StoreError::io("write", &part))?;
+        append_all(&*file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &part))?;
         file.sync_data().map_err(StoreError::io("sync", &part))?;
         core.fs().rename(&part, &path).map_err(StoreError::io("rename", &part))?;
         Ok(copy_end + prelude.bytes.len() as u64)
@@ -303,7 +291,7 @@ fn copy_log(core: &Core, parent: SessionId, end: u64, into: &dyn File, part: &Pa
         if length == 0 {
             return Err(StoreError::io("read", &path)(io::ErrorKind::UnexpectedEof.into()));
         }
-        append_all(into, &chunk[..length]).map_err(StoreError::io("write", part))?;
+        append_all(into, &mut [IoSlice::new(&chunk[..length])], |_| {}).map_err(StoreError::io("write", part))?;
         offset += length as u64;
     }
     Ok(())
@@ -320,7 +308,7 @@ fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), Store
         let bytes = fs::read_all(core.fs(), &from.join(name)).map_err(StoreError::io("read", from.join(name)))?;
         let path = to.join(name);
         let file = core.fs().open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?;
-        append_all(&*file, &bytes).map_err(StoreError::io("write", &path))?;
+        append_all(&*file, &mut [IoSlice::new(&bytes)], |_| {}).map_err(StoreError::io("write", &path))?;
         file.sync_data().map_err(StoreError::io("sync", &path))?;
     }
     syncer::sync_folder(core, &to)
