@@ -292,3 +292,24 @@ fn finish(core: &Core, session: &Session, job: &Job) {
     // Last, so that whoever waited finds all counters right.
     session.publish(&lock(&session.buffer));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_store::FileStoreOptions;
+    use crate::id::SessionId;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_failure_that_is_told_after_another_lane_cured_it_goes_with_the_next_try() {
+        let core = Core::new(FileStoreOptions::new("/nowhere"));
+        let disk =
+            Disk { file: None, identity: (0, 0), end: 0, suspect: false, entries: 1, durable_entries: 1, has_side_folder: false };
+        let session = Session::new(SessionId::new(Timestamp::from_ms(0)), 1, Buffer::new(0, 0, 0), disk);
+        let progress = session.progress.subscribe();
+        session.fail(Attempt::Sync, StoreError::Closed);
+        assert!(progress.borrow().trouble.is_some());
+        assert!(sync(&core, &session).is_ok());
+        assert!(progress.borrow().trouble.is_none());
+    }
+}
