@@ -768,6 +768,9 @@ pub struct Recovered {
     pub bytes: u64,
     /// The fragment itself: as text where it is UTF-8, else hexadecimal with the prefix `hex:`. Where it is longer than 64 KiB, its start.
     pub fragment: String,
+    /// The whole fragment, where `fragment` is only its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<SideRef>,
 }
 
 /// `compacted`: the pieces `from..=to` were superseded and are left out of this file.

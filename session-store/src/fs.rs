@@ -10,8 +10,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+/// How much of a file is read at a time where a part of it is copied.
+const COPY_BYTES: usize = 1 << 20;
 
 /// A file system. All paths are absolute, or relative to the working directory of the process.
 pub trait FileSystem: Send + Sync + 'static {
@@ -294,6 +298,24 @@ pub(crate) fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -
     Ok(())
 }
 
+/// Writes all of `parts` at the end, with one call where the system takes all of it; `wrote` is told what each call took.
+pub(crate) fn append_all(file: &dyn File, mut parts: &mut [IoSlice<'_>], mut wrote: impl FnMut(u64)) -> io::Result<()> {
+    // Empty ones at the start go; what is left then holds something, or is nothing.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.append(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                wrote(count as u64);
+                IoSlice::advance_slices(&mut parts, count);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Fills `buffer` from `offset` on, as far as the file goes; says how much it got.
 pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
@@ -308,19 +330,37 @@ pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> i
     Ok(filled)
 }
 
-/// Makes a folder and those above it that are missing.
-pub(crate) fn create_dirs(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
-    match fs.create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).ok_or(error)?;
-            create_dirs(fs, above)?;
-            match fs.create_dir(path) {
-                // Another made it meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                made => made,
-            }
+/// Reads the bytes in `range` and gives them to `sink`, with the offset of each chunk; ends early where the file does.
+pub(crate) fn for_each_chunk(
+    file: &dyn File,
+    mut range: Range<u64>,
+    mut sink: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut chunk = vec![0; usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX).min(COPY_BYTES)];
+    while range.start < range.end {
+        let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(chunk.len());
+        let length = read_full_at(file, &mut chunk[..want], range.start)?;
+        if length == 0 {
+            break;
         }
+        sink(&chunk[..length], range.start)?;
+        range.start += length as u64;
+    }
+    Ok(())
+}
+
+/// Makes a folder and those above it that are missing, and calls `about_to_make` with each of them first.
+pub(crate) fn create_dirs(fs: &dyn FileSystem, path: &Path, about_to_make: &mut dyn FnMut(&Path)) -> io::Result<()> {
+    if fs.stat(path).is_ok() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        create_dirs(fs, above, about_to_make)?;
+    }
+    about_to_make(path);
+    match fs.create_dir(path) {
+        // Another made it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
 }

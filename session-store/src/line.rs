@@ -57,6 +57,13 @@ impl Decoded {
             Self::Side(line) => line.seq,
         }
     }
+
+    pub(crate) fn set_seq(&mut self, seq: Seq) {
+        match self {
+            Self::Entry(entry) => entry.seq = seq,
+            Self::Side(line) => line.seq = seq,
+        }
+    }
 }
 
 /// Appends the line of `event`, with its newline, to `out`, and returns its checksum, which the next line starts from.

@@ -147,7 +147,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         Error { scope: "store".to_owned(), message: "cannot write: the disk is full".to_owned() }.into(),
         TurnEnded { reason: "interrupted".to_owned(), error: None, model_calls: 2, usage, duration_ms: 5120 }.into(),
         Closed { epoch: 1 }.into(),
-        Recovered { offset: 5120, bytes: 31, fragment: "{\"seq\":25,\"at\":\"2026-02-01T00:00".to_owned() }.into(),
+        Recovered { offset: 5120, bytes: 31, fragment: "{\"seq\":25,\"at\":\"2026-02-01T00:00".to_owned(), full: None }.into(),
         Compacted { from: 9, to: 10, count: 2 }.into(),
     ]
 }
@@ -312,7 +312,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         "interrupted" => Interrupted { by: word(0) }.into(),
         "turn.ended" => TurnEnded { reason: word(0), error: some(1), model_calls: n[0], usage, duration_ms: n[1] }.into(),
         "error" => Error { scope: word(0), message: word(1) }.into(),
-        "recovered" => Recovered { offset: n[0], bytes: n[1], fragment: word(0) }.into(),
+        "recovered" => Recovered { offset: n[0], bytes: n[1], fragment: word(0), full: None }.into(),
         "compacted" => Compacted { from: n[0], to: n[1], count: n[2] }.into(),
         _ => {
             let fields = words.iter().map(|word| (format!("field {word}"), json.clone())).collect();

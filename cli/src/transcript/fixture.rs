@@ -136,7 +136,7 @@ pub(crate) fn session() -> Vec<Entry> {
         piece(11, 0, "Half of an answer:\n\n```rust\nfn "),
         steer("Hurry up"),
         opened(2),
-        Recovered { offset: 5_000, bytes: 12, fragment: "x".to_owned() }.into(),
+        Recovered { offset: 5_000, bytes: 12, fragment: "x".to_owned(), full: None }.into(),
         user("Go on"),
         request(),
         ModelError {

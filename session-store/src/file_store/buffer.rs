@@ -21,8 +21,8 @@ const CHUNK_START_BYTES: usize = 1 << 10;
 const POOL_BYTES: usize = 16 << 20;
 /// The newest events that are kept for readers in the process although they are written: this many at most, ...
 const RECENT_EVENTS: usize = 256;
-/// ... and no more than this many bytes of lines.
-const RECENT_BYTES: usize = 256 << 10;
+/// ... and no more than this many bytes of lines and side files.
+const RECENT_BYTES: u64 = 256 << 10;
 
 /// Lines that were accepted one after the other.
 pub(super) struct Chunk {
@@ -119,9 +119,9 @@ pub(super) struct Buffer {
     chunks: VecDeque<Arc<Chunk>>,
     pub(super) sides: VecDeque<Arc<Side>>,
     side_bytes: u64,
-    /// The newest events with the lengths of their lines.
-    recent: VecDeque<(usize, Arc<Entry>)>,
-    recent_bytes: usize,
+    /// The newest events with the lengths of their lines and of what is beside them.
+    recent: VecDeque<(u64, Arc<Entry>)>,
+    recent_bytes: u64,
     /// When the writer comes at the latest; nothing: it does not know of anything to write.
     pub(super) write_due: Option<Instant>,
     /// Why the last write failed; gone with the next that works.
@@ -165,6 +165,11 @@ impl Buffer {
         self.end - self.durable_end + self.side_bytes
     }
 
+    /// What of it counts for the store's bound: nothing of a lost session.
+    pub(super) fn counted_bytes(&self) -> u64 {
+        if self.is_lost() { 0 } else { self.bytes() }
+    }
+
     /// Where the file ends once all is written.
     pub(super) fn end(&self) -> u64 {
         self.end
@@ -186,8 +191,8 @@ impl Buffer {
         self.tail.truncate(self.tail.len() - length);
     }
 
-    /// Makes the line that was just added count.
-    pub(super) fn commit_line(&mut self, length: usize, crc: u32, entry: &Arc<Entry>) {
+    /// Makes the line that was just added count; `side_bytes` of its event are beside it.
+    pub(super) fn commit_line(&mut self, length: usize, side_bytes: u64, crc: u32, entry: &Arc<Entry>) {
         if self.tail_since.is_none() {
             let now = Instant::now();
             self.tail_since = Some(now);
@@ -199,8 +204,9 @@ impl Buffer {
         if self.tail.len() >= CHUNK_BYTES {
             self.seal();
         }
-        self.recent.push_back((length, Arc::clone(entry)));
-        self.recent_bytes += length;
+        let cost = length as u64 + side_bytes;
+        self.recent.push_back((cost, Arc::clone(entry)));
+        self.recent_bytes += cost;
         // Two for one, so that what piled up while the disk was slow goes away without a pause.
         self.forget_one_recent();
         self.forget_one_recent();
@@ -209,7 +215,7 @@ impl Buffer {
     fn forget_one_recent(&mut self) {
         let too_many = self.recent.len() > RECENT_EVENTS || self.recent_bytes > RECENT_BYTES;
         if too_many && self.recent.front().is_some_and(|(_, entry)| entry.seq < self.written) {
-            self.recent_bytes -= self.recent.pop_front().map_or(0, |(length, _)| length);
+            self.recent_bytes -= self.recent.pop_front().map_or(0, |(cost, _)| cost);
         }
     }
 

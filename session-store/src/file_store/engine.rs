@@ -13,14 +13,14 @@ use super::buffer::Pool;
 use super::lane::{Due, Lane, LaneName};
 use super::layout::Layout;
 use super::owner::Ownership;
-use super::session::{Disk, Session};
+use super::session::{Attempt, Disk, Session};
 use super::{FileStoreOptions, lock, syncer, writer};
 use crate::error::StoreError;
-use crate::fs::{File, FileSystem, OpenMode};
+use crate::fs::{File, FileSystem, OpenMode, create_dirs};
 use crate::id::SessionId;
 use crate::stats::{Histogram, StoreStats};
-use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -45,6 +45,8 @@ pub(super) struct Core {
     pub(super) ownership: Ownership,
     /// The day folders whose way up is durable.
     pub(super) durable_days: Mutex<HashSet<PathBuf>>,
+    /// Folders above the home with an entry that this process made and that is not durable yet.
+    pub(super) above_home: Mutex<BTreeSet<PathBuf>>,
     open_files: AtomicU64,
     open_files_max: u64,
     /// No more sessions are opened.
@@ -89,10 +91,15 @@ impl Core {
             room: Notify::new(),
             sessions: Mutex::default(),
             durable_days: Mutex::default(),
+            above_home: Mutex::default(),
             open_files: AtomicU64::new(0),
             open_files_max: descriptor_budget(),
             closed: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) fn fs(&self) -> &dyn FileSystem {
@@ -148,6 +155,19 @@ impl Core {
         }
     }
 
+    /// Makes a folder and those above it that are missing.
+    pub(super) fn create_dirs(&self, path: &Path) -> Result<(), StoreError> {
+        // Before it is there: who finds it made must not take it for durable.
+        let mut about_to_make = |folder: &Path| {
+            let is_above_home = folder != self.layout.home() && self.layout.home().starts_with(folder);
+            let parent = folder.parent().filter(|parent| is_above_home && !parent.as_os_str().is_empty());
+            if let Some(parent) = parent {
+                lock(&self.above_home).insert(parent.to_path_buf());
+            }
+        };
+        create_dirs(self.fs(), path, &mut about_to_make).map_err(StoreError::io("create", path))
+    }
+
     /// Has all events of `session` before `seq` made durable at once.
     pub(super) fn commit(&self, session: &Arc<Session>, seq: u64) {
         {
@@ -156,10 +176,24 @@ impl Core {
                 return;
             }
         }
-        let (_, busy) = self.commit.push(session, Due::Now);
-        if busy {
+        if self.commit.push(session, Due::Now) {
             // It syncs others for now, but nothing stands in the way of the write.
             self.writer.push(session, Due::Now);
+        }
+    }
+
+    /// Tells the owner of `session` that a write or a sync failed, and has it tried again in the lane `again` where that can
+    /// help. A lost session is nobody's any more: it can be asked for again, and its memory is not held against the others.
+    pub(super) fn failed(&self, session: &Arc<Session>, attempt: Attempt, error: StoreError, again: &Lane) {
+        tracing::warn!(session = %session.id, %error, "events are kept in memory");
+        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        let is_lost = matches!(error, StoreError::Lost { .. });
+        let given_up = session.fail(attempt, error);
+        if is_lost {
+            self.freed(given_up);
+            self.forget_if_released(session);
+        } else {
+            again.retry(session, self.retry_at());
         }
     }
 
@@ -169,11 +203,11 @@ impl Core {
         self.room.notify_waiters();
     }
 
-    /// Forgets a released session once all of it is durable, so that it can be opened again.
+    /// Forgets a released session once all of it is durable, or never will be, so that it can be opened again.
     pub(super) fn forget_if_released(&self, session: &Arc<Session>) {
         let mut sessions = lock(&self.sessions);
         let is_it = matches!(sessions.get(&session.id), Some(Holding::Released(held)) if Arc::ptr_eq(held, session));
-        if is_it && session.is_clean() {
+        if is_it && (session.is_clean() || session.is_lost()) {
             sessions.remove(&session.id);
             drop(sessions);
             self.close_file(&mut lock(&session.disk));
@@ -224,12 +258,13 @@ impl Engine {
     /// Starts the threads, the first time.
     pub(super) fn start(&self) -> Result<(), StoreError> {
         let mut threads = lock(&self.threads);
-        if self.core.closed.load(Ordering::Acquire) {
+        if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
         type Run = fn(&Core);
+        // In the order in which they stop each other, so that one that cannot be started leaves none that does not end.
         let parts: [(&str, Run); 3] =
-            [("session-writer", writer::run), ("session-syncer", syncer::run_background), ("session-commit", syncer::run_commit)];
+            [("session-commit", syncer::run_commit), ("session-writer", writer::run), ("session-syncer", syncer::run_background)];
         for (name, run) in parts.into_iter().skip(threads.len()) {
             let core = Arc::clone(&self.core);
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core));
@@ -241,8 +276,7 @@ impl Engine {
     /// Lets the threads finish what they have, and end.
     pub(super) fn stop(&self) {
         self.core.closed.store(true, Ordering::Release);
-        // The background syncer ends after the writer, which stops it.
-        self.core.writer.stop();
+        // Each stops the next when it ends, because what fails in it is tried again by the next: commit, writer, background.
         self.core.commit.stop();
     }
 

@@ -138,8 +138,11 @@ impl EntryReader for Entries {
                 self.wait().await;
             }
             let read = self.read().await?;
-            if let Some(last) = read.entries.last() {
-                self.from = last.seq + 1;
+            for entry in &read.entries {
+                // A damaged `seq` may say anything: only a sound one, or the very next, moves the reader on.
+                if entry.sound || entry.seq == self.from {
+                    self.from = entry.seq + 1;
+                }
             }
             self.ready = read.entries.into();
             if read.is_end && self.ready.is_empty() {

@@ -50,8 +50,8 @@ impl Lane {
         Self { name, queue: Mutex::default(), wake: Condvar::new() }
     }
 
-    /// Puts `session` in the lane; says when it is due at the latest, and whether the thread is busy with others until then.
-    pub(super) fn push(&self, session: &Arc<Session>, due: Due) -> (Instant, bool) {
+    /// Puts `session` in the lane; says whether the thread is busy with others.
+    pub(super) fn push(&self, session: &Arc<Session>, due: Due) -> bool {
         let now = Instant::now();
         let mut queue = lock(&self.queue);
         let due = match due {
@@ -63,14 +63,15 @@ impl Lane {
             queue.ready.push(Arc::clone(session));
         }
         let sooner = queue.due.is_none_or(|other| due < other);
-        let due = if sooner { due } else { queue.due.unwrap_or(due) };
-        queue.due = Some(due);
+        if sooner {
+            queue.due = Some(due);
+        }
         let busy = queue.busy;
         drop(queue);
         if sooner {
             self.wake.notify_one();
         }
-        (due, busy)
+        busy
     }
 
     /// Tries `session` again at `at`.

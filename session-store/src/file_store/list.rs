@@ -102,8 +102,9 @@ fn summary_of(core: &Core, id: SessionId, folded: read::Folded) -> SessionSummar
 }
 
 fn is_open(core: &Core, id: SessionId, folded: &read::Folded) -> bool {
-    matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_)))
-        || !matches!(owner::holder(core, folded.state.owner.as_ref()), Holder::Nobody)
+    // Its first line may not be written yet.
+    let ours = matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_)));
+    ours || !matches!(owner::holder_of(core, id, &folded.state), Holder::Nobody)
 }
 
 fn unknown(id: SessionId) -> SessionSummary {

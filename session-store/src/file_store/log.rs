@@ -48,10 +48,12 @@ fn accept(core: &Core, buffer: &mut Buffer, event: Event) -> Result<Arc<Entry>, 
     let room = Room::of(core, event.is_closing());
     room.check(core, buffer, 0)?;
     let at = core.options.clock.now();
+    let mut side_bytes = 0;
     let (mut length, mut crc) = buffer.encode_line(&core.pool, |out, crc, seq| line::encode(out, crc, seq, at, &event));
     if length > core.options.line_bytes_max {
         buffer.take_back_line(length);
         let side = add_fields_as_side(core, buffer, room, &event)?;
+        side_bytes = side.bytes;
         (length, crc) =
             buffer.encode_line(&core.pool, |out, crc, seq| line::encode_side(out, crc, seq, at, event.type_name(), &side));
     }
@@ -60,7 +62,7 @@ fn accept(core: &Core, buffer: &mut Buffer, event: Event) -> Result<Arc<Entry>, 
         return Err(full);
     }
     let entry = Arc::new(Entry { seq: buffer.accepted, at, sound: true, event });
-    buffer.commit_line(length, crc, &entry);
+    buffer.commit_line(length, side_bytes, crc, &entry);
     core.in_memory.fetch_add(length as u64, Ordering::Relaxed);
     core.counters.events.fetch_add(1, Ordering::Relaxed);
     Ok(entry)
@@ -135,7 +137,6 @@ impl Room {
 /// Appends `closed`, where the session has not ended, and lets it be opened again once all is durable.
 pub(super) fn release(core: &Core, session: &Arc<Session>) -> Result<(), AppendError> {
     let mut buffer = lock(&session.buffer);
-    let is_lost = buffer.is_lost();
     if buffer.ended.is_none() {
         accept(core, &mut buffer, Closed { epoch: session.epoch }.into())?;
         buffer.ended = Some(Ended::Closed);
@@ -144,11 +145,7 @@ pub(super) fn release(core: &Core, session: &Arc<Session>) -> Result<(), AppendE
     drop(buffer);
     let mut sessions = lock(&core.sessions);
     if matches!(sessions.get(&session.id), Some(Holding::Open(held)) if Arc::ptr_eq(held, session)) {
-        if is_lost {
-            sessions.remove(&session.id);
-        } else {
-            sessions.insert(session.id, Holding::Released(Arc::clone(session)));
-        }
+        sessions.insert(session.id, Holding::Released(Arc::clone(session)));
     }
     drop(sessions);
     core.room.notify_waiters();

@@ -21,6 +21,7 @@
 mod buffer;
 mod engine;
 mod follow;
+mod fragment;
 mod lane;
 mod layout;
 mod list;
@@ -38,6 +39,7 @@ use crate::error::{ShutdownError, StoreError};
 use crate::event::{Event, SessionStarted, SideRef};
 use crate::fs::{FileSystem, RealFs};
 use crate::id::{Seq, SessionId};
+use crate::line::{Problem, ProblemKind};
 use crate::state::State;
 use crate::stats::StoreStats;
 use crate::store::{EntryReader, Holder, Loaded, NewSession, OpenSession, SessionLog, SessionStore, SessionSummary, Verified};
@@ -150,7 +152,7 @@ impl FileStore {
         self.blocking(move |core| {
             let reservation = Reservation::new(core, id)?;
             let Taken { session, state, problems } = work(core)?;
-            reservation.fulfil(&session);
+            reservation.fulfil(&session)?;
             Ok(OpenSession { log: Arc::new(FileLog { engine, session }), state, problems })
         })
         .await
@@ -162,8 +164,11 @@ impl FileStore {
             Some(Holding::Released(session)) => Arc::clone(session),
             _ => return Ok(()),
         };
-        log::flush(&self.engine.core, &released).await?;
-        self.engine.core.forget_if_released(&released);
+        match log::flush(&self.engine.core, &released).await {
+            // Nothing of it will be written any more: what is there now is opened.
+            Ok(()) | Err(StoreError::Lost { .. }) => self.engine.core.forget_if_released(&released),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -199,7 +204,10 @@ impl SessionStore for FileStore {
             .blocking(move |core| {
                 let reservation = Reservation::new(core, id)?;
                 let (session, opened) = open::create(core, id)?;
-                reservation.fulfil(&session);
+                reservation.fulfil(&session).inspect_err(|_| {
+                    // An empty file is nobody's session.
+                    let _ = core.fs().remove_file(&core.layout.log(id));
+                })?;
                 Ok((FileLog { engine, session }, opened))
             })
             .await?;
@@ -233,11 +241,7 @@ impl SessionStore for FileStore {
     async fn load(&self, id: SessionId) -> Result<Loaded, StoreError> {
         self.blocking(move |core| {
             let folded = read::fold(core, id)?;
-            let ours = matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_)));
-            let holder = match &folded.state.owner {
-                Some(opened) if ours => Holder::Alive(opened.owner.clone()),
-                opened => owner::holder(core, opened.as_ref()),
-            };
+            let holder = owner::holder_of(core, id, &folded.state);
             Ok(Loaded { state: folded.state, problems: folded.problems, holder })
         })
         .await
@@ -261,13 +265,20 @@ impl SessionStore for FileStore {
 
     async fn verify(&self, id: SessionId) -> Result<Verified, StoreError> {
         self.blocking(move |core| {
-            let scanned = read::scan(core, id, |entry, place, problems| {
-                if let Event::ToolFinished(crate::event::ToolFinished { full: Some(side), .. }) = &entry.event
+            let mut scanned = read::scan(core, id, |entry, place, problems| {
+                if let Some(side) = side_of(&entry.event)
                     && read::read_side(core, id, side).is_err()
                 {
                     problems.push(read::missing_side(side, place));
                 }
             })?;
+            // A line that its owner is writing is not torn.
+            let is_torn = |problem: &Problem| problem.kind == ProblemKind::TornTail;
+            if scanned.problems.iter().any(is_torn)
+                && matches!(owner::holder_of(core, id, &read::fold(core, id)?.state), Holder::Alive(_))
+            {
+                scanned.problems.retain(|problem| !is_torn(problem));
+            }
             Ok(Verified { id, ok: scanned.problems.is_empty(), events: scanned.events, problems: scanned.problems })
         })
         .await
@@ -319,6 +330,9 @@ impl SessionStore for FileStore {
         };
         let _ = tokio::time::timeout(limit, all_durable).await;
         self.engine.stop();
+        // Where there was no room for `closed`, nothing more is accepted that nobody would write.
+        sessions.iter().filter(|session| session.has_not_ended()).for_each(|session| session.stop());
+        core.room.notify_waiters();
         let engine = Arc::clone(&self.engine);
         let not_durable: Vec<_> = sessions.iter().filter_map(|session| missing(session)).collect();
         let is_done = not_durable.is_empty();
@@ -330,6 +344,7 @@ impl SessionStore for FileStore {
         })
         .await;
         sessions.iter().filter(|session| !session.is_clean()).for_each(|session| session.stop());
+        core.room.notify_waiters();
         if is_done { Ok(()) } else { Err(ShutdownError { not_durable }) }
     }
 
@@ -347,6 +362,15 @@ impl FileStore {
     }
 }
 
+/// The side file that an event names.
+fn side_of(event: &Event) -> Option<&SideRef> {
+    match event {
+        Event::ToolFinished(finished) => finished.full.as_ref(),
+        Event::Recovered(recovered) => recovered.full.as_ref(),
+        _ => None,
+    }
+}
+
 /// What of a session is not durable.
 fn missing(session: &Session) -> Option<(SessionId, u64, String)> {
     if session.is_clean() {
@@ -355,7 +379,7 @@ fn missing(session: &Session) -> Option<(SessionId, u64, String)> {
     let buffer = lock(&session.buffer);
     let why = match (&buffer.ended, buffer.trouble()) {
         (Some(buffer::Ended::Lost(why)), _) => why.clone(),
-        (Some(buffer::Ended::Stopped), None) => "the store was shut down before".to_owned(),
+        (Some(buffer::Ended::Stopped), None) => "the store was shut down before all was durable".to_owned(),
         (_, Some(trouble)) => trouble.to_string(),
         _ => "the time was up".to_owned(),
     };

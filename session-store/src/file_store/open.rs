@@ -5,8 +5,8 @@
 //! its process ([`super::owner`]). A lock on the log itself is held meanwhile, as a courtesy: where locks work, two who open at the same
 //! time take turns; where they do not, the log decides.
 //!
-//! **A tail is never cut.** What a crash left after the last newline gets its newline, is kept in `recovered`, and only
-//! when that is durable is blanked, so that other tools can read the file as JSON lines.
+//! **A tail is never cut.** What a crash left after the last newline gets its newline, is kept ([`super::fragment`]), and
+//! only then blanked.
 //!
 //! All of this blocks and runs on the runtime's blocking threads.
 
@@ -15,10 +15,10 @@ use super::engine::{Core, Holding};
 use super::owner;
 use super::read::{self, Folded, LogReader, is_hash, open_log};
 use super::session::{Disk, Session};
-use super::{lock, syncer};
+use super::{fragment, lock, syncer};
 use crate::error::StoreError;
-use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, Recovered, SessionForked};
-use crate::fs::{self, File, OpenMode, create_dirs, read_full_at, write_all_at};
+use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, SessionForked};
+use crate::fs::{self, File, OpenMode, append_all, for_each_chunk, read_full_at, write_all_at};
 use crate::id::{Seq, SessionId};
 use crate::line::{self, Problem};
 use crate::scan::Scanner;
@@ -30,10 +30,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How much of a fragment is kept in `recovered`.
-const FRAGMENT_BYTES_MAX: u64 = 64 << 10;
 /// How long to wait for another who is opening the same session.
 const TURN_MAX: Duration = Duration::from_secs(2);
+/// How often a log that grows while it is read is read again, before the first `opened` in it decides.
+const TRIES_MAX: u32 = 3;
 const COPY_BYTES: usize = 1 << 20;
 
 /// What opening gave.
@@ -68,7 +68,7 @@ impl Prelude {
 pub(super) fn create(core: &Core, id: SessionId) -> Result<(Arc<Session>, Opened), StoreError> {
     let (writer, owner) = owner::begin(core)?;
     let day = core.layout.day(id);
-    create_dirs(core.fs(), &day).map_err(StoreError::io("create", &day))?;
+    core.create_dirs(&day)?;
     let path = core.layout.log(id);
     let file = core.fs().open(&path, OpenMode::CreateNew).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => StoreError::Exists(id),
@@ -101,19 +101,30 @@ pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError>
     let file = open_log(core, id, &path, OpenMode::Append)?;
     let (writer, owner) = owner::begin(core)?;
     let turn = Turn::take(&file);
-    let taken = open_in_turn(core, id, &file, writer, owner);
+    let taken = open_in_turn(core, id, &file, writer, &owner);
     drop(turn);
     taken
 }
 
-fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: Owner) -> Result<Taken, StoreError> {
+fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: &Owner) -> Result<Taken, StoreError> {
     let path = core.layout.log(id);
-    let mut folded = read::fold(core, id)?;
-    refuse_if_held(core, id, &folded.state)?;
-    let epoch = folded.epoch.max(folded.state.epoch) + 1;
-    let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner };
-    let prelude = open_prelude(core, &**file, &folded, opened).map_err(StoreError::io("read", &path))?;
-    append_all(&**file, &prelude.bytes).map_err(StoreError::io("write", &path))?;
+    let mut tries = 0;
+    let (mut folded, epoch, prelude) = loop {
+        let folded = read::fold(core, id)?;
+        refuse_if_held(core, id, &folded.state)?;
+        let epoch = folded.epoch.max(folded.state.epoch) + 1;
+        let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner: owner.clone() };
+        let prelude = open_prelude(core, id, &**file, &folded, opened)?;
+        if folded.state.owner.is_some() {
+            write_tail_again(core, id, &**file, &folded)?;
+        }
+        tries += 1;
+        // All this takes as long as the log is. Who became its owner meanwhile is lost if anything is appended now.
+        if tries == TRIES_MAX || file.stat().map_err(StoreError::io("look at", &path))?.size == folded.length {
+            break (folded, epoch, prelude);
+        }
+    };
+    append_all(&**file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &path))?;
     file.sync_data().map_err(StoreError::io("sync", &path))?;
     syncer::sync_day(core, &core.layout.day(id))?;
 
@@ -121,7 +132,7 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     if !is_as_written(&**file, &prelude.bytes, folded.length).map_err(StoreError::io("read", &path))? {
         return settle_race(core, id, file, writer, epoch);
     }
-    blank_fragment(core, &path, &folded)?;
+    fragment::blank(core, id, &folded)?;
     prelude.entries.iter().for_each(|entry| folded.state.apply(entry));
     let mut disk = disk_of(core, &path, file, end)?;
     disk.durable_entries = disk.entries;
@@ -129,44 +140,29 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     Ok(Taken { session: Arc::new(session), state: folded.state, problems: folded.problems })
 }
 
+/// Writes again, in the same place, what the owner before may have failed to make durable: it did not close, and a failed
+/// sync may have left what is only shown. The next sync would say that all is well. No owner has more than its bound
+/// in that state.
+fn write_tail_again(core: &Core, id: SessionId, file: &dyn File, folded: &Folded) -> Result<(), StoreError> {
+    // A fragment is kept elsewhere and about to go.
+    let end = fragment::range(folded).map_or(folded.length, |fragment| fragment.start);
+    let tail = end.saturating_sub(core.options.session_bytes_max)..end;
+    let path = core.layout.log(id);
+    let in_place = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
+    for_each_chunk(file, tail, |chunk, offset| write_all_at(&*in_place, chunk, offset)).map_err(StoreError::io("write", &path))
+}
+
 /// What a new owner appends: the newline that a fragment lacks, `opened`, and what became of the fragment.
-fn open_prelude(core: &Core, file: &dyn File, folded: &Folded, opened: Opened) -> io::Result<Prelude> {
+fn open_prelude(core: &Core, id: SessionId, file: &dyn File, folded: &Folded, opened: Opened) -> Result<Prelude, StoreError> {
     let mut prelude = Prelude::new(folded.crc, folded.next_seq);
     if folded.fragment.is_some() {
         prelude.bytes.push(b'\n');
     }
     prelude.push(core, opened.into());
-    if let Some((offset, false)) = folded.fragment {
-        let bytes = folded.length - offset;
-        let mut start = vec![0; usize::try_from(bytes.min(FRAGMENT_BYTES_MAX)).unwrap_or(0)];
-        let length = read_full_at(file, &mut start, offset)?;
-        start.truncate(length);
-        prelude.push(core, Recovered { offset, bytes, fragment: as_text(start) }.into());
+    if let Some(recovered) = fragment::keep(core, id, file, folded)? {
+        prelude.push(core, recovered.into());
     }
     Ok(prelude)
-}
-
-fn as_text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| {
-        error.as_bytes().iter().fold("hex:".to_owned(), |mut text, byte| {
-            use std::fmt::Write;
-            // Writing to a string does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-    })
-}
-
-fn append_all(file: &dyn File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.append(&[IoSlice::new(bytes)]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Whether the file ends with `bytes`, at `offset`, and with nothing else.
@@ -192,18 +188,6 @@ fn settle_race(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uu
             Ok(Taken { session, state: folded.state, problems: folded.problems })
         }
     }
-}
-
-fn blank_fragment(core: &Core, path: &Path, folded: &Folded) -> Result<(), StoreError> {
-    let Some((mut offset, false)) = folded.fragment else { return Ok(()) };
-    let file = core.fs().open(path, OpenMode::InPlace).map_err(StoreError::io("open", path))?;
-    let blanks = vec![b' '; 64 << 10];
-    while offset < folded.length {
-        let length = usize::try_from(folded.length - offset).unwrap_or(usize::MAX).min(blanks.len());
-        write_all_at(&*file, &blanks[..length], offset).map_err(StoreError::io("write", path))?;
-        offset += length as u64;
-    }
-    Ok(())
 }
 
 fn refuse_if_held(core: &Core, id: SessionId, state: &State) -> Result<(), StoreError> {
@@ -249,7 +233,7 @@ pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: Ses
     let copy_end = end_of_copy(core, parent, at)?;
     let (writer, owner) = owner::begin(core)?;
     let day = core.layout.day(id);
-    create_dirs(core.fs(), &day).map_err(StoreError::io("create", &day))?;
+    core.create_dirs(&day)?;
     let (part, path) = (core.layout.part(id), core.layout.log(id));
     let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
     let copied = (|| {
@@ -260,7 +244,7 @@ pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: Ses
         let mut prelude = Prelude::new(folded.crc, folded.next_seq);
         prelude.push(core, Opened { epoch: folded.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
         prelude.push(core, SessionForked { session: id, parent, at_seq }.into());
-        append_all(&*file, &prelude.bytes).map_err(StoreError::io("write", &part))?;
+        append_all(&*file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &part))?;
         file.sync_data().map_err(StoreError::io("sync", &part))?;
         core.fs().rename(&part, &path).map_err(StoreError::io("rename", &part))?;
         Ok(copy_end + prelude.bytes.len() as u64)
@@ -285,10 +269,12 @@ fn end_of_copy(core: &Arc<Core>, parent: SessionId, at: Option<Seq>) -> Result<u
     while reader.read(&mut items)? {
         for item in items.drain(..) {
             let read::Item::Entry(entry, place) = item else { continue };
-            if at.is_some_and(|at| entry.seq > at) {
+            if at.is_none_or(|at| entry.seq <= at) {
+                end = place.offset + u64::from(place.len) + 1;
+            } else if entry.sound {
+                // An unchecked one may be in its place, with a damaged `seq`.
                 return Ok(end);
             }
-            end = place.offset + u64::from(place.len) + 1;
         }
     }
     Ok(if at.is_some() { end.min(reader.scanner.offset()) } else { reader.scanner.offset() })
@@ -305,7 +291,7 @@ fn copy_log(core: &Core, parent: SessionId, end: u64, into: &dyn File, part: &Pa
         if length == 0 {
             return Err(StoreError::io("read", &path)(io::ErrorKind::UnexpectedEof.into()));
         }
-        append_all(into, &chunk[..length]).map_err(StoreError::io("write", part))?;
+        append_all(into, &mut [IoSlice::new(&chunk[..length])], |_| {}).map_err(StoreError::io("write", part))?;
         offset += length as u64;
     }
     Ok(())
@@ -317,12 +303,12 @@ fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), Store
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(StoreError::io("read", &from))?,
     };
-    create_dirs(core.fs(), &to).map_err(StoreError::io("create", &to))?;
+    core.create_dirs(&to)?;
     for name in entries.iter().filter_map(|entry| entry.name.to_str()).filter(|name| is_hash(name)) {
         let bytes = fs::read_all(core.fs(), &from.join(name)).map_err(StoreError::io("read", from.join(name)))?;
         let path = to.join(name);
         let file = core.fs().open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?;
-        append_all(&*file, &bytes).map_err(StoreError::io("write", &path))?;
+        append_all(&*file, &mut [IoSlice::new(&bytes)], |_| {}).map_err(StoreError::io("write", &path))?;
         file.sync_data().map_err(StoreError::io("sync", &path))?;
     }
     syncer::sync_folder(core, &to)
@@ -380,7 +366,7 @@ impl<'a> Reservation<'a> {
     /// [`StoreError::Held`] where this process has it in use.
     pub(super) fn new(core: &'a Core, id: SessionId) -> Result<Self, StoreError> {
         let mut sessions = lock(&core.sessions);
-        if core.closed.load(std::sync::atomic::Ordering::Acquire) {
+        if core.is_closed() {
             return Err(StoreError::Closed);
         }
         if sessions.contains_key(&id) {
@@ -393,8 +379,17 @@ impl<'a> Reservation<'a> {
     }
 
     /// The session is this process's from here on.
-    pub(super) fn fulfil(self, session: &Arc<Session>) {
-        lock(&self.core.sessions).insert(self.id, Holding::Open(Arc::clone(session)));
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] where the store was shut down meanwhile: whoever did that does not know of the session.
+    pub(super) fn fulfil(self, session: &Arc<Session>) -> Result<(), StoreError> {
+        let mut sessions = lock(&self.core.sessions);
+        if self.core.is_closed() {
+            drop(sessions);
+            return Err(StoreError::Closed);
+        }
+        sessions.insert(self.id, Holding::Open(Arc::clone(session)));
+        Ok(())
     }
 }
 

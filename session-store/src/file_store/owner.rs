@@ -1,18 +1,20 @@
 //! Who may write: one file in `owners/` for each process that writes, locked as long as the process lives.
 //!
 //! The log itself says who owns a session (its last `opened`); the lock says whether that owner lives. One lock and one
-//! descriptor for a process, not for a session. Where a lock proves nothing (another host, a file system of a network) the answer
-//! is "unknown", never "dead": a session is rather forked than written by two.
+//! descriptor for a process, not for a session. On a local file system the lock alone decides, whatever host the owner
+//! names. Where a lock proves nothing (a file system of a network, or of a kind that is not known) the answer is "unknown", never
+//! "dead": a session is rather forked than written by two.
 //!
 //! It does not say that a process is well: one that is stopped keeps its lock, and one that wakes up after the machine
 //! slept may find its lock gone only because its host was taken for dead elsewhere. Readers fence such a writer.
 
-use super::engine::Core;
+use super::engine::{Core, Holding};
 use super::lock;
 use crate::error::StoreError;
 use crate::event::{Opened, Owner};
-use crate::fs::{File, OpenMode, create_dirs, write_all_at};
+use crate::fs::{File, OpenMode, write_all_at};
 use crate::id::SessionId;
+use crate::state::State;
 use crate::store::Holder;
 use std::ffi::OsStr;
 use std::io;
@@ -75,8 +77,12 @@ pub(super) fn begin(core: &Core) -> Result<(Uuid, Owner), StoreError> {
     if let Some(held) = &*held {
         return Ok((held.writer, held.owner.clone()));
     }
+    if core.is_closed() {
+        // The shutdown has let go, and nobody would let go again.
+        return Err(StoreError::Closed);
+    }
     let folder = core.layout.owners();
-    create_dirs(core.fs(), &folder).map_err(StoreError::io("create", &folder))?;
+    core.create_dirs(&folder)?;
     remove_leftovers(core, &folder);
     let machine = &core.options.machine;
     let owner = Owner {
@@ -131,13 +137,18 @@ fn remove_leftovers(core: &Core, folder: &Path) {
         let path = folder.join(&entry.name);
         let Ok(file) = core.fs().open(&path, OpenMode::Read) else { continue };
         if file.try_lock().unwrap_or(false) {
-            let owner = crate::fs::read_all(core.fs(), &path).ok().and_then(|json| serde_json::from_slice::<Owner>(&json).ok());
-            // Of an owner elsewhere the file is all that could tell more; it stays.
-            if owner.is_none_or(|owner| core.options.machine.has_booted_with(&owner) || owner.host == core.options.machine.host) {
-                let _ = core.fs().remove_file(&path);
-            }
+            let _ = core.fs().remove_file(&path);
             let _ = file.unlock();
         }
+    }
+}
+
+/// Who has a session whose fold is `state`; where it is this process, too.
+pub(super) fn holder_of(core: &Core, id: SessionId, state: &State) -> Holder {
+    let ours = matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_) | Holding::Released(_)));
+    match &state.owner {
+        Some(opened) if ours => Holder::Alive(opened.owner.clone()),
+        opened => holder(core, opened.as_ref()),
     }
 }
 
@@ -164,14 +175,11 @@ fn is_locked(core: &Core, writer: Uuid) -> Option<bool> {
     }
 }
 
-/// Whether the missing lock of `owner` proves that it is dead.
+/// Whether the missing lock of `owner` proves that it is dead. Where one kernel has all locks it does, whatever host and boot the
+/// owner names: the host may have another name by now, and a copy of a home has owners that never come back to it.
 fn is_proof(core: &Core, owner: &Owner) -> bool {
     let machine = &core.options.machine;
-    let is_trusted = core.fs().locks_are_trusted(core.layout.home());
-    if machine.has_booted_with(owner) {
-        // A lock that proves nothing by itself does so together with a process that is not there.
-        return is_trusted || (machine.host == owner.host && !Machine::runs(owner.pid));
-    }
-    // The machine was started again since: nothing of before lives.
-    is_trusted && machine.host == owner.host
+    // Elsewhere it does so together with a process of this very machine that is not there.
+    core.fs().locks_are_trusted(core.layout.home())
+        || (machine.has_booted_with(owner) && machine.host == owner.host && !Machine::runs(owner.pid))
 }

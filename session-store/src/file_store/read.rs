@@ -187,7 +187,7 @@ pub(super) fn fold(core: &Arc<Core>, id: SessionId) -> Result<Folded, StoreError
             state.apply(&entry);
         }
     })?;
-    folded.state = if in_order { state } else { fold_sorted(core, id)? };
+    folded.state = if in_order { state } else { fold_sorted(core, id, folded.next_seq)? };
     hydrate(core, id, &mut folded.state)?;
     Ok(folded)
 }
@@ -231,11 +231,14 @@ pub(super) fn scan(
     })
 }
 
-/// The fold of a log with lines out of their order: they are few, and the whole is taken into memory for it.
-fn fold_sorted(core: &Arc<Core>, id: SessionId) -> Result<State, StoreError> {
+/// The fold of a log with lines out of their order: they are few, and the whole is taken into memory for it. An
+/// event at `next_seq`, where the log goes on, or behind it has a damaged `seq`; it must not come before what is appended.
+fn fold_sorted(core: &Arc<Core>, id: SessionId, next_seq: Seq) -> Result<State, StoreError> {
     let mut entries: BTreeMap<Seq, Entry> = BTreeMap::new();
     scan(core, id, |entry, _, _| {
-        keep_better(&mut entries, entry);
+        if entry.seq < next_seq {
+            keep_better(&mut entries, entry);
+        }
     })?;
     Ok(State::fold(entries.values()))
 }

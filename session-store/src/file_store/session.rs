@@ -126,11 +126,14 @@ impl Session {
         self.moved.notify_waiters();
     }
 
-    /// Tells the owner that a write or a sync failed; what it concerns is kept.
-    pub(super) fn fail(&self, attempt: Attempt, error: StoreError) {
+    /// Tells the owner that a write or a sync failed; what it concerns is kept. Says how many bytes count no longer, because
+    /// the session is lost with this.
+    pub(super) fn fail(&self, attempt: Attempt, error: StoreError) -> u64 {
         let mut buffer = lock(&self.buffer);
         buffer.failures += 1;
+        let mut given_up = 0;
         if let StoreError::Lost { why, .. } = &error {
+            given_up = buffer.counted_bytes();
             buffer.ended = Some(Ended::Lost(why.clone()));
         }
         let error = Some(Arc::new(error));
@@ -139,6 +142,16 @@ impl Session {
             Attempt::Sync => buffer.sync_trouble = error,
         }
         self.publish(&buffer);
+        given_up
+    }
+
+    /// All that is written is durable. Another lane may have synced it before the failure of this one was told; nobody
+    /// else would take that back.
+    pub(super) fn nothing_to_sync(&self) {
+        let mut buffer = lock(&self.buffer);
+        if !buffer.is_lost() && buffer.sync_trouble.take().is_some() {
+            self.publish(&buffer);
+        }
     }
 
     /// Returns once `done` holds.
@@ -180,6 +193,15 @@ impl Session {
             buffer.ended = Some(Ended::Stopped);
         }
         self.publish(&buffer);
+    }
+
+    /// Whether it takes events.
+    pub(super) fn has_not_ended(&self) -> bool {
+        lock(&self.buffer).ended.is_none()
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        lock(&self.buffer).is_lost()
     }
 
     /// Whether everything that it accepted is durable.

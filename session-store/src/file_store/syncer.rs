@@ -48,7 +48,7 @@ pub(super) fn run_commit(core: &Core) {
                     }
                     written.push(session);
                 }
-                Err(error) => writer::give_up_for_now(core, &session, error),
+                Err(error) => core.failed(&session, Attempt::Write, error, &core.writer),
             }
         }
         writer::count_batch(core, &round);
@@ -57,6 +57,8 @@ pub(super) fn run_commit(core: &Core) {
             core.commit.push(&session, Due::Now);
         }
     }
+    // What failed above is tried again by the writer and the background syncer.
+    core.writer.stop();
 }
 
 /// Syncs `sessions`, their folders first; what fails is tried again in the lane `again`.
@@ -69,17 +71,7 @@ fn sync_round(core: &Core, again: &Lane, sessions: &[Arc<Session>]) {
         };
         match outcome {
             Ok(()) => core.forget_if_released(session),
-            Err(error) => {
-                tracing::warn!(session = %session.id, %error, "events are kept in memory");
-                core.counters.failures.fetch_add(1, Ordering::Relaxed);
-                let is_lost = matches!(error, StoreError::Lost { .. });
-                session.fail(Attempt::Sync, error);
-                if is_lost {
-                    core.room.notify_waiters();
-                } else {
-                    again.retry(session, core.retry_at());
-                }
-            }
+            Err(error) => core.failed(session, Attempt::Sync, error, again),
         }
     });
 }
@@ -138,6 +130,12 @@ pub(super) fn sync_day(core: &Core, day: &Path) -> Result<(), StoreError> {
     for folder in chain.iter().take(if is_known { 1 } else { chain.len() }) {
         sync_folder(core, folder)?;
     }
+    // Each is taken out only when it is durable: another round may ask at the same time.
+    let above_home = lock(&core.above_home).clone();
+    for folder in above_home {
+        sync_folder(core, &folder)?;
+        lock(&core.above_home).remove(&folder);
+    }
     if !is_known {
         lock(&core.durable_days).insert(day.to_path_buf());
     }
@@ -152,7 +150,10 @@ pub(super) fn sync_folder(core: &Core, folder: &Path) -> Result<(), StoreError> 
 /// Makes durable what is written of a session.
 pub(super) fn sync(core: &Core, session: &Session) -> Result<(), StoreError> {
     let _one_at_a_time = lock(&session.syncing);
-    let Some(job) = prepare(core, session)? else { return Ok(()) };
+    let Some(job) = prepare(core, session)? else {
+        session.nothing_to_sync();
+        return Ok(());
+    };
     let outcome = job.run(core, session);
     if outcome.is_err() {
         let mut disk = lock(&session.disk);
@@ -212,8 +213,10 @@ impl Job {
         }
         let folder = core.layout.sides(session.id);
         for side in &self.sides {
-            if let Some(file) = lock(&side.file).as_ref() {
-                sync_file(core, &**file, &folder.join(&side.side.sha256))?;
+            // Not held across the sync: the writer looks at it with every batch.
+            let file = lock(&side.file).clone();
+            if let Some(file) = file {
+                sync_file(core, &*file, &folder.join(&side.side.sha256))?;
             }
         }
         if !self.sides.is_empty() {
@@ -226,7 +229,7 @@ impl Job {
     }
 }
 
-fn sync_file(core: &Core, file: &dyn File, path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_file(core: &Core, file: &dyn File, path: &Path) -> Result<(), StoreError> {
     core.counters.syncs.fetch_add(1, Ordering::Relaxed);
     file.sync_data().map_err(StoreError::io("sync", path))
 }
@@ -269,9 +272,9 @@ fn finish(core: &Core, session: &Session, job: &Job) {
         disk.suspect = false;
     }
     let mut buffer = lock(&session.buffer);
-    let before = buffer.bytes();
+    let before = buffer.counted_bytes();
     let freed_chunks = buffer.mark_durable(job.end, &job.sides);
-    let freed = before - buffer.bytes();
+    let freed = before - buffer.counted_bytes();
     buffer.sync_trouble = None;
     if core.is_short_of_files() && disk.end == buffer.durable_end {
         core.close_file(&mut disk);
@@ -288,4 +291,25 @@ fn finish(core: &Core, session: &Session, job: &Job) {
     core.freed(freed);
     // Last, so that whoever waited finds all counters right.
     session.publish(&lock(&session.buffer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_store::FileStoreOptions;
+    use crate::id::SessionId;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_failure_that_is_told_after_another_lane_cured_it_goes_with_the_next_try() {
+        let core = Core::new(FileStoreOptions::new("/nowhere"));
+        let disk =
+            Disk { file: None, identity: (0, 0), end: 0, suspect: false, entries: 1, durable_entries: 1, has_side_folder: false };
+        let session = Session::new(SessionId::new(Timestamp::from_ms(0)), 1, Buffer::new(0, 0, 0), disk);
+        let progress = session.progress.subscribe();
+        session.fail(Attempt::Sync, StoreError::Closed);
+        assert!(progress.borrow().trouble.is_some());
+        assert!(sync(&core, &session).is_ok());
+        assert!(progress.borrow().trouble.is_none());
+    }
 }

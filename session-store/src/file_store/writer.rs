@@ -9,7 +9,7 @@ use super::lane::Due;
 use super::lock;
 use super::session::{Attempt, Disk, Session};
 use crate::error::StoreError;
-use crate::fs::{File, OpenMode, write_all_at};
+use crate::fs::{File, OpenMode, append_all, write_all_at};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -70,23 +70,10 @@ fn write_round(core: &Core, sessions: &[Arc<Session>]) {
                     core.writer.push(session, Due::Now);
                 }
             }
-            Err(error) => give_up_for_now(core, session, error),
+            Err(error) => core.failed(session, Attempt::Write, error, &core.writer),
         }
     }
     count_batch(core, &round);
-}
-
-/// Tells the owner, and tries again later where that can help.
-pub(super) fn give_up_for_now(core: &Core, session: &Arc<Session>, error: StoreError) {
-    let is_lost = matches!(error, StoreError::Lost { .. });
-    tracing::warn!(session = %session.id, %error, "events are kept in memory");
-    core.counters.failures.fetch_add(1, Ordering::Relaxed);
-    session.fail(Attempt::Write, error);
-    if is_lost {
-        core.room.notify_waiters();
-    } else {
-        core.writer.retry(session, core.retry_at());
-    }
 }
 
 pub(super) fn count_batch(core: &Core, wrote: &Wrote) {
@@ -126,7 +113,7 @@ pub(super) fn write(core: &Core, session: &Session) -> Result<Wrote, StoreError>
 fn write_chunks(core: &Core, session: &Session, disk: &mut Disk, chunks: &[Arc<Chunk>]) -> Result<(), StoreError> {
     core.check(session.id, disk)?;
     let file = core.file(session.id, disk)?;
-    let outcome = append_all(core, &*file, chunks, disk);
+    let outcome = append_chunks(core, &*file, chunks, disk);
     // A file that is not as long as what went into it has another writer.
     core.check(session.id, disk)?;
     if outcome.is_err() {
@@ -140,23 +127,13 @@ fn write_chunks(core: &Core, session: &Session, disk: &mut Disk, chunks: &[Arc<C
 }
 
 /// Appends `chunks` from the file's end on; one call, unless the system takes less than all.
-fn append_all(core: &Core, file: &dyn File, chunks: &[Arc<Chunk>], disk: &mut Disk) -> io::Result<()> {
-    let Some(last) = chunks.last() else { return Ok(()) };
-    while disk.end < last.end() {
-        let parts: Vec<IoSlice<'_>> =
-            chunks.iter().map(|chunk| chunk.from(disk.end)).filter(|part| !part.is_empty()).map(IoSlice::new).collect();
+fn append_chunks(core: &Core, file: &dyn File, chunks: &[Arc<Chunk>], disk: &mut Disk) -> io::Result<()> {
+    let mut parts: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk.from(disk.end))).collect();
+    append_all(file, &mut parts, |count| {
+        disk.end += count;
         core.counters.writes.fetch_add(1, Ordering::Relaxed);
-        match file.append(&parts) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                disk.end += count as u64;
-                core.counters.bytes.fetch_add(count as u64, Ordering::Relaxed);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+        core.counters.bytes.fetch_add(count, Ordering::Relaxed);
+    })
 }
 
 /// Writes a side file, unless it is written. It is durable before a line that names it counts as durable, because the

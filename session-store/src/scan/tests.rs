@@ -197,6 +197,24 @@ fn a_missing_line_is_a_gap_and_the_line_after_it_is_unchecked() {
 }
 
 #[test]
+fn an_event_whose_seq_alone_was_changed_is_unchecked_in_its_place() {
+    let log = lines(&[opened(1), note("one"), note("two"), note("three")]);
+    let expected = whole(&log);
+    for line in 0..log.len() {
+        for seq in ["7", "0", "1", "2", "3", "900", "9007199254740991"].into_iter().filter(|seq| *seq != line.to_string()) {
+            let mut damaged = log.clone();
+            let text = String::from_utf8(damaged[line].clone()).expect("text");
+            damaged[line] = text.replacen(&format!("\"seq\":{line}"), &format!("\"seq\":{seq}"), 1).into_bytes();
+            let found = scan(&damaged.concat());
+            let delivered: Vec<_> = entries(&found).map(|entry| (entry.seq, entry.event.clone(), entry.sound)).collect();
+            let all: Vec<_> = expected.iter().map(|entry| (entry.seq, entry.event.clone(), entry.seq != line as Seq)).collect();
+            assert_eq!(delivered, all, "line {line} says {seq}");
+            assert_eq!(kinds(&found).len(), 1, "line {line} says {seq}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn a_repeated_line_is_set_aside() {
     let log = small_log();
     let all = whole(&log);
@@ -347,6 +365,7 @@ fn recovered_log(blank: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
         offset: offset as u64,
         bytes: fragment.len() as u64,
         fragment: String::from_utf8_lossy(fragment).into_owned(),
+        full: None,
     };
     let (after, _) = continued(crc, 3, &[opened(2), recovered.into(), note("on we go")]);
     let mut fragment_line = blank(fragment.len());

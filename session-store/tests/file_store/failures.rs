@@ -45,6 +45,28 @@ async fn a_failed_sync_is_cured_without_anybody_waiting() {
 }
 
 #[tokio::test]
+async fn what_a_failed_sync_of_an_owner_before_lost_is_written_again() {
+    let fs = SimFs::new();
+    let log = create(&store(&fs)).await;
+    let id = log.id();
+    soon(log.flush()).await.unwrap();
+    fs.fail_syncs(u64::MAX);
+    log.append(say("hello")).unwrap();
+    soon(log.progress().wait_for(|progress| progress.trouble.is_some())).await.unwrap();
+    // Its owner dies, and the next one fails once in opening it.
+    let fs = fs.after_kill();
+    let store1 = store(&fs);
+    fs.fail_syncs(1);
+    assert!(matches!(store1.open(id).await, Err(StoreError::Io { action: "sync", .. })));
+    let opened = store1.open(id).await.unwrap();
+    let entry = opened.log.append(say("again")).unwrap();
+    soon(opened.log.durable(entry.seq)).await.unwrap();
+    let after = store(&fs.after_power_cut());
+    assert_eq!(texts(&after, id).await, ["hello", "again"]);
+    assert!(after.verify(id).await.unwrap().ok);
+}
+
+#[tokio::test]
 async fn a_side_file_that_a_failed_sync_lost_is_written_again() {
     let fs = SimFs::new();
     let log = create(&store(&fs)).await;
@@ -91,6 +113,45 @@ async fn a_full_disk_is_told_and_all_is_written_once_there_is_room() {
     let after = store(&fs.after_power_cut());
     assert_eq!(texts(&after, log.id()).await.len(), 21);
     assert!(after.verify(log.id()).await.unwrap().ok, "a line that was half written went on where it stopped");
+}
+
+#[tokio::test]
+async fn a_line_that_its_living_owner_could_write_in_part_is_no_damage() {
+    let fs = SimFs::new();
+    let (ours, theirs) = (store(&fs), store(&fs));
+    let log = create(&ours).await;
+    soon(log.flush()).await.unwrap();
+    fs.set_room(Some(10));
+    log.append(say("hello")).unwrap();
+    assert!(soon(log.flush()).await.is_err());
+    for store in [&ours, &theirs] {
+        let verified = store.verify(log.id()).await.unwrap();
+        assert!(verified.ok, "{:?}", verified.problems);
+    }
+    let verified = store(&fs.after_kill()).verify(log.id()).await.unwrap();
+    assert_eq!(verified.problems.iter().map(|problem| problem.kind).collect::<Vec<_>>(), [ProblemKind::TornTail]);
+}
+
+#[tokio::test]
+async fn a_drop_while_a_sync_hangs_that_then_fails_still_makes_all_durable() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let log = create(&store1).await;
+    let id = log.id();
+    soon(log.flush()).await.unwrap();
+    fs.hang_syncs();
+    let entry = log.append(say("hello")).unwrap();
+    log.start_commit(entry.seq);
+    until(|| fs.hung_syncs() > 0).await;
+    let mut progress = log.progress();
+    drop(log);
+    drop(store1);
+    // The other threads have the time to end.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fs.fail_syncs(2);
+    fs.let_syncs_go();
+    soon(progress.wait_for(|progress| progress.durable == 4)).await.unwrap();
+    assert_eq!(texts(&store(&fs.after_power_cut()), id).await, ["hello"]);
 }
 
 #[tokio::test]
@@ -141,6 +202,45 @@ async fn is_lost_after(change: impl FnOnce(&SimFs, &std::path::Path)) -> String 
 async fn a_file_that_is_removed_underneath_is_told() {
     let why = is_lost_after(|fs, path| fs.remove_file(path).unwrap()).await;
     assert!(why.contains("removed"), "{why}");
+}
+
+#[tokio::test]
+async fn a_session_that_is_lost_after_its_release_can_be_opened_again() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    for with_close in [false, true] {
+        let log = create(&store1).await;
+        let id = log.id();
+        log.append(say("before")).unwrap();
+        soon(log.flush()).await.unwrap();
+        fs.edit(&log_path(id), |bytes| bytes.extend_from_slice(b"{}\n"));
+        if with_close {
+            assert!(soon(log.close()).await.is_err());
+        }
+        drop(log);
+        let opened = soon(store1.open(id)).await.unwrap();
+        assert_eq!(opened.state.messages, 1);
+        soon(opened.log.close()).await.unwrap();
+        soon(store1.remove(id)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lost_session_is_not_held_against_the_others() {
+    let fs = SimFs::new();
+    let store1 = store(&fs);
+    let (log, other) = (create(&store1).await, create(&store1).await);
+    soon(store1.flush()).await.unwrap();
+    fs.remove_file(&log_path(log.id())).unwrap();
+    // The log is looked at only when a line is written, so that neither is refused.
+    log.put_side(vec![0; 100_000]).unwrap();
+    log.append(say(&"x".repeat(100_000))).unwrap();
+    assert!(matches!(soon(log.flush()).await, Err(StoreError::Lost { .. })));
+    until(|| store1.stats().bytes_in_memory == 0).await;
+    other.append(say("hello")).unwrap();
+    soon(other.flush()).await.unwrap();
+    drop(log);
+    until(|| store1.stats().bytes_in_memory == 0).await;
 }
 
 #[tokio::test]

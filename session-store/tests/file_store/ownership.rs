@@ -1,7 +1,7 @@
 //! One writer, any reader: two stores with owner files of their own are as good as two processes.
 
 use crate::sim::SimFs;
-use crate::writing::{LIMIT, create, log_path, options, say, soon, store, texts};
+use crate::writing::{LIMIT, create, log_path, options, say, soon, store, texts, until};
 use session_store::*;
 
 /// The store of a process on another machine or after a restart of this one.
@@ -52,25 +52,44 @@ async fn an_id_that_is_taken_is_refused() {
 }
 
 #[tokio::test]
-async fn a_dead_owner_is_succeeded_and_an_unknown_one_is_not() {
+async fn a_dead_owner_is_succeeded_whatever_machine_it_names() {
     let fs = SimFs::new();
     let ours = store(&fs);
     let log = create(&ours).await;
     soon(log.flush()).await.unwrap();
-    let killed = || fs.after_kill();
-    let epoch = store(&killed()).open(log.id()).await.unwrap().log.epoch();
-    assert_eq!(epoch, 2, "the same machine, the lock is free");
-    let epoch = store_of(&killed(), "here", "boot 2").open(log.id()).await.unwrap().log.epoch();
-    assert_eq!(epoch, 2, "the machine was started again");
-    let elsewhere = store_of(&killed(), "there", "boot 3");
-    assert!(matches!(elsewhere.open(log.id()).await, Err(StoreError::Held { alive: false, .. })));
-    assert!(matches!(elsewhere.load(log.id()).await.unwrap().holder, Holder::Unknown(_)));
-    assert!(elsewhere.fork(log.id(), None).await.is_ok());
-    let without_file = killed();
-    for path in without_file.files().iter().filter(|path| path.starts_with("/home/owners")) {
-        without_file.remove_file(path).unwrap();
+    let without_file = || {
+        let fs = fs.after_kill();
+        for path in fs.files().iter().filter(|path| path.starts_with("/home/owners")) {
+            fs.remove_file(path).unwrap();
+        }
+        fs
+    };
+    // The same machine; started again; under another name, or another machine that has a copy of the home. On the file
+    // system of one kernel nobody else can have the lock.
+    for (host, boot) in [("here", "boot 1"), ("here", "boot 2"), ("there", "boot 3")] {
+        for fs in [fs.after_kill(), without_file()] {
+            let store = store_of(&fs, host, boot);
+            assert_eq!(store.load(log.id()).await.unwrap().holder, Holder::Nobody, "{host}, {boot}");
+            assert_eq!(store.open(log.id()).await.unwrap().log.epoch(), 2, "{host}, {boot}");
+        }
     }
-    assert!(store(&without_file).open(log.id()).await.is_ok(), "an owner of this boot without a file is dead");
+    assert!(matches!(store_of(&fs, "there", "boot 3").open(log.id()).await, Err(StoreError::Held { alive: true, .. })));
+}
+
+#[tokio::test]
+async fn where_locks_prove_nothing_an_owner_is_unknown_and_not_succeeded() {
+    let fs = SimFs::new();
+    let ours = store(&fs);
+    let log = create(&ours).await;
+    soon(log.flush()).await.unwrap();
+    let fs = fs.after_kill();
+    fs.set_shared();
+    for boot in ["boot 2", "boot 3"] {
+        let elsewhere = store_of(&fs, "there", boot);
+        assert!(matches!(elsewhere.open(log.id()).await, Err(StoreError::Held { alive: false, .. })));
+        assert!(matches!(elsewhere.load(log.id()).await.unwrap().holder, Holder::Unknown(_)));
+        assert!(elsewhere.fork(log.id(), None).await.is_ok());
+    }
 }
 
 #[tokio::test]
@@ -141,6 +160,31 @@ async fn what_an_overtaken_writer_wrote_all_the_same_is_set_aside() {
     let entry = opened.log.append(say("on")).unwrap();
     soon(opened.log.durable(entry.seq)).await.unwrap();
     assert_eq!(texts(&third, log.id()).await, ["before", "new", "on"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_comes_late_does_not_end_the_one_that_came_first() {
+    let fs = SimFs::new();
+    let (first, late) = (store(&fs), std::sync::Arc::new(store(&fs)));
+    let log = create(&first).await;
+    let id = log.id();
+    soon(log.close()).await.unwrap();
+    // It has read the log, once in a chunk and once to see its end, and is then overtaken.
+    fs.hang_at_end_of_file(2);
+    let opening = tokio::spawn({
+        let late = std::sync::Arc::clone(&late);
+        async move { late.open(id).await }
+    });
+    until(|| fs.has_hung_read()).await;
+    // As where the first could not wait for its turn any longer.
+    fs.forget_locks();
+    let winner = store_of(&fs, "here", "boot 1");
+    let log = winner.open(id).await.unwrap().log;
+    fs.let_read_go();
+    assert!(matches!(soon(opening).await.unwrap(), Err(StoreError::Held { alive: true, .. })));
+    log.append(say("it goes on")).unwrap();
+    soon(log.flush()).await.unwrap();
+    assert_eq!(texts(&winner, id).await, ["it goes on"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

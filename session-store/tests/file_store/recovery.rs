@@ -36,7 +36,8 @@ async fn a_torn_tail_is_kept_told_and_blanked() {
     assert!(opened.problems.iter().any(|problem| problem.kind == ProblemKind::TornTail), "{:?}", opened.problems);
     opened.log.append(say("four")).unwrap();
     soon(opened.log.flush()).await.unwrap();
-    let recovered = Recovered { offset, bytes: torn.len() as u64, fragment: String::from_utf8(torn.to_vec()).unwrap() };
+    let fragment = String::from_utf8(torn.to_vec()).unwrap();
+    let recovered = Recovered { offset, bytes: torn.len() as u64, fragment, full: None };
     assert!(entries(&store1, id).await.iter().any(|entry| entry.event == recovered.clone().into()));
     assert_eq!(texts(&store1, id).await, ["one", "two", "three", "four"]);
     let now = fs.contents(&log_path(id)).unwrap();
@@ -46,6 +47,45 @@ async fn a_torn_tail_is_kept_told_and_blanked() {
     }
     let after = fs.after_power_cut();
     assert_eq!(texts(&store(&after), id).await, ["one", "two", "three", "four"]);
+}
+
+#[tokio::test]
+async fn a_tail_too_long_for_a_line_is_kept_whole_beside_it() {
+    let (id, bytes) = sample().await;
+    let torn = format!(r#"{{"seq":6,"at":"2026-01-01T00:00:00.000Z","type":"note","text":"{}"#, "\u{1f30a}".repeat(100_000));
+    let path = log_path(id);
+    let try_with = async |power_off_at| {
+        let fs = with_file(id, &[&bytes, torn.as_bytes()].concat());
+        fs.make_durable();
+        fs.power_off_at_sync(power_off_at);
+        let outcome = store(&fs).open(id).await.map(|_| ());
+        (outcome, fs.after_power_cut())
+    };
+    for power_off_at in 1.. {
+        let (outcome, fs) = try_with(power_off_at).await;
+        let store1 = store(&fs);
+        let opened = store1.open(id).await.unwrap();
+        soon(opened.log.close()).await.unwrap();
+        let recovered = entries(&store1, id).await.into_iter().find_map(|entry| match &entry.event {
+            Event::Recovered(recovered) => Some(recovered.clone()),
+            _ => None,
+        });
+        let recovered = recovered.expect("the fragment is put aside");
+        assert_eq!((recovered.offset, recovered.bytes), (bytes.len() as u64, torn.len() as u64));
+        assert!(torn.starts_with(&recovered.fragment) && recovered.fragment.len() > 65_000);
+        let side = recovered.full.expect("its start is not all of it");
+        assert_eq!(store1.read_side(id, &side).await.unwrap(), torn.as_bytes(), "power off at sync {power_off_at}");
+        assert!(store1.verify(id).await.unwrap().ok);
+        let now = &fs.contents(&path).unwrap()[bytes.len()..][..torn.len()];
+        let is_blank = now.iter().all(|byte| *byte == b' ');
+        assert!(is_blank || now == torn.as_bytes(), "it is blanked, or a power cut came between");
+        fs.remove_file(&path.with_extension("").join(&side.sha256)).unwrap();
+        assert!(!store1.verify(id).await.unwrap().ok, "without it something is missing");
+        if outcome.is_ok() {
+            assert!(power_off_at > 4, "the open syncs the side file, its folder, the way there and the log");
+            return;
+        }
+    }
 }
 
 #[tokio::test]
@@ -97,6 +137,53 @@ async fn sound_lines_after_a_hole_stay() {
     assert_eq!(texts(&store, id).await, ["one", "three", "four"]);
     let verified = store.verify(id).await.unwrap();
     assert!(!verified.ok && verified.problems.iter().any(|problem| problem.line == 4), "{:?}", verified.problems);
+}
+
+/// A closed session of 400 messages, "0" to "399", the 114th event of which was changed by `change`.
+async fn with_a_changed_line(change: impl Fn(&str) -> String) -> (SimFs, SessionId) {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let log = create(&store).await;
+    for number in 0..400 {
+        log.append(say(&format!("{number}{}", " ".repeat(2000)))).unwrap();
+    }
+    soon(log.close()).await.unwrap();
+    fs.edit(&log_path(log.id()), |bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        let lines = text.lines().enumerate().map(|(number, line)| if number == 114 { change(line) } else { line.to_owned() });
+        *bytes = lines.map(|line| line + "\n").collect::<String>().into_bytes();
+    });
+    (fs, log.id())
+}
+
+async fn numbers(store: &FileStore, id: SessionId) -> Vec<u64> {
+    texts(store, id).await.iter().filter_map(|text| text.trim().parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_damaged_seq_costs_no_other_event() {
+    // Too large and too small; alone, and with other damage, so that the checksum cannot tell what it was.
+    let more_damage = |line: String| line.replace(r#","crc""#, r#","more":0,"crc""#);
+    for (seq, alone) in [("914", true), ("14", true), ("914", false), ("14", false)] {
+        let case = format!("seq {seq}, alone: {alone}");
+        let damage = |line: &str| line.replacen("114", seq, 1);
+        let (fs, id) = with_a_changed_line(|line| if alone { damage(line) } else { more_damage(damage(line)) }).await;
+        let store = store(&fs);
+        assert!(!store.verify(id).await.unwrap().ok, "{case}");
+        let found = numbers(&store, id).await;
+        let others = |numbers: &[u64]| numbers.iter().copied().filter(|number| *number != 112).collect::<Vec<_>>();
+        assert!(others(&found).into_iter().eq((0..400).filter(|number| *number != 112)), "{case}: {found:?}");
+        assert!(!alone || found.is_sorted() && found.len() == 400, "{case}: it is in its place");
+
+        let fork = store.fork(id, Some(300)).await.unwrap().log.id();
+        assert_eq!(others(&numbers(&store, fork).await).len(), 298, "{case}: 299 messages have a `seq` from 2 to 300");
+
+        let OpenSession { log, mut state, .. } = store.open(id).await.unwrap();
+        state.apply(&log.append(say("400")).unwrap());
+        soon(log.flush()).await.unwrap();
+        assert_eq!(others(&numbers(&store, id).await).last(), Some(&400), "{case}: what is added is shown");
+        assert_eq!(store.load(id).await.unwrap().state, state, "{case}: it is loaded as it was live");
+    }
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ struct Disk {
     locks: BTreeMap<Inode, u64>,
     room: Option<usize>,
     read_only: bool,
+    /// Other kernels have it mounted too.
+    is_shared: bool,
     off: bool,
 }
 
@@ -53,9 +55,41 @@ pub(crate) struct Control {
     /// The most bytes that one write takes; 0: no limit.
     write_limit: AtomicU64,
     next_descriptor: AtomicU64,
-    /// While it is true syncs of files wait.
-    hanging: Mutex<bool>,
-    let_go: Condvar,
+    /// Where syncs of files wait.
+    sync_gate: Gate,
+    /// Where one read waits that found the end of its file.
+    end_gate: Gate,
+    /// Which of the next such reads that is; 0: none.
+    end_to_hang: AtomicU64,
+}
+
+/// Lets through whoever comes, unless it is shut.
+#[derive(Default)]
+struct Gate {
+    is_shut: Mutex<bool>,
+    opened: Condvar,
+    /// How many have come to wait since it was shut.
+    waited: AtomicU64,
+}
+
+impl Gate {
+    fn shut(&self) {
+        self.waited.store(0, Ordering::SeqCst);
+        *self.is_shut.lock().unwrap() = true;
+    }
+
+    fn open(&self) {
+        *self.is_shut.lock().unwrap() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut is_shut = self.is_shut.lock().unwrap();
+        self.waited.fetch_add(u64::from(*is_shut), Ordering::SeqCst);
+        while *is_shut {
+            is_shut = self.opened.wait(is_shut).unwrap();
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -104,14 +138,37 @@ impl SimFs {
         self.disk().read_only = true;
     }
 
+    pub(crate) fn set_shared(&self) {
+        self.disk().is_shared = true;
+    }
+
     /// From now on syncs of files do not return.
     pub(crate) fn hang_syncs(&self) {
-        *self.0.hanging.lock().unwrap() = true;
+        self.0.sync_gate.shut();
+    }
+
+    /// How many syncs have come to wait since they hang.
+    pub(crate) fn hung_syncs(&self) -> u64 {
+        self.0.sync_gate.waited.load(Ordering::SeqCst)
     }
 
     pub(crate) fn let_syncs_go(&self) {
-        *self.0.hanging.lock().unwrap() = false;
-        self.0.let_go.notify_all();
+        self.0.sync_gate.open();
+    }
+
+    /// The `count`th read from now on that finds the end of its file does not return.
+    pub(crate) fn hang_at_end_of_file(&self, count: u64) {
+        self.0.end_gate.shut();
+        self.0.end_to_hang.store(count, Ordering::SeqCst);
+    }
+
+    /// Whether that read has come.
+    pub(crate) fn has_hung_read(&self) -> bool {
+        self.0.end_gate.waited.load(Ordering::SeqCst) > 0
+    }
+
+    pub(crate) fn let_read_go(&self) {
+        self.0.end_gate.open();
     }
 
     /// All locks are free, as if their holders were dead.
@@ -171,6 +228,15 @@ impl SimFs {
         node.durable = node.live.clone();
     }
 
+    /// What is on the disk now stays, whatever happens.
+    pub(crate) fn make_durable(&self) {
+        for node in self.disk().nodes.values_mut() {
+            node.durable = node.live.clone();
+            node.durable_entries = node.entries.clone();
+            node.dirty.clear();
+        }
+    }
+
     /// Puts a file there, with the folders above it.
     pub(crate) fn put(&self, path: &Path, bytes: &[u8]) {
         let mut folder = PathBuf::new();
@@ -205,10 +271,7 @@ impl SimFs {
     /// Counts a sync. The power may go with it; it may hang first, or fail.
     fn sync(&self, inode: impl FnOnce(&Disk) -> io::Result<Inode>, is_dir: bool) -> io::Result<()> {
         if !is_dir {
-            let mut hanging = self.0.hanging.lock().unwrap();
-            while *hanging {
-                hanging = self.0.let_go.wait(hanging).unwrap();
-            }
+            self.0.sync_gate.pass();
         }
         let mut disk = self.disk();
         disk.check_power()?;
@@ -356,7 +419,7 @@ impl FileSystem for SimFs {
     }
 
     fn locks_are_trusted(&self, _: &Path) -> bool {
-        true
+        !self.disk().is_shared
     }
 }
 
@@ -380,6 +443,11 @@ impl File for SimFile {
         let rest = disk.nodes[&self.inode].live.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
+        drop(disk);
+        let left = &self.fs.0.end_to_hang;
+        if length == 0 && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1) {
+            self.fs.0.end_gate.pass();
+        }
         Ok(length)
     }
 

@@ -75,6 +75,18 @@ async fn what_is_durable_is_there_after_a_power_cut() {
 }
 
 #[tokio::test]
+async fn the_folders_that_lead_to_a_new_home_are_durable_too() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    options.home = "/ada/.local/share/store".into();
+    let log = create(&FileStore::open(options.clone()).unwrap()).await;
+    let entry = log.append(say("hello")).unwrap();
+    soon(log.durable(entry.seq)).await.unwrap();
+    options.fs = Arc::new(fs.after_power_cut());
+    assert_eq!(texts(&FileStore::open(options).unwrap(), log.id()).await, ["hello"]);
+}
+
+#[tokio::test]
 async fn a_home_that_is_a_file_is_refused() {
     let fs = SimFs::new();
     fs.put("/home".as_ref(), b"not a folder");
@@ -125,6 +137,26 @@ async fn a_sync_that_hangs_delays_no_write() {
         assert!(log.progress().borrow().durable <= entry.seq);
     }
     assert_eq!(texts(&store, one.id()).await, ["one", "later"]);
+    fs.let_syncs_go();
+    soon(store.flush()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sync_of_a_side_file_that_hangs_delays_no_write() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let (one, two) = (create(&store).await, create(&store).await);
+    soon(store.flush()).await.unwrap();
+    fs.hang_syncs();
+    one.put_side(b"output".to_vec()).unwrap();
+    let entry = one.append(say("one")).unwrap();
+    one.start_commit(entry.seq);
+    // A session's side files are synced before its log: what hangs is the side file.
+    until(|| fs.hung_syncs() > 0).await;
+    for log in [&one, &two] {
+        let entry = log.append(say("later")).unwrap();
+        soon(log.written(entry.seq)).await.unwrap();
+    }
     fs.let_syncs_go();
     soon(store.flush()).await.unwrap();
 }
@@ -234,6 +266,19 @@ async fn the_bound_of_the_store_counts_all_sessions() {
 }
 
 #[tokio::test]
+async fn large_events_are_not_kept_once_they_are_written() {
+    let fs = SimFs::new();
+    let log = create(&store(&fs)).await;
+    for _ in 0..4 {
+        log.append(say(&"x".repeat(2 << 20))).unwrap();
+        soon(log.flush()).await.unwrap();
+    }
+    let last = log.append(say("small")).unwrap();
+    assert_eq!(log.recent(last.seq).unwrap().len(), 1);
+    assert!(log.recent(2).is_none(), "the first of them is read from the disk");
+}
+
+#[tokio::test]
 async fn close_says_so_in_the_log_and_ends_it() {
     let fs = SimFs::new();
     let store = store(&fs);
@@ -294,6 +339,51 @@ async fn shutdown_ends_at_its_limit_and_says_what_is_not_durable() {
     assert!(soon(log.close()).await.is_err());
     fs.let_syncs_go();
     until(|| log.progress().borrow().durable == 4).await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_being_opened_at_the_shutdown_is_not_opened() {
+    let fs = SimFs::new();
+    let first = store(&fs);
+    let log = create(&first).await;
+    soon(first.shutdown(LIMIT)).await.unwrap();
+    let store1 = Arc::new(store(&fs));
+    fs.hang_syncs();
+    let opening = tokio::spawn({
+        let (store1, id) = (Arc::clone(&store1), log.id());
+        async move { store1.open(id).await }
+    });
+    until(|| fs.hung_syncs() > 0).await;
+    soon(store1.shutdown(LIMIT)).await.unwrap();
+    fs.let_syncs_go();
+    assert!(matches!(soon(opening).await.unwrap(), Err(StoreError::Closed)));
+    assert_eq!(store(&fs).open(log.id()).await.unwrap().log.epoch(), 3, "nobody holds it");
+}
+
+#[tokio::test]
+async fn a_session_with_no_room_for_its_end_takes_nothing_after_the_shutdown() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    options.session_bytes_max = 4096;
+    options.closing_bytes = 0;
+    let store = FileStore::open(options).unwrap();
+    let log = create(&store).await;
+    soon(log.flush()).await.unwrap();
+    fs.hang_syncs();
+    while log.append(say("some words")).is_ok() {}
+    // Shorter than the line of `closed`.
+    while log.append(Note { text: String::new() }.into()).is_ok() {}
+    let (reserved, stopped) = tokio::join!(soon(log.reserve(4096)), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        soon(store.shutdown(Duration::from_millis(50))).await
+    });
+    assert!(matches!(reserved, Err(StoreError::Closed)), "nobody waits for room in a store that stopped");
+    assert!(stopped.is_err());
+    fs.let_syncs_go();
+    let accepted = log.progress().borrow().accepted;
+    until(|| log.progress().borrow().durable == accepted).await;
+    assert!(!entries(&store, log.id()).await.iter().any(|entry| matches!(entry.event, Event::Closed(_))));
+    assert!(matches!(log.append(say("late")), Err(AppendError::NotOpen { .. })));
 }
 
 #[tokio::test]
