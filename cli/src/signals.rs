@@ -82,7 +82,7 @@ async fn one(signal: &mut Option<Signal>) {
         None => None,
     };
     if came.is_none() {
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 }
 
