@@ -608,14 +608,7 @@ impl Ui {
 fn is_harmless(command: &Slash) -> bool {
     matches!(
         command,
-        Slash::Help
-            | Slash::Todos
-            | Slash::Usage
-            | Slash::Context
-            | Slash::Tools
-            | Slash::Permissions(_)
-            | Slash::Rename(_)
-            | Slash::Quit
+        Slash::Help | Slash::Todos | Slash::Usage | Slash::Tools | Slash::Permissions(_) | Slash::Rename(_) | Slash::Quit
     )
 }
 

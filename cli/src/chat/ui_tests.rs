@@ -255,6 +255,23 @@ fn the_keys_do_what_the_table_says_during_a_turn() {
 }
 
 #[test]
+fn a_command_that_takes_a_while_waits_for_its_own_time() {
+    for work in [Work::Turn { since: Instant::now() }, Work::Other { what: "writing it down".to_owned(), since: Instant::now() }]
+    {
+        for command in ["/context", "/compact", "/export", "/resume", "/retry"] {
+            let mut chat = Chat::new();
+            chat.ui.begin(work.clone());
+            assert_eq!(chat.enter(command), None, "{command}");
+            assert_eq!(chat.ui.input(), command);
+            assert!(chat.screen().contains("not while something runs"), "{command}");
+        }
+        let mut chat = Chat::new();
+        chat.ui.begin(work);
+        assert_eq!(chat.enter("/usage"), Some(Effect::Command("/usage".to_owned(), Slash::Usage)));
+    }
+}
+
+#[test]
 fn messages_that_wait_come_back_when_the_turn_did_not_end_well() {
     let mut chat = Chat::new();
     chat.begin_turn();
