@@ -1,6 +1,6 @@
 //! What the commands of the chat do.
 
-use super::driver::{Chat, Done, short_id, words};
+use super::driver::{Chat, Done, change, short_id, words};
 use super::feed::todo_lines;
 use super::slash::{COMMANDS, ExportFormat, Slash};
 use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
@@ -123,15 +123,9 @@ impl Chat<'_> {
                     if before.as_ref().is_some_and(|before| before.id() == id) {
                         return Err(CliError::failed("this is that session"));
                     }
-                    plan.open(SessionChoice::Resume(id), Some(approver)).await
+                    change(plan, approver, before, SessionChoice::Resume(id)).await
                 };
-                let opened = opened.await;
-                if let (Ok(_), Some(before)) = (&opened, before)
-                    && let Err(error) = before.close().await
-                {
-                    return Done::Opened(Err(words(&error.into())));
-                }
-                Done::Opened(opened.map_err(|error| words(&error)))
+                Done::Opened(opened.await)
             }),
         );
     }

@@ -50,11 +50,11 @@ pub(super) enum Done {
     /// A turn is over, and so is what its end had to wait for.
     TurnOver(Arc<TurnOutcome>),
     /// Another session was opened.
-    Opened(Result<Opened, String>),
+    Opened(Result<Opened, CliError>),
     /// The session was let go of.
     Closed(Result<(), String>),
     /// The sessions there are.
-    Listed(Result<Vec<SessionSummary>, String>),
+    Listed(Result<Vec<SessionSummary>, CliError>),
     /// A command of the person's ended.
     Shell(Ran),
     /// Something to say.
@@ -97,7 +97,8 @@ pub(super) struct Chat<'a> {
     last_paint: Option<Instant>,
     /// The terminal's size, and when it last changed.
     size: (Size, Option<Instant>),
-    exit: Option<Exit>,
+    /// How the chat ends, once it does.
+    exit: Option<Result<Exit, CliError>>,
 }
 
 /// The signals of job control.
@@ -159,14 +160,14 @@ impl<'a> Chat<'a> {
     /// Runs until somebody leaves.
     ///
     /// # Errors
-    /// The terminal is gone in an unusual way.
+    /// The session that was asked for at the start cannot be opened, or job control not be caught.
     pub(super) async fn run(&mut self, mut signals: Signals) -> Result<Exit, CliError> {
         let mut job_control = JobControl::catch()?;
         self.keys = Some(EventStream::new());
         self.start();
         loop {
-            if let Some(exit) = self.exit {
-                return Ok(exit);
+            if let Some(exit) = self.exit.take() {
+                return exit;
             }
             if self.screen.has_failed() {
                 return Ok(Exit::Done);
@@ -176,7 +177,7 @@ impl<'a> Chat<'a> {
                 event = next_key(&mut self.keys) => match event {
                     Some(Ok(event)) => self.terminal_event(event).await,
                     // The terminal is gone.
-                    Some(Err(_)) | None => self.exit = Some(Exit::Done),
+                    Some(Err(_)) | None => self.exit = Some(Ok(Exit::Done)),
                 },
                 event = next_event(&mut self.turn) => self.turn_event(event),
                 Some(done) = OptionFuture::from(self.job.as_mut()) => {
@@ -187,7 +188,7 @@ impl<'a> Chat<'a> {
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
                 caught = signals.next() => {
                     self.interrupt(caught.name);
-                    self.exit = Some(Exit::Signal(caught.number));
+                    self.exit = Some(Ok(Exit::Signal(caught.number)));
                 }
                 Some(()) = job_control.stop.recv() => self.suspend().await,
                 Some(()) = job_control.go_on.recv() => self.go_on(),
@@ -290,7 +291,7 @@ impl<'a> Chat<'a> {
             Effect::Stop => self.stop(),
             Effect::Picked(id) => self.picked(id),
             Effect::NotPicked if self.session.is_none() && matches!(self.choice, SessionChoice::Pick { .. }) => {
-                self.exit = Some(Exit::Done);
+                self.exit = Some(Ok(Exit::Done));
             }
             Effect::NotPicked => {}
             Effect::OpenEditor => self.edit().await,
@@ -302,7 +303,7 @@ impl<'a> Chat<'a> {
 
     pub(super) fn leave_now(&mut self) {
         self.interrupt("user");
-        self.exit = Some(Exit::Done);
+        self.exit = Some(Ok(Exit::Done));
     }
 
     /// Runs `job`, shown as `what`. Nothing else may run: a job in the place of another would drop what that one has in hand, and its end would be taken for
@@ -391,35 +392,13 @@ impl<'a> Chat<'a> {
     /// Lists the sessions to pick from.
     pub(super) fn list(&mut self) {
         let store = Arc::clone(self.plan.runtime().store());
-        self.run_job(
-            "looking for sessions",
-            Box::pin(async move { Done::Listed(store.list().await.map_err(|error| words(&error.into()))) }),
-        );
+        self.run_job("looking for sessions", Box::pin(async move { Done::Listed(store.list().await.map_err(CliError::from)) }));
     }
 
     /// Opens another session; the present one is let go of when that has worked.
     pub(super) fn open(&mut self, choice: SessionChoice) {
         let (plan, approver, before) = (self.plan, Arc::clone(&self.approver), self.session.clone());
-        self.run_job(
-            "opening the session",
-            Box::pin(async move {
-                if let Some(before) = &before
-                    && let Err(error) = before.flush().await
-                {
-                    return Done::Opened(Err(words(&error.into())));
-                }
-                match plan.open(choice, Some(approver)).await {
-                    Ok(opened) => {
-                        if let Some(before) = before {
-                            // It is flushed; what remains is its lock, which goes with this process at the latest.
-                            let _ = before.close().await;
-                        }
-                        Done::Opened(Ok(opened))
-                    }
-                    Err(error) => Done::Opened(Err(words(&error))),
-                }
-            }),
-        );
+        self.run_job("opening the session", Box::pin(async move { Done::Opened(change(plan, approver, before, choice).await) }));
     }
 
     fn done(&mut self, done: Done) {
@@ -459,11 +438,14 @@ impl<'a> Chat<'a> {
                 let others = sessions.into_iter().filter(|session| Some(session.id) != own).collect();
                 self.ui.pick(Picker::new(others, SystemClock.now()));
             }
-            Done::Opened(Err(why)) | Done::Listed(Err(why)) => {
-                self.ui.tell(&why, ERROR);
-                if self.session.is_none() {
-                    self.choice = SessionChoice::New;
-                }
+            // Whoever asked for a session with `-c` or `-r` gets that one or none: the next message must not start another.
+            Done::Opened(Err(error)) | Done::Listed(Err(error))
+                if self.session.is_none() && self.choice != SessionChoice::New =>
+            {
+                self.exit = Some(Err(error));
+            }
+            Done::Opened(Err(error)) | Done::Listed(Err(error)) => {
+                self.ui.tell(&words(&error), ERROR);
                 self.over(false);
             }
             Done::Shell(ran) => self.shell_ended(&ran),
@@ -476,7 +458,9 @@ impl<'a> Chat<'a> {
 
     /// What ran is over: the next message that waits may go.
     fn over(&mut self, ended_well: bool) {
-        if let Some(next) = self.ui.end(ended_well) {
+        // Somebody who pressed Esc meant what ran and what waited for it, not what comes later.
+        let stopped = std::mem::take(&mut self.stop_wanted);
+        if let Some(next) = self.ui.end(ended_well && !stopped) {
             self.send(next, UserKind::FollowUp);
         }
     }
@@ -625,9 +609,27 @@ impl<'a> Chat<'a> {
         self.size = (screen::size(), None);
         self.last_paint = None;
         if self.screen.take_back().is_err() {
-            self.exit = Some(Exit::Done);
+            self.exit = Some(Ok(Exit::Done));
         }
     }
+}
+
+/// Opens another session and lets go of the one `before`, which must be durable first: where that fails, it stays the session of the chat.
+pub(super) async fn change(
+    plan: &Plan,
+    approver: Arc<dyn Approver>,
+    before: Option<Session>,
+    choice: SessionChoice,
+) -> Result<Opened, CliError> {
+    if let Some(before) = &before {
+        before.flush().await?;
+    }
+    let opened = plan.open(choice, Some(approver)).await?;
+    if let Some(before) = before {
+        // It is flushed; what remains is its lock, which goes with this process at the latest.
+        let _ = before.close().await;
+    }
+    Ok(opened)
 }
 
 /// Gives the session what waited for it, and then the message.
