@@ -2,6 +2,7 @@
 //! done. What takes a while is a [`Job`], polled by the same loop, so that typing never waits.
 
 use super::approval::{Ask, ChatApprover};
+use super::external_editor::ExternalEditor;
 use super::history::History;
 use super::keys;
 use super::live_area::Size;
@@ -16,7 +17,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice};
-use crate::signals::Signals;
+use crate::signals::{Caught, Signals};
 use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock, UserKind};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
 use crossterm::event::{Event as TerminalEvent, EventStream};
@@ -97,6 +98,8 @@ pub(super) struct Chat<'a> {
     last_paint: Option<Instant>,
     /// The terminal's size, and when it last changed.
     size: (Size, Option<Instant>),
+    signals: Signals,
+    job_control: JobControl,
     /// How the chat ends, once it does.
     exit: Option<Result<Exit, CliError>>,
 }
@@ -120,7 +123,11 @@ impl JobControl {
 
 impl<'a> Chat<'a> {
     /// Takes the terminal and shows the first prompt.
-    pub(super) fn new(app: &'a App, plan: &'a Plan) -> Result<Self, CliError> {
+    ///
+    /// # Errors
+    /// The terminal cannot be used, or job control not be caught.
+    pub(super) fn new(app: &'a App, plan: &'a Plan, signals: Signals) -> Result<Self, CliError> {
+        let job_control = JobControl::catch()?;
         let screen = Screen::take(app).map_err(|error| CliError::failed(format!("cannot use this terminal: {error}")))?;
         let (approver, asks) = ChatApprover::new();
         let ui = Ui::new(Start {
@@ -150,6 +157,8 @@ impl<'a> Chat<'a> {
             is_in_trouble: false,
             last_paint: None,
             size: (screen::size(), None),
+            signals,
+            job_control,
             exit: None,
         };
         chat.welcome();
@@ -160,9 +169,8 @@ impl<'a> Chat<'a> {
     /// Runs until somebody leaves.
     ///
     /// # Errors
-    /// The session that was asked for at the start cannot be opened, or job control not be caught.
-    pub(super) async fn run(&mut self, mut signals: Signals) -> Result<Exit, CliError> {
-        let mut job_control = JobControl::catch()?;
+    /// The session that was asked for at the start cannot be opened.
+    pub(super) async fn run(&mut self) -> Result<Exit, CliError> {
         self.keys = Some(EventStream::new());
         self.start();
         loop {
@@ -186,12 +194,9 @@ impl<'a> Chat<'a> {
                 }
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
-                caught = signals.next() => {
-                    self.interrupt(caught.name);
-                    self.exit = Some(Ok(Exit::Signal(caught.number)));
-                }
-                Some(()) = job_control.stop.recv() => self.suspend().await,
-                Some(()) = job_control.go_on.recv() => self.go_on(),
+                caught = self.signals.next() => self.caught(caught),
+                Some(()) = self.job_control.stop.recv() => self.suspend().await,
+                Some(()) = self.job_control.go_on.recv() => self.go_on(),
                 () = self.screen.written() => {}
                 Some(()) = OptionFuture::from(repaint.map(tokio::time::sleep)) => {}
             }
@@ -588,13 +593,47 @@ impl<'a> Chat<'a> {
         let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| self.app.env(name)).unwrap_or("vi").to_owned();
         self.keys = None;
         self.screen.give(&mut self.ui).await;
-        let edited = edit_text(&editor, &self.ui.input()).await;
+        let Some(edited) = self.edited(&editor).await else { return };
         self.go_on();
         self.keys = Some(EventStream::new());
         match edited {
             Ok(text) => self.ui.set_input(text.trim_end()),
             Err(why) => self.ui.tell(&format!("`{editor}` did not work: {why}"), ERROR),
         }
+    }
+
+    /// What came out of the editor; nothing where a signal ends the chat, and the editor with it.
+    async fn edited(&mut self, command: &str) -> Option<std::io::Result<String>> {
+        let mut editor = match ExternalEditor::open(command, &self.ui.input()) {
+            Ok(editor) => editor,
+            Err(error) => return Some(Err(error)),
+        };
+        loop {
+            tokio::select! {
+                edited = editor.text() => return Some(edited),
+                caught = self.signals.next() => {
+                    // Ctrl-C was typed into the editor; what it means there is for the editor to say.
+                    if caught.number == rustix::process::Signal::INT.as_raw() {
+                        continue;
+                    }
+                    self.caught(caught);
+                    editor.end().await;
+                    return None;
+                }
+                Some(()) = self.job_control.stop.recv() => {
+                    // Where only the editor stops, the shell waits on for this process, and the terminal is nobody's.
+                    let _ = rustix::process::kill_current_process_group(rustix::process::Signal::STOP);
+                }
+                // The terminal is still the editor's.
+                Some(()) = self.job_control.go_on.recv() => {}
+            }
+        }
+    }
+
+    /// A signal ends the chat.
+    fn caught(&mut self, caught: Caught) {
+        self.interrupt(caught.name);
+        self.exit = Some(Ok(Exit::Signal(caught.number)));
     }
 
     /// Stops this process group, as Ctrl-Z does. It goes on with SIGCONT, which [`Chat::go_on`] answers.
@@ -663,20 +702,6 @@ pub(super) fn words(error: &CliError) -> String {
 /// As much of an id as is its time of creation: one session a millisecond.
 pub(super) fn short_id(id: SessionId) -> String {
     id.to_string().chars().take(13).collect()
-}
-
-async fn edit_text(editor: &str, text: &str) -> std::io::Result<String> {
-    // The file is made by `mkstemp`: nobody else may read it.
-    let file = tempfile::Builder::new().prefix("longhand-").suffix(".md").tempfile()?;
-    std::fs::write(file.path(), text)?;
-    let mut shell = tokio::process::Command::new("sh");
-    // The variable may hold options, as in `code --wait`.
-    shell.arg("-c").arg(format!("{editor} \"$1\"")).arg("sh").arg(file.path());
-    let status = shell.status().await?;
-    if !status.success() {
-        return Err(std::io::Error::other(status.to_string()));
-    }
-    std::fs::read_to_string(file.path())
 }
 
 async fn next_key(keys: &mut Option<EventStream>) -> Option<std::io::Result<TerminalEvent>> {

@@ -16,6 +16,7 @@ mod commands;
 mod complete;
 mod driver;
 mod editor;
+mod external_editor;
 mod feed;
 mod history;
 mod keys;
@@ -42,8 +43,8 @@ use crate::signals::Signals;
 /// The terminal cannot be used, or the session that was asked for not be opened. What could not be made durable at the end is told, and is in the exit.
 pub(crate) async fn run(app: &App, plan: Plan) -> Result<Exit, CliError> {
     let signals = Signals::catch()?;
-    let mut chat = Chat::new(app, &plan)?;
-    let exit = chat.run(signals).await;
+    let mut chat = Chat::new(app, &plan, signals)?;
+    let exit = chat.run().await;
     let left = chat.leave().await;
     let kept = plan.shutdown().await;
     if let Some(words) = left {
