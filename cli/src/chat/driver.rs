@@ -2,6 +2,7 @@
 //! done. What takes a while is a [`Job`], polled by the same loop, so that typing never waits.
 
 use super::approval::{Ask, ChatApprover};
+use super::complete::{Completion, Lookup};
 use super::external_editor::ExternalEditor;
 use super::history::History;
 use super::keys;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// How long a new size has to last before something is painted for it. While a window is dragged, a terminal multiplexer resizes its screen at once and tells of it
 /// up to 250 ms later; a painting in between would erase too little, or too much.
@@ -38,6 +40,11 @@ const FRAME: Duration = Duration::from_millis(16);
 const EVENTS_AT_ONCE: usize = 256;
 /// How many lines of a `!` command's output are shown.
 const SHELL_LINES_SHOWN: usize = 200;
+
+/// A folder that is read within this is waited for, so that keys which come together, as from a script, are taken in their order.
+const LOOKUP_AT_ONCE: Duration = Duration::from_millis(50);
+/// How long leaving waits for a file that is being written.
+const EXPORT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Something that takes a while.
 pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Done> + 'a>>;
@@ -88,6 +95,10 @@ pub(super) struct Chat<'a> {
     job: Option<Job<'a>>,
     /// The job is a command of the person's, which may be dropped.
     is_shell: bool,
+    /// The job writes a file of the person's, which is not to be left half written.
+    is_export: bool,
+    /// A slow folder that is read; one at a time. It changes nothing, so that it may be left behind.
+    lookup: Option<JoinHandle<(Lookup, Completion)>>,
     /// Somebody pressed Esc before the turn had begun.
     stop_wanted: bool,
     pub(super) pending: Pending,
@@ -150,6 +161,8 @@ impl<'a> Chat<'a> {
             turn: None,
             job: None,
             is_shell: false,
+            is_export: false,
+            lookup: None,
             stop_wanted: false,
             pending: Pending::default(),
             mode: None,
@@ -192,6 +205,10 @@ impl<'a> Chat<'a> {
                     self.job = None;
                     self.done(done);
                 }
+                Some(found) = OptionFuture::from(self.lookup.as_mut()) => {
+                    self.lookup = None;
+                    self.found(found.ok());
+                }
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
                 caught = self.signals.next() => self.caught(caught),
@@ -205,9 +222,12 @@ impl<'a> Chat<'a> {
 
     /// Gives the terminal back. What is to be said when all is durable.
     pub(super) async fn leave(mut self) -> Option<String> {
-        self.job = None;
+        let export = self.job.take().filter(|_| self.is_export);
         self.keys = None;
         self.screen.give(&mut self.ui).await;
+        if let Some(export) = export {
+            let _ = tokio::time::timeout(EXPORT_WITHIN, export).await;
+        }
         let session = self.session.as_ref().filter(|_| self.plan.is_kept())?;
         let has_words = session.state(|state| state.messages > 0);
         has_words.then(|| format!("To go on with this session: longhand -r {}\n", short_id(session.id())))
@@ -270,10 +290,7 @@ impl<'a> Chat<'a> {
         let now = Instant::now();
         let effect = match event {
             TerminalEvent::Key(event) => keys::key(event).and_then(|key| self.ui.key(key, now)),
-            TerminalEvent::Paste(text) => {
-                self.ui.paste(&text, now);
-                None
-            }
+            TerminalEvent::Paste(text) => self.ui.paste(&text, now),
             // A resize needs no more than the painting that follows.
             _ => None,
         };
@@ -299,6 +316,7 @@ impl<'a> Chat<'a> {
                 self.exit = Some(Ok(Exit::Done));
             }
             Effect::NotPicked => {}
+            Effect::LookUp(lookup) => self.look_up(lookup).await,
             Effect::OpenEditor => self.edit().await,
             Effect::Suspend => self.suspend().await,
             Effect::Redraw => self.screen.redraw(self.ui.size),
@@ -306,9 +324,40 @@ impl<'a> Chat<'a> {
         }
     }
 
+    async fn look_up(&mut self, lookup: Lookup) {
+        if self.lookup.is_some() {
+            if lookup.is_tab {
+                self.ui.hint("a folder is still being read");
+            }
+            return;
+        }
+        let mut reading = spawn_blocking(move || {
+            let found = lookup.find();
+            (lookup, found)
+        });
+        match tokio::time::timeout(LOOKUP_AT_ONCE, &mut reading).await {
+            Ok(found) => self.found(found.ok()),
+            Err(_) => self.lookup = Some(reading),
+        }
+    }
+
+    /// Shows what a lookup found; nothing where it panicked.
+    fn found(&mut self, found: Option<(Lookup, Completion)>) {
+        if let Some((lookup, completion)) = found {
+            self.last_paint = None;
+            self.ui.completed(&lookup, completion);
+        }
+    }
+
     pub(super) fn leave_now(&mut self) {
         self.interrupt("user");
         self.exit = Some(Ok(Exit::Done));
+    }
+
+    /// Runs `job`, which writes a file that leaving waits for.
+    pub(super) fn run_export(&mut self, job: Job<'a>) {
+        self.run_job("exporting", job);
+        self.is_export = true;
     }
 
     /// Runs `job`, shown as `what`. Nothing else may run: a job in the place of another would drop what that one has in hand, and its end would be taken for
@@ -408,7 +457,7 @@ impl<'a> Chat<'a> {
 
     fn done(&mut self, done: Done) {
         self.last_paint = None;
-        self.is_shell = false;
+        (self.is_shell, self.is_export) = (false, false);
         match done {
             Done::Started { text, session, notice, turn } => {
                 self.use_session(session, notice);
