@@ -1,6 +1,6 @@
 //! What the commands of the chat do.
 
-use super::driver::{Chat, Done, short_id, words};
+use super::driver::{Chat, Done, change, short_id, words};
 use super::feed::todo_lines;
 use super::slash::{COMMANDS, ExportFormat, Slash};
 use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
@@ -12,6 +12,8 @@ use crate::setup::SessionChoice;
 use agent_runtime::session_store::Usage;
 use agent_runtime::{PermissionMode, Permissions, Session};
 use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 /// The key table of `/help`.
 const KEYS: [(&str, &str); 12] = [
@@ -123,15 +125,9 @@ impl Chat<'_> {
                     if before.as_ref().is_some_and(|before| before.id() == id) {
                         return Err(CliError::failed("this is that session"));
                     }
-                    plan.open(SessionChoice::Resume(id), Some(approver)).await
+                    change(plan, approver, before, SessionChoice::Resume(id)).await
                 };
-                let opened = opened.await;
-                if let (Ok(_), Some(before)) = (&opened, before)
-                    && let Err(error) = before.close().await
-                {
-                    return Done::Opened(Err(words(&error.into())));
-                }
-                Done::Opened(opened.map_err(|error| words(&error)))
+                Done::Opened(opened.await)
             }),
         );
     }
@@ -182,24 +178,25 @@ impl Chat<'_> {
         let path = path.unwrap_or_else(|| format!("longhand-{}.{}", short_id(id), format.extension()));
         let path = self.plan.cwd().join(path);
         let (store, log, session) = (Arc::clone(self.plan.runtime().store()), log_path(self.app, id), session.clone());
-        self.run_job(
-            "exporting",
-            Box::pin(async move {
-                let written = async {
-                    session.flush().await?;
-                    let format = match format {
-                        ExportFormat::Jsonl => export::Format::Jsonl,
-                        ExportFormat::Markdown => export::Format::Markdown,
-                        ExportFormat::Html => export::Format::Html,
-                    };
-                    export::write_file(store.as_ref(), &log, id, format, &path).await
+        let target = path.clone();
+        self.run_export(Box::pin(async move {
+            let written = async {
+                session.flush().await?;
+                let format = match format {
+                    ExportFormat::Jsonl => export::Format::Jsonl,
+                    ExportFormat::Markdown => export::Format::Markdown,
+                    ExportFormat::Html => export::Format::Html,
                 };
-                Done::Told(vec![match written.await {
-                    Ok(()) => Line::plain(format!("Written to {}", safe_line(&path.to_string_lossy()))),
-                    Err(error) => Line::new(safe_line(&words(&error)), ERROR),
-                }])
-            }),
-        );
+                // Files are read and written there, and synced: a thread of its own keeps the keys and the turn going.
+                let runtime = Handle::current();
+                let write = move || runtime.block_on(export::write_file(store.as_ref(), &log, id, format, &target));
+                spawn_blocking(write).await.map_err(|error| CliError::failed(format!("the export broke off: {error}")))?
+            };
+            Done::Told(vec![match written.await {
+                Ok(()) => Line::plain(format!("Written to {}", safe_line(&path.to_string_lossy()))),
+                Err(error) => Line::new(safe_line(&words(&error)), ERROR),
+            }])
+        }));
     }
 
     fn tools(&mut self) {

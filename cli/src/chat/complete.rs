@@ -2,10 +2,30 @@
 
 use super::slash;
 use crate::safe_text::safe_line;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A folder with more entries than this is not read to its end.
 const ENTRIES_MAX: usize = 4000;
+
+/// Candidates that are looked for: after Tab, or while a word is typed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Lookup {
+    pub(super) before_cursor: String,
+    pub(super) cwd: PathBuf,
+    pub(super) is_tab: bool,
+}
+
+impl Lookup {
+    /// Whether a folder is read, which may take as long as its disk or its network wants.
+    pub(super) fn reads_folder(&self) -> bool {
+        !is_command(&self.before_cursor)
+    }
+
+    /// Finds them. Blocks where it reads a folder.
+    pub(super) fn find(&self) -> Completion {
+        complete(&self.before_cursor, &self.cwd)
+    }
+}
 
 /// What may stand in the place of the text before the cursor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,7 +59,7 @@ pub(super) fn suggests(before_cursor: &str) -> bool {
 }
 
 /// The candidates for the word before the cursor.
-pub(super) fn complete(before_cursor: &str, cwd: &Path) -> Completion {
+fn complete(before_cursor: &str, cwd: &Path) -> Completion {
     let word = word(before_cursor);
     if is_command(before_cursor) {
         let candidates = slash::complete(before_cursor).into_iter().map(str::to_owned).collect();

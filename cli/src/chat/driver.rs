@@ -2,6 +2,8 @@
 //! done. What takes a while is a [`Job`], polled by the same loop, so that typing never waits.
 
 use super::approval::{Ask, ChatApprover};
+use super::complete::{Completion, Lookup};
+use super::external_editor::ExternalEditor;
 use super::history::History;
 use super::keys;
 use super::live_area::Size;
@@ -16,7 +18,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice};
-use crate::signals::Signals;
+use crate::signals::{Caught, Signals};
 use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock, UserKind};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
 use crossterm::event::{Event as TerminalEvent, EventStream};
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// How long a new size has to last before something is painted for it. While a window is dragged, a terminal multiplexer resizes its screen at once and tells of it
 /// up to 250 ms later; a painting in between would erase too little, or too much.
@@ -37,6 +40,11 @@ const FRAME: Duration = Duration::from_millis(16);
 const EVENTS_AT_ONCE: usize = 256;
 /// How many lines of a `!` command's output are shown.
 const SHELL_LINES_SHOWN: usize = 200;
+
+/// A folder that is read within this is waited for, so that keys which come together, as from a script, are taken in their order.
+const LOOKUP_AT_ONCE: Duration = Duration::from_millis(50);
+/// How long leaving waits for a file that is being written.
+const EXPORT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Something that takes a while.
 pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Done> + 'a>>;
@@ -50,11 +58,11 @@ pub(super) enum Done {
     /// A turn is over, and so is what its end had to wait for.
     TurnOver(Arc<TurnOutcome>),
     /// Another session was opened.
-    Opened(Result<Opened, String>),
+    Opened(Result<Opened, CliError>),
     /// The session was let go of.
     Closed(Result<(), String>),
     /// The sessions there are.
-    Listed(Result<Vec<SessionSummary>, String>),
+    Listed(Result<Vec<SessionSummary>, CliError>),
     /// A command of the person's ended.
     Shell(Ran),
     /// Something to say.
@@ -87,6 +95,10 @@ pub(super) struct Chat<'a> {
     job: Option<Job<'a>>,
     /// The job is a command of the person's, which may be dropped.
     is_shell: bool,
+    /// The job writes a file of the person's, which is not to be left half written.
+    is_export: bool,
+    /// A slow folder that is read; one at a time. It changes nothing, so that it may be left behind.
+    lookup: Option<JoinHandle<(Lookup, Completion)>>,
     /// Somebody pressed Esc before the turn had begun.
     stop_wanted: bool,
     pub(super) pending: Pending,
@@ -97,7 +109,10 @@ pub(super) struct Chat<'a> {
     last_paint: Option<Instant>,
     /// The terminal's size, and when it last changed.
     size: (Size, Option<Instant>),
-    exit: Option<Exit>,
+    signals: Signals,
+    job_control: JobControl,
+    /// How the chat ends, once it does.
+    exit: Option<Result<Exit, CliError>>,
 }
 
 /// The signals of job control.
@@ -119,7 +134,11 @@ impl JobControl {
 
 impl<'a> Chat<'a> {
     /// Takes the terminal and shows the first prompt.
-    pub(super) fn new(app: &'a App, plan: &'a Plan) -> Result<Self, CliError> {
+    ///
+    /// # Errors
+    /// The terminal cannot be used, or job control not be caught.
+    pub(super) fn new(app: &'a App, plan: &'a Plan, signals: Signals) -> Result<Self, CliError> {
+        let job_control = JobControl::catch()?;
         let screen = Screen::take(app).map_err(|error| CliError::failed(format!("cannot use this terminal: {error}")))?;
         let (approver, asks) = ChatApprover::new();
         let ui = Ui::new(Start {
@@ -142,6 +161,8 @@ impl<'a> Chat<'a> {
             turn: None,
             job: None,
             is_shell: false,
+            is_export: false,
+            lookup: None,
             stop_wanted: false,
             pending: Pending::default(),
             mode: None,
@@ -149,6 +170,8 @@ impl<'a> Chat<'a> {
             is_in_trouble: false,
             last_paint: None,
             size: (screen::size(), None),
+            signals,
+            job_control,
             exit: None,
         };
         chat.welcome();
@@ -159,14 +182,13 @@ impl<'a> Chat<'a> {
     /// Runs until somebody leaves.
     ///
     /// # Errors
-    /// The terminal is gone in an unusual way.
-    pub(super) async fn run(&mut self, mut signals: Signals) -> Result<Exit, CliError> {
-        let mut job_control = JobControl::catch()?;
+    /// The session that was asked for at the start cannot be opened.
+    pub(super) async fn run(&mut self) -> Result<Exit, CliError> {
         self.keys = Some(EventStream::new());
         self.start();
         loop {
-            if let Some(exit) = self.exit {
-                return Ok(exit);
+            if let Some(exit) = self.exit.take() {
+                return exit;
             }
             if self.screen.has_failed() {
                 return Ok(Exit::Done);
@@ -176,21 +198,22 @@ impl<'a> Chat<'a> {
                 event = next_key(&mut self.keys) => match event {
                     Some(Ok(event)) => self.terminal_event(event).await,
                     // The terminal is gone.
-                    Some(Err(_)) | None => self.exit = Some(Exit::Done),
+                    Some(Err(_)) | None => self.exit = Some(Ok(Exit::Done)),
                 },
                 event = next_event(&mut self.turn) => self.turn_event(event),
                 Some(done) = OptionFuture::from(self.job.as_mut()) => {
                     self.job = None;
                     self.done(done);
                 }
+                Some(found) = OptionFuture::from(self.lookup.as_mut()) => {
+                    self.lookup = None;
+                    self.found(found.ok());
+                }
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
-                caught = signals.next() => {
-                    self.interrupt(caught.name);
-                    self.exit = Some(Exit::Signal(caught.number));
-                }
-                Some(()) = job_control.stop.recv() => self.suspend().await,
-                Some(()) = job_control.go_on.recv() => self.go_on(),
+                caught = self.signals.next() => self.caught(caught),
+                Some(()) = self.job_control.stop.recv() => self.suspend().await,
+                Some(()) = self.job_control.go_on.recv() => self.go_on(),
                 () = self.screen.written() => {}
                 Some(()) = OptionFuture::from(repaint.map(tokio::time::sleep)) => {}
             }
@@ -199,9 +222,12 @@ impl<'a> Chat<'a> {
 
     /// Gives the terminal back. What is to be said when all is durable.
     pub(super) async fn leave(mut self) -> Option<String> {
-        self.job = None;
+        let export = self.job.take().filter(|_| self.is_export);
         self.keys = None;
         self.screen.give(&mut self.ui).await;
+        if let Some(export) = export {
+            let _ = tokio::time::timeout(EXPORT_WITHIN, export).await;
+        }
         let session = self.session.as_ref().filter(|_| self.plan.is_kept())?;
         let has_words = session.state(|state| state.messages > 0);
         has_words.then(|| format!("To go on with this session: longhand -r {}\n", short_id(session.id())))
@@ -264,10 +290,7 @@ impl<'a> Chat<'a> {
         let now = Instant::now();
         let effect = match event {
             TerminalEvent::Key(event) => keys::key(event).and_then(|key| self.ui.key(key, now)),
-            TerminalEvent::Paste(text) => {
-                self.ui.paste(&text, now);
-                None
-            }
+            TerminalEvent::Paste(text) => self.ui.paste(&text, now),
             // A resize needs no more than the painting that follows.
             _ => None,
         };
@@ -290,9 +313,10 @@ impl<'a> Chat<'a> {
             Effect::Stop => self.stop(),
             Effect::Picked(id) => self.picked(id),
             Effect::NotPicked if self.session.is_none() && matches!(self.choice, SessionChoice::Pick { .. }) => {
-                self.exit = Some(Exit::Done);
+                self.exit = Some(Ok(Exit::Done));
             }
             Effect::NotPicked => {}
+            Effect::LookUp(lookup) => self.look_up(lookup).await,
             Effect::OpenEditor => self.edit().await,
             Effect::Suspend => self.suspend().await,
             Effect::Redraw => self.screen.redraw(self.ui.size),
@@ -300,13 +324,46 @@ impl<'a> Chat<'a> {
         }
     }
 
-    pub(super) fn leave_now(&mut self) {
-        self.interrupt("user");
-        self.exit = Some(Exit::Done);
+    async fn look_up(&mut self, lookup: Lookup) {
+        if self.lookup.is_some() {
+            if lookup.is_tab {
+                self.ui.hint("a folder is still being read");
+            }
+            return;
+        }
+        let mut reading = spawn_blocking(move || {
+            let found = lookup.find();
+            (lookup, found)
+        });
+        match tokio::time::timeout(LOOKUP_AT_ONCE, &mut reading).await {
+            Ok(found) => self.found(found.ok()),
+            Err(_) => self.lookup = Some(reading),
+        }
     }
 
-    /// Runs `job`, shown as `what`.
+    /// Shows what a lookup found; nothing where it panicked.
+    fn found(&mut self, found: Option<(Lookup, Completion)>) {
+        if let Some((lookup, completion)) = found {
+            self.last_paint = None;
+            self.ui.completed(&lookup, completion);
+        }
+    }
+
+    pub(super) fn leave_now(&mut self) {
+        self.interrupt("user");
+        self.exit = Some(Ok(Exit::Done));
+    }
+
+    /// Runs `job`, which writes a file that leaving waits for.
+    pub(super) fn run_export(&mut self, job: Job<'a>) {
+        self.run_job("exporting", job);
+        self.is_export = true;
+    }
+
+    /// Runs `job`, shown as `what`. Nothing else may run: a job in the place of another would drop what that one has in hand, and its end would be taken for
+    /// the end of the turn.
     pub(super) fn run_job(&mut self, what: &str, job: Job<'a>) {
+        debug_assert!(self.job.is_none() && self.turn.is_none(), "`{what}` would run beside something else");
         self.ui.begin(Work::Other { what: what.to_owned(), since: Instant::now() });
         self.job = Some(job);
     }
@@ -389,40 +446,18 @@ impl<'a> Chat<'a> {
     /// Lists the sessions to pick from.
     pub(super) fn list(&mut self) {
         let store = Arc::clone(self.plan.runtime().store());
-        self.run_job(
-            "looking for sessions",
-            Box::pin(async move { Done::Listed(store.list().await.map_err(|error| words(&error.into()))) }),
-        );
+        self.run_job("looking for sessions", Box::pin(async move { Done::Listed(store.list().await.map_err(CliError::from)) }));
     }
 
     /// Opens another session; the present one is let go of when that has worked.
     pub(super) fn open(&mut self, choice: SessionChoice) {
         let (plan, approver, before) = (self.plan, Arc::clone(&self.approver), self.session.clone());
-        self.run_job(
-            "opening the session",
-            Box::pin(async move {
-                if let Some(before) = &before
-                    && let Err(error) = before.flush().await
-                {
-                    return Done::Opened(Err(words(&error.into())));
-                }
-                match plan.open(choice, Some(approver)).await {
-                    Ok(opened) => {
-                        if let Some(before) = before {
-                            // It is flushed; what remains is its lock, which goes with this process at the latest.
-                            let _ = before.close().await;
-                        }
-                        Done::Opened(Ok(opened))
-                    }
-                    Err(error) => Done::Opened(Err(words(&error))),
-                }
-            }),
-        );
+        self.run_job("opening the session", Box::pin(async move { Done::Opened(change(plan, approver, before, choice).await) }));
     }
 
     fn done(&mut self, done: Done) {
         self.last_paint = None;
-        self.is_shell = false;
+        (self.is_shell, self.is_export) = (false, false);
         match done {
             Done::Started { text, session, notice, turn } => {
                 self.use_session(session, notice);
@@ -457,11 +492,14 @@ impl<'a> Chat<'a> {
                 let others = sessions.into_iter().filter(|session| Some(session.id) != own).collect();
                 self.ui.pick(Picker::new(others, SystemClock.now()));
             }
-            Done::Opened(Err(why)) | Done::Listed(Err(why)) => {
-                self.ui.tell(&why, ERROR);
-                if self.session.is_none() {
-                    self.choice = SessionChoice::New;
-                }
+            // Whoever asked for a session with `-c` or `-r` gets that one or none: the next message must not start another.
+            Done::Opened(Err(error)) | Done::Listed(Err(error))
+                if self.session.is_none() && self.choice != SessionChoice::New =>
+            {
+                self.exit = Some(Err(error));
+            }
+            Done::Opened(Err(error)) | Done::Listed(Err(error)) => {
+                self.ui.tell(&words(&error), ERROR);
                 self.over(false);
             }
             Done::Shell(ran) => self.shell_ended(&ran),
@@ -474,7 +512,9 @@ impl<'a> Chat<'a> {
 
     /// What ran is over: the next message that waits may go.
     fn over(&mut self, ended_well: bool) {
-        if let Some(next) = self.ui.end(ended_well) {
+        // Somebody who pressed Esc meant what ran and what waited for it, not what comes later.
+        let stopped = std::mem::take(&mut self.stop_wanted);
+        if let Some(next) = self.ui.end(ended_well && !stopped) {
             self.send(next, UserKind::FollowUp);
         }
     }
@@ -602,13 +642,47 @@ impl<'a> Chat<'a> {
         let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| self.app.env(name)).unwrap_or("vi").to_owned();
         self.keys = None;
         self.screen.give(&mut self.ui).await;
-        let edited = edit_text(&editor, &self.ui.input()).await;
+        let Some(edited) = self.edited(&editor).await else { return };
         self.go_on();
         self.keys = Some(EventStream::new());
         match edited {
             Ok(text) => self.ui.set_input(text.trim_end()),
             Err(why) => self.ui.tell(&format!("`{editor}` did not work: {why}"), ERROR),
         }
+    }
+
+    /// What came out of the editor; nothing where a signal ends the chat, and the editor with it.
+    async fn edited(&mut self, command: &str) -> Option<std::io::Result<String>> {
+        let mut editor = match ExternalEditor::open(command, &self.ui.input()) {
+            Ok(editor) => editor,
+            Err(error) => return Some(Err(error)),
+        };
+        loop {
+            tokio::select! {
+                edited = editor.text() => return Some(edited),
+                caught = self.signals.next() => {
+                    // Ctrl-C was typed into the editor; what it means there is for the editor to say.
+                    if caught.number == rustix::process::Signal::INT.as_raw() {
+                        continue;
+                    }
+                    self.caught(caught);
+                    editor.end().await;
+                    return None;
+                }
+                Some(()) = self.job_control.stop.recv() => {
+                    // Where only the editor stops, the shell waits on for this process, and the terminal is nobody's.
+                    let _ = rustix::process::kill_current_process_group(rustix::process::Signal::STOP);
+                }
+                // The terminal is still the editor's.
+                Some(()) = self.job_control.go_on.recv() => {}
+            }
+        }
+    }
+
+    /// A signal ends the chat.
+    fn caught(&mut self, caught: Caught) {
+        self.interrupt(caught.name);
+        self.exit = Some(Ok(Exit::Signal(caught.number)));
     }
 
     /// Stops this process group, as Ctrl-Z does. It goes on with SIGCONT, which [`Chat::go_on`] answers.
@@ -623,9 +697,27 @@ impl<'a> Chat<'a> {
         self.size = (screen::size(), None);
         self.last_paint = None;
         if self.screen.take_back().is_err() {
-            self.exit = Some(Exit::Done);
+            self.exit = Some(Ok(Exit::Done));
         }
     }
+}
+
+/// Opens another session and lets go of the one `before`, which must be durable first: where that fails, it stays the session of the chat.
+pub(super) async fn change(
+    plan: &Plan,
+    approver: Arc<dyn Approver>,
+    before: Option<Session>,
+    choice: SessionChoice,
+) -> Result<Opened, CliError> {
+    if let Some(before) = &before {
+        before.flush().await?;
+    }
+    let opened = plan.open(choice, Some(approver)).await?;
+    if let Some(before) = before {
+        // It is flushed; what remains is its lock, which goes with this process at the latest.
+        let _ = before.close().await;
+    }
+    Ok(opened)
 }
 
 /// Gives the session what waited for it, and then the message.
@@ -659,20 +751,6 @@ pub(super) fn words(error: &CliError) -> String {
 /// As much of an id as is its time of creation: one session a millisecond.
 pub(super) fn short_id(id: SessionId) -> String {
     id.to_string().chars().take(13).collect()
-}
-
-async fn edit_text(editor: &str, text: &str) -> std::io::Result<String> {
-    // The file is made by `mkstemp`: nobody else may read it.
-    let file = tempfile::Builder::new().prefix("longhand-").suffix(".md").tempfile()?;
-    std::fs::write(file.path(), text)?;
-    let mut shell = tokio::process::Command::new("sh");
-    // The variable may hold options, as in `code --wait`.
-    shell.arg("-c").arg(format!("{editor} \"$1\"")).arg("sh").arg(file.path());
-    let status = shell.status().await?;
-    if !status.success() {
-        return Err(std::io::Error::other(status.to_string()));
-    }
-    std::fs::read_to_string(file.path())
 }
 
 async fn next_key(keys: &mut Option<EventStream>) -> Option<std::io::Result<TerminalEvent>> {

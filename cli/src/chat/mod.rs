@@ -16,6 +16,7 @@ mod commands;
 mod complete;
 mod driver;
 mod editor;
+mod external_editor;
 mod feed;
 mod history;
 mod keys;
@@ -39,15 +40,19 @@ use crate::signals::Signals;
 /// Chats in this terminal until the person leaves.
 ///
 /// # Errors
-/// The terminal cannot be used; at the end, what could not be made durable.
+/// The terminal cannot be used, or the session that was asked for not be opened. What could not be made durable at the end is told, and is in the exit.
 pub(crate) async fn run(app: &App, plan: Plan) -> Result<Exit, CliError> {
     let signals = Signals::catch()?;
-    let mut chat = Chat::new(app, &plan)?;
-    let exit = chat.run(signals).await;
+    let mut chat = Chat::new(app, &plan, signals)?;
+    let exit = chat.run().await;
     let left = chat.leave().await;
-    plan.shutdown().await?;
+    let kept = plan.shutdown().await;
     if let Some(words) = left {
         output::stderr(&words);
     }
-    exit
+    match (exit, kept) {
+        (exit, Ok(())) => exit,
+        // Both are told: the one says why the chat ended, the other what it could not keep.
+        (exit, Err(error)) => Ok(exit.unwrap_or_else(|why| why.tell()).or(error.tell())),
+    }
 }

@@ -2,7 +2,7 @@
 //! clock; `mod.rs` connects it to them.
 
 use super::approval::{Ask, Prompt, Taken};
-use super::complete::{self, Completion};
+use super::complete::{self, Completion, Lookup};
 use super::editor::{Edit, Editor};
 use super::feed::{self, Above, Feed, Part};
 use super::history::History;
@@ -47,6 +47,8 @@ pub(super) enum Effect {
     Picked(SessionId),
     /// The list of sessions was left without a choice.
     NotPicked,
+    /// Find these, and give them to [`Ui::completed`].
+    LookUp(Lookup),
     OpenEditor,
     Suspend,
     Redraw,
@@ -155,20 +157,20 @@ impl Ui {
     }
 
     /// Takes a paste. It never sends anything.
-    pub(super) fn paste(&mut self, text: &str, now: Instant) {
+    pub(super) fn paste(&mut self, text: &str, now: Instant) -> Option<Effect> {
         self.hint = None;
         if let Some(picker) = &mut self.picker {
             picker.paste(text);
-            return;
+            return None;
         }
         if let Some(prompt) = self.prompts.front_mut()
             && prompt.paste(text, now) == Taken::Yes
         {
-            return;
+            return None;
         }
         self.search = None;
         self.editor.paste(text);
-        self.suggest();
+        self.suggest()
     }
 
     /// Shows a question of the runtime.
@@ -358,7 +360,10 @@ impl Ui {
             self.candidates.clear();
         }
         match key {
-            Key::Edit(edit) => self.editor.edit(edit),
+            Key::Edit(edit) => {
+                self.editor.edit(edit);
+                return self.suggest();
+            }
             Key::NewLine => self.editor.insert("\n"),
             Key::AltEnter if !self.is_working() => self.editor.insert("\n"),
             Key::AltEnter => self.enqueue(),
@@ -380,12 +385,9 @@ impl Ui {
             Key::Search => {
                 self.search = Some(Search { query: Editor::default(), skip: 0, before: self.editor.content() });
             }
-            Key::Tab => self.complete(),
+            Key::Tab => return self.look_up(true),
             Key::OpenEditor => return Some(Effect::OpenEditor),
             Key::Escape | Key::Suspend | Key::Redraw => {}
-        }
-        if matches!(key, Key::Edit(_)) {
-            self.suggest();
         }
         None
     }
@@ -490,25 +492,35 @@ impl Ui {
         }
     }
 
-    fn suggest(&mut self) {
-        if complete::suggests(self.editor.before_cursor()) {
-            self.candidates = complete::complete(self.editor.before_cursor(), &self.cwd).candidates;
-        }
+    fn suggest(&mut self) -> Option<Effect> {
+        if complete::suggests(self.editor.before_cursor()) { self.look_up(false) } else { None }
     }
 
-    fn complete(&mut self) {
-        let completion = complete::complete(self.editor.before_cursor(), &self.cwd);
+    fn look_up(&mut self, is_tab: bool) -> Option<Effect> {
+        let lookup = Lookup { before_cursor: self.editor.before_cursor().to_owned(), cwd: self.cwd.clone(), is_tab };
+        if lookup.reads_folder() {
+            return Some(Effect::LookUp(lookup));
+        }
+        self.completed(&lookup, lookup.find());
+        None
+    }
+
+    /// Takes what was found. Where somebody has typed on since, it is for a word that is there no more.
+    pub(super) fn completed(&mut self, lookup: &Lookup, found: Completion) {
+        if self.editor.before_cursor() != lookup.before_cursor {
+            return;
+        }
         self.candidates.clear();
-        match completion.common() {
+        match found.common() {
+            _ if !lookup.is_tab => self.candidates = found.candidates,
             Some(text) => {
-                self.editor.replace_before(completion.replaces, &text);
-                let Completion { candidates, .. } = completion;
-                if candidates.len() > 1 {
-                    self.candidates = candidates;
+                self.editor.replace_before(found.replaces, &text);
+                if found.candidates.len() > 1 {
+                    self.candidates = found.candidates;
                 }
             }
-            None if completion.candidates.is_empty() => self.hint("nothing to complete"),
-            None => self.candidates = completion.candidates,
+            None if found.candidates.is_empty() => self.hint("nothing to complete"),
+            None => self.candidates = found.candidates,
         }
     }
 
@@ -608,14 +620,7 @@ impl Ui {
 fn is_harmless(command: &Slash) -> bool {
     matches!(
         command,
-        Slash::Help
-            | Slash::Todos
-            | Slash::Usage
-            | Slash::Context
-            | Slash::Tools
-            | Slash::Permissions(_)
-            | Slash::Rename(_)
-            | Slash::Quit
+        Slash::Help | Slash::Todos | Slash::Usage | Slash::Tools | Slash::Permissions(_) | Slash::Rename(_) | Slash::Quit
     )
 }
 

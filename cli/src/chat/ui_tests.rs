@@ -255,6 +255,56 @@ fn the_keys_do_what_the_table_says_during_a_turn() {
 }
 
 #[test]
+fn files_are_looked_up_elsewhere_and_what_comes_too_late_is_dropped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in ["src.rs", "second.rs"] {
+        std::fs::write(folder.path().join(file), "").expect("written");
+    }
+    let mut chat = Chat::new();
+    chat.ui.cwd = folder.path().to_owned();
+    let lookup = |effect| match effect {
+        Some(Effect::LookUp(lookup)) => lookup,
+        other => panic!("{other:?}"),
+    };
+    chat.write("see ");
+    let typed = lookup(chat.code(KeyCode::Char('@')));
+    chat.ui.completed(&typed, typed.find());
+    assert!(chat.screen().contains("@second.rs  @src.rs"));
+    let late = lookup(chat.code(KeyCode::Char('s')));
+    let letter = lookup(chat.code(KeyCode::Char('r')));
+    chat.ui.completed(&letter, letter.find());
+    chat.ui.completed(&late, late.find());
+    assert!(!chat.screen().contains("second"), "a late answer took the place of a newer one");
+    assert_eq!(chat.ui.input(), "see @sr");
+    let tab = lookup(chat.code(KeyCode::Tab));
+    chat.ui.completed(&tab, tab.find());
+    assert_eq!(chat.ui.input(), "see @src.rs ");
+    // A command needs no folder.
+    chat.control('u');
+    assert_eq!(chat.code(KeyCode::Char('/')), None);
+    assert_eq!(chat.code(KeyCode::Char('m')), None);
+    assert_eq!(chat.code(KeyCode::Tab), None);
+    assert_eq!(chat.ui.input(), "/model ");
+}
+
+#[test]
+fn a_command_that_takes_a_while_waits_for_its_own_time() {
+    for work in [Work::Turn { since: Instant::now() }, Work::Other { what: "writing it down".to_owned(), since: Instant::now() }]
+    {
+        for command in ["/context", "/compact", "/export", "/resume", "/retry"] {
+            let mut chat = Chat::new();
+            chat.ui.begin(work.clone());
+            assert_eq!(chat.enter(command), None, "{command}");
+            assert_eq!(chat.ui.input(), command);
+            assert!(chat.screen().contains("not while something runs"), "{command}");
+        }
+        let mut chat = Chat::new();
+        chat.ui.begin(work);
+        assert_eq!(chat.enter("/usage"), Some(Effect::Command("/usage".to_owned(), Slash::Usage)));
+    }
+}
+
+#[test]
 fn messages_that_wait_come_back_when_the_turn_did_not_end_well() {
     let mut chat = Chat::new();
     chat.begin_turn();
