@@ -30,7 +30,9 @@ impl World {
 
     /// The program with these arguments, no standard input, and an environment without anything of this machine's.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_longhand"));
+        // A test that runs in the background inherits signals that are ignored, which the program would respect.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_longhand")]);
         command.args(args).current_dir(self.work()).env_clear().stdin(Stdio::null());
         command.env("PATH", "/usr/bin:/bin").env("HOME", self.dir.path()).env("LONGHAND_HOME", self.home());
         command

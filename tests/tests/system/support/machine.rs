@@ -76,8 +76,9 @@ impl Machine {
 
     /// The program on a machine that knows no provider.
     pub(crate) fn longhand_without_key<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
-        let mut command = Command::new(program());
-        command.args(arguments.iter().map(AsRef::as_ref));
+        // A test that runs in the background inherits signals that are ignored, which the program would respect.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP,INT,TERM").arg(program()).args(arguments.iter().map(AsRef::as_ref));
         self.run(command)
     }
 
@@ -88,8 +89,10 @@ impl Machine {
 
     /// The same on a machine that knows no provider.
     pub(crate) fn shell_without_key(&self, line: &str) -> Run {
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("longhand() {{ \"$0\" \"$@\"; }}; {line}")]).arg(program());
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=HUP,INT,TERM", "sh", "-c", &format!("longhand() {{ \"$0\" \"$@\"; }}; {line}")])
+            .arg(program());
         self.run(command)
     }
 
