@@ -11,7 +11,7 @@
 
 use crate::context::{TokenCounter, Uncounted, plan_trim, trim_event};
 use crate::interrupt::Interrupt;
-use crate::model::{FailureKind, ModelFailure};
+use crate::model::ModelFailure;
 use crate::session::{Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use session_store::{
@@ -392,11 +392,6 @@ fn empty_profile() -> session_store::Profile {
         parameters: session_store::Parameters::default(),
         projection: crate::projection::PROJECTION_VERSION,
     }
-}
-
-/// Whether a failure says that the context is too long.
-pub(crate) fn is_too_long(failure: &ModelFailure) -> bool {
-    failure.kind == FailureKind::ContextTooLong
 }
 
 /// Reads the bodies of context messages that a restore brought back, where they are missing.

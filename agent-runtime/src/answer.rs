@@ -3,7 +3,7 @@
 //! A piece of text is in memory for readers at once, in the log within [`PIECE_WINDOW`], and written within two of
 //! them: what a kill costs of an answer is at most the store's window.
 
-use crate::agent_loop::{Stop, TurnTask, estimate, hydrate, is_too_long, trim};
+use crate::agent_loop::{Stop, TurnTask, estimate, hydrate, trim};
 use crate::context::tokens_at_most;
 use crate::model::{FailureKind, Model, ModelEvent, ModelFailure};
 use crate::projection::project;
@@ -77,7 +77,7 @@ impl TurnTask {
             };
             self.log_failure(message, &failure, &decision).await?;
             match decision {
-                RetryDecision::After(pause) if is_too_long(&failure) => {
+                RetryDecision::After(pause) if failure.kind == FailureKind::ContextTooLong => {
                     self.shorten_by_a_fifth(&failure).await?;
                     self.guard(tokio::time::sleep(pause)).await?;
                 }

@@ -6,6 +6,7 @@
 
 use super::endpoint::Secret;
 use crate::model::{FailureKind, ModelFailure};
+use crate::tokens::floor_char_boundary;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
@@ -176,11 +177,7 @@ fn kind_of(status: Option<u16>, error: &ServerError) -> FailureKind {
 
 /// At most `max` bytes of `text`, in whole characters.
 pub(crate) fn start_of(text: &str, max: usize) -> &str {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..floor_char_boundary(text, max)]
 }
 
 /// A parameter that a server may not take.

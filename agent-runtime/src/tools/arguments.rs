@@ -2,7 +2,7 @@
 //!
 //! Broken JSON is never repaired: the model is told what is wrong, and calls again.
 
-use super::floor;
+use crate::tokens::floor_char_boundary;
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value};
 use session_store::ToolSpec;
@@ -63,7 +63,7 @@ fn compiled(spec: &ToolSpec) -> Result<Arc<Validator>, String> {
 fn describe(error: &ValidationError<'_>) -> String {
     let mut problem = error.to_string();
     if problem.len() > PROBLEM_BYTES_MAX {
-        problem.truncate(floor(&problem, PROBLEM_BYTES_MAX));
+        problem.truncate(floor_char_boundary(&problem, PROBLEM_BYTES_MAX));
         problem.push_str("...");
     }
     let place = error.instance_path().to_string();

@@ -29,6 +29,7 @@ pub use todo::TodoTool;
 pub use write::WriteTool;
 
 use crate::interrupt::Interrupt;
+use crate::tokens::floor_char_boundary;
 use crate::tool::{Tool, ToolContext, ToolError};
 use reaper::Busy;
 use serde_json::Value;
@@ -103,12 +104,7 @@ fn clip(kept: &[u8], length: u64, most: usize) -> String {
     if length <= most as u64 {
         return text.into_owned();
     }
-    format!("{} [... a line of {length} bytes]", &text[..floor(&text, most)])
-}
-
-/// The last place of a character at or before `at`.
-fn floor(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0)
+    format!("{} [... a line of {length} bytes]", &text[..floor_char_boundary(&text, most)])
 }
 
 /// Asked by long file work between its steps: whether anybody still waits for it.
