@@ -75,6 +75,14 @@ impl App {
         open_store(&self.home)
     }
 
+    /// The same store, with what only a store in files can do.
+    ///
+    /// # Errors
+    /// Where the home is a file.
+    pub(crate) fn file_store(&self) -> Result<Arc<FileStore>, CliError> {
+        open_file_store(&self.home)
+    }
+
     /// Runs a command. One thread serves it all: a turn waits more than it works, and what works runs on the blocking
     /// pool. What still blocks at the end (a read of standard input) is not waited for.
     ///
@@ -96,6 +104,10 @@ impl App {
 /// # Errors
 /// Where the home is a file.
 pub(crate) fn open_store(home: &Path) -> Result<Arc<dyn SessionStore>, CliError> {
+    Ok(open_file_store(home)?)
+}
+
+fn open_file_store(home: &Path) -> Result<Arc<FileStore>, CliError> {
     let mut options = FileStoreOptions::new(home);
     options.program = concat!("longhand ", env!("CARGO_PKG_VERSION")).to_owned();
     Ok(Arc::new(FileStore::open(options)?))

@@ -15,6 +15,7 @@ mod learned;
 mod models;
 mod output;
 mod print;
+mod progress;
 mod raw_lines;
 mod resolve;
 mod safe_text;

@@ -4,6 +4,7 @@ use super::{JsonArray, problem_words};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::Stdout;
+use crate::progress::Progress;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
 use crate::transcript::count_words;
@@ -19,8 +20,9 @@ pub(crate) struct VerifyArgs {
 }
 
 pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
-    let store = app.store()?;
+    let store = app.file_store()?;
     let ids = wanted(store.as_ref(), &args.ids).await?;
+    let progress = Progress::count("verifying", ids.len() as u64);
     let mut report = match args.json {
         true => Report::Json(JsonArray::begin(Stdout::new())?),
         false => Report::Text(Stdout::new()),
@@ -29,8 +31,10 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
     for id in &ids {
         let verified = verify(store.as_ref(), *id).await;
         damaged += u64::from(!verified.ok);
-        report.add(&verified)?;
+        progress.suspend(|| report.add(&verified))?;
+        progress.add(1);
     }
+    drop(progress);
     report.end()?;
     if damaged == 0 {
         return Ok(Exit::Done);
