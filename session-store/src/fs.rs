@@ -149,6 +149,8 @@ pub struct Stat {
     pub links: u64,
     /// Its length in bytes.
     pub size: u64,
+    /// When its bytes last changed, in nanoseconds since 1970 by the file system's own clock: only to notice that they did.
+    pub modified_ns: i64,
     /// Whether it is a regular file.
     pub is_file: bool,
 }
@@ -265,7 +267,14 @@ impl File for RealFile {
 
 fn stat_of(found: &std::fs::Metadata) -> Stat {
     use std::os::unix::fs::MetadataExt;
-    Stat { device: found.dev(), inode: found.ino(), links: found.nlink(), size: found.size(), is_file: found.is_file() }
+    Stat {
+        device: found.dev(),
+        inode: found.ino(),
+        links: found.nlink(),
+        size: found.size(),
+        modified_ns: found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec()),
+        is_file: found.is_file(),
+    }
 }
 
 /// The magic numbers (`statfs(2)`) of ext2/3/4, xfs, btrfs, tmpfs, overlayfs, zfs, f2fs, bcachefs: only one kernel mounts them at a

@@ -364,7 +364,7 @@ impl Disk {
 
     fn stat(&self, inode: Inode) -> Stat {
         let node = &self.nodes[&inode];
-        Stat { device: 1, inode, links: 1, size: node.live.len() as u64, is_file: !node.is_dir }
+        Stat { device: 1, inode, links: 1, size: node.live.len() as u64, modified_ns: 0, is_file: !node.is_dir }
     }
 }
 
