@@ -30,6 +30,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The `seq` of the event behind it: one more than its own, but for a sound `compacted`, which stands for several events.
+    #[must_use]
+    pub fn next_seq(&self) -> Seq {
+        match &self.event {
+            Event::Compacted(left_out) if self.sound => left_out.next_seq(self.seq),
+            _ => self.seq.saturating_add(1),
+        }
+    }
+
     /// Appends the entry as one JSON object, as a line of the log has it, without checksum and newline.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         crate::line::write_json(out, self.seq, self.at, &self.event);
@@ -773,7 +782,8 @@ pub struct Recovered {
     pub full: Option<SideRef>,
 }
 
-/// `compacted`: the pieces `from..=to` were superseded and are left out of this file.
+/// `compacted`: the events `from..=to` are left out of this file, because later ones say the same: pieces of a message that came whole,
+/// and old checkpoints. Its own `seq` is `from`; the next line's is one more than `to`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compacted {
     /// The first event that was left out.
@@ -782,4 +792,12 @@ pub struct Compacted {
     pub to: Seq,
     /// How many.
     pub count: u64,
+}
+
+impl Compacted {
+    /// The `seq` of the line behind this one, which is the event `seq`.
+    pub(crate) fn next_seq(&self, seq: Seq) -> Seq {
+        let last = if self.from == seq { self.to.min(crate::line::SEQ_MAX).max(seq) } else { seq };
+        last.saturating_add(1)
+    }
 }

@@ -11,11 +11,16 @@
 use std::ffi::OsString;
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 /// How much of a file is read at a time where a part of it is copied.
 const COPY_BYTES: usize = 1 << 20;
+
+/// How much the kernel is asked to copy at a time: a multiple of every file system's block, so that blocks can be shared.
+#[cfg(target_os = "linux")]
+const KERNEL_COPY_BYTES: u64 = 256 << 20;
 
 /// A file system. All paths are absolute, or relative to the working directory of the process.
 pub trait FileSystem: Send + Sync + 'static {
@@ -54,6 +59,15 @@ pub trait FileSystem: Send + Sync + 'static {
     /// # Errors
     /// As of `rename(2)`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a further name in the same file system, which nothing has yet.
+    ///
+    /// # Errors
+    /// As of `link(2)`; [`io::ErrorKind::Unsupported`] where a file has one name only.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _ = (from, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Removes the name of a file.
     ///
@@ -97,6 +111,24 @@ pub trait File: Send + Sync {
     /// # Errors
     /// As of `pwrite(2)`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Copies from `range` of `source` to `offset`; may copy less than all, and nothing only where `source` ends. Needs
+    /// [`OpenMode::InPlace`]. The kernel copies where it can, and shares the blocks on a file system that can do that.
+    ///
+    /// # Errors
+    /// As of `copy_file_range(2)`, `pread(2)` and `pwrite(2)`.
+    fn copy_at(&self, offset: u64, source: &dyn File, range: Range<u64>) -> io::Result<u64> {
+        copy_chunk(self, offset, source, range)
+    }
+
+    /// The descriptor, where there is one, for [`File::copy_at`].
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Asks the system to forget what it keeps of the file in memory, so that the next read asks the disk. Only what is durable can be
+    /// forgotten, and the system may not do it.
+    fn forget_cached(&self) {}
 
     /// Makes the file's bytes and its length durable.
     ///
@@ -208,6 +240,10 @@ impl FileSystem for RealFs {
         std::fs::rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
@@ -238,6 +274,20 @@ impl File for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         std::os::unix::fs::FileExt::write_at(&self.0, bytes, offset)
+    }
+
+    fn copy_at(&self, offset: u64, source: &dyn File, range: Range<u64>) -> io::Result<u64> {
+        copy_by_kernel(&self.0, offset, source, range.clone()).unwrap_or_else(|| copy_chunk(self, offset, source, range))
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn forget_cached(&self) {
+        // Only advice: where it is not taken, the read finds what was written.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -289,6 +339,48 @@ fn is_of_one_kernel(path: &Path) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn is_of_one_kernel(_: &Path) -> bool {
     true
+}
+
+/// Copies up to a chunk through memory.
+fn copy_chunk<F: File + ?Sized>(into: &F, offset: u64, source: &dyn File, range: Range<u64>) -> io::Result<u64> {
+    let mut chunk = vec![0; usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX).min(COPY_BYTES)];
+    let length = read_full_at(source, &mut chunk, range.start)?;
+    if length == 0 { Ok(0) } else { into.write_at(&chunk[..length], offset).map(|count| count as u64) }
+}
+
+/// Nothing where the kernel cannot copy between the two.
+#[cfg(target_os = "linux")]
+fn copy_by_kernel(into: &std::fs::File, mut offset: u64, source: &dyn File, range: Range<u64>) -> Option<io::Result<u64>> {
+    use rustix::io::Errno;
+    let source = source.descriptor()?;
+    let mut from = range.start;
+    let length = usize::try_from(range.end.saturating_sub(range.start).min(KERNEL_COPY_BYTES)).ok()?;
+    match rustix::fs::copy_file_range(source, Some(&mut from), into, Some(&mut offset), length) {
+        Ok(count) => Some(Ok(count as u64)),
+        Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => None,
+        Err(error) => Some(Err(error.into())),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_by_kernel(_: &std::fs::File, _: u64, _: &dyn File, _: Range<u64>) -> Option<io::Result<u64>> {
+    None
+}
+
+/// Copies all of `range` of `source` to `offset`.
+pub(crate) fn copy_all_at(into: &dyn File, mut offset: u64, source: &dyn File, mut range: Range<u64>) -> io::Result<()> {
+    while range.start < range.end {
+        match into.copy_at(offset, source, range.clone()) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                offset += count;
+                range.start += count;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Writes all of `bytes` at `offset`.
@@ -381,4 +473,25 @@ pub(crate) fn read_all(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<u8>> 
     let length = read_full_at(&*file, &mut bytes, 0)?;
     bytes.truncate(length);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_file_is_copied_into_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
+        std::fs::write(&from, &bytes).expect("written");
+        std::fs::write(&to, b"start").expect("written");
+        let source = RealFs.open(&from, OpenMode::Read).expect("opens");
+        let into = RealFs.open(&to, OpenMode::InPlace).expect("opens");
+        copy_all_at(&*into, 5, &*source, 7..2_500_000).expect("copied");
+        let copied = std::fs::read(&to).expect("read");
+        assert_eq!(copied, [b"start", &bytes[7..2_500_000]].concat());
+        let beyond = copy_all_at(&*into, 0, &*source, 2_999_999..3_000_001).expect_err("there is no such byte");
+        assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
+    }
 }

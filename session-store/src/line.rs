@@ -130,7 +130,7 @@ pub(crate) fn hexadecimal(digits: &[u8]) -> Option<u32> {
 }
 
 /// The largest `seq`: what every JSON reader can hold exactly.
-const SEQ_MAX: Seq = (1 << 53) - 1;
+pub(crate) const SEQ_MAX: Seq = (1 << 53) - 1;
 
 /// The members that every line starts with.
 #[derive(Deserialize)]

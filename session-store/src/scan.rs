@@ -413,7 +413,7 @@ impl Scanner {
             self.taken.push(End { crc: seed, next: seq, more: place.crc });
         }
         let before = self.head;
-        self.head = Head { crc: place.crc, next: seq + 1 };
+        self.head = Head { crc: place.crc, next: seq_after(&record, true) };
         self.tail = self.head;
         self.sound += 1;
         self.deliver(record, true, place, out);
@@ -480,7 +480,7 @@ impl Scanner {
             }
         }
         if seq >= self.high {
-            self.high = seq + 1;
+            self.high = seq_after(&record, sound);
         } else {
             self.fill_hole(seq);
         }
@@ -645,6 +645,14 @@ fn opened_epoch(record: &Decoded) -> Option<u64> {
     match record {
         Decoded::Entry(Entry { event: Event::Opened(opened), .. }) => Some(opened.epoch),
         _ => None,
+    }
+}
+
+/// The `seq` of the line behind `record`: a sound `compacted` stands for the events that it names.
+fn seq_after(record: &Decoded, sound: bool) -> Seq {
+    match record {
+        Decoded::Entry(Entry { seq, event: Event::Compacted(left_out), .. }) if sound => left_out.next_seq(*seq),
+        other => other.seq() + 1,
     }
 }
 

@@ -199,7 +199,7 @@ impl State {
         if entry.seq > self.next_seq || !entry.sound {
             self.unresolved.values_mut().filter(|call| !call.settled).for_each(|call| call.gap = true);
         }
-        self.next_seq = self.next_seq.max(entry.seq.saturating_add(1));
+        self.next_seq = self.next_seq.max(entry.next_seq());
         self.created_at.get_or_insert(entry.at);
         self.updated_at = Some(entry.at);
         match &entry.event {

@@ -21,6 +21,7 @@
 mod buffer;
 mod engine;
 mod follow;
+mod fork;
 mod fragment;
 mod lane;
 mod layout;
@@ -235,7 +236,7 @@ impl SessionStore for FileStore {
             let _ = session.until(|buffer| buffer.written >= accepted).await;
         }
         let id = SessionId::new(self.engine.core.options.clock.now());
-        self.take(id, move |core| open::fork(core, parent, at, id)).await
+        self.take(id, move |core| fork::fork(core, parent, at, id)).await
     }
 
     async fn load(&self, id: SessionId) -> Result<Loaded, StoreError> {

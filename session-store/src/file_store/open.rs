@@ -1,4 +1,4 @@
-//! Taking a session for writing: create, open, fork, remove.
+//! Taking a session for writing: create, open, remove; forks are in [`super::fork`].
 //!
 //! **The log is its own lock.** To own a session is to have appended `opened` with the next epoch, to have made it
 //! durable, and to have read it back: the first `opened` of an epoch owns it. That the owner before is gone is told by the lock of
@@ -13,15 +13,14 @@
 use super::buffer::Buffer;
 use super::engine::{Core, Holding};
 use super::owner;
-use super::read::{self, Folded, LogReader, is_hash, open_log};
+use super::read::{self, Folded, open_log};
 use super::session::{Disk, Session};
 use super::{fragment, lock, syncer};
 use crate::error::StoreError;
-use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner, SessionForked};
-use crate::fs::{self, File, OpenMode, append_all, for_each_chunk, read_full_at, write_all_at};
+use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner};
+use crate::fs::{File, OpenMode, append_all, for_each_chunk, read_full_at, write_all_at};
 use crate::id::{Seq, SessionId};
 use crate::line::{self, Problem};
-use crate::scan::Scanner;
 use crate::state::State;
 use crate::store::Holder;
 use std::io::{self, IoSlice};
@@ -34,7 +33,6 @@ use uuid::Uuid;
 const TURN_MAX: Duration = Duration::from_secs(2);
 /// How often a log that grows while it is read is read again, before the first `opened` in it decides.
 const TRIES_MAX: u32 = 3;
-const COPY_BYTES: usize = 1 << 20;
 
 /// What opening gave.
 pub(super) struct Taken {
@@ -44,19 +42,19 @@ pub(super) struct Taken {
 }
 
 /// The lines that an owner writes before anybody may append.
-struct Prelude {
-    bytes: Vec<u8>,
+pub(super) struct Prelude {
+    pub(super) bytes: Vec<u8>,
     crc: u32,
     entries: Vec<Entry>,
     next: Seq,
 }
 
 impl Prelude {
-    fn new(crc: u32, next: Seq) -> Self {
+    pub(super) fn new(crc: u32, next: Seq) -> Self {
         Self { bytes: Vec::new(), crc, entries: Vec::new(), next }
     }
 
-    fn push(&mut self, core: &Core, event: Event) {
+    pub(super) fn push(&mut self, core: &Core, event: Event) {
         let at = core.options.clock.now();
         self.crc = line::encode(&mut self.bytes, self.crc, self.next, at, &event);
         self.entries.push(Entry { seq: self.next, at, sound: true, event });
@@ -79,7 +77,7 @@ pub(super) fn create(core: &Core, id: SessionId) -> Result<(Arc<Session>, Opened
     Ok((Arc::new(Session::new(id, 1, Buffer::new(0, 0, 0), disk)), opened))
 }
 
-fn disk_of(core: &Core, path: &Path, file: &Arc<dyn File>, end: u64) -> Result<Disk, StoreError> {
+pub(super) fn disk_of(core: &Core, path: &Path, file: &Arc<dyn File>, end: u64) -> Result<Disk, StoreError> {
     let stat = file.stat().map_err(StoreError::io("look at", path))?;
     let mut disk = Disk {
         file: None,
@@ -224,115 +222,6 @@ impl Drop for Turn {
         if let Some(file) = &self.0 {
             let _ = file.unlock();
         }
-    }
-}
-
-/// Copies the lines of `parent` up to `at` into the new session `id`, and opens that. It gets its name when all of it is
-/// durable, so no crash leaves a session that is a part of another.
-pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: SessionId) -> Result<Taken, StoreError> {
-    let copy_end = end_of_copy(core, parent, at)?;
-    let (writer, owner) = owner::begin(core)?;
-    let day = core.layout.day(id);
-    core.create_dirs(&day)?;
-    let (part, path) = (core.layout.part(id), core.layout.log(id));
-    let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
-    let copied = (|| {
-        copy_log(core, parent, copy_end, &*file, &part)?;
-        copy_sides(core, parent, id)?;
-        let folded = fold_part(&*file, &part)?;
-        let at_seq = folded.next_seq.saturating_sub(1);
-        let mut prelude = Prelude::new(folded.crc, folded.next_seq);
-        prelude.push(core, Opened { epoch: folded.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
-        prelude.push(core, SessionForked { session: id, parent, at_seq }.into());
-        append_all(&*file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &part))?;
-        file.sync_data().map_err(StoreError::io("sync", &part))?;
-        core.fs().rename(&part, &path).map_err(StoreError::io("rename", &part))?;
-        Ok(copy_end + prelude.bytes.len() as u64)
-    })();
-    let end = copied.inspect_err(|_| {
-        let _ = core.fs().remove_file(&part);
-    })?;
-    syncer::sync_day(core, &day)?;
-    let folded = read::fold(core, id)?;
-    let mut disk = disk_of(core, &path, &file, end)?;
-    disk.durable_entries = disk.entries;
-    let buffer = Buffer::new(folded.next_seq, folded.crc, end);
-    let session = Arc::new(Session::new(id, folded.state.epoch, buffer, disk));
-    Ok(Taken { session, state: folded.state, problems: folded.problems })
-}
-
-/// Where the line of the last event that is copied ends.
-fn end_of_copy(core: &Arc<Core>, parent: SessionId, at: Option<Seq>) -> Result<u64, StoreError> {
-    let mut reader = LogReader::open(core, parent)?;
-    let mut items = Vec::new();
-    let mut end = 0;
-    while reader.read(&mut items)? {
-        for item in items.drain(..) {
-            let read::Item::Entry(entry, place) = item else { continue };
-            if at.is_none_or(|at| entry.seq <= at) {
-                end = place.offset + u64::from(place.len) + 1;
-            } else if entry.sound {
-                // An unchecked one may be in its place, with a damaged `seq`.
-                return Ok(end);
-            }
-        }
-    }
-    Ok(if at.is_some() { end.min(reader.scanner.offset()) } else { reader.scanner.offset() })
-}
-
-fn copy_log(core: &Core, parent: SessionId, end: u64, into: &dyn File, part: &Path) -> Result<(), StoreError> {
-    let path = core.layout.log(parent);
-    let from = open_log(core, parent, &path, OpenMode::Read)?;
-    let mut chunk = vec![0; COPY_BYTES];
-    let mut offset = 0;
-    while offset < end {
-        let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(chunk.len());
-        let length = read_full_at(&*from, &mut chunk[..want], offset).map_err(StoreError::io("read", &path))?;
-        if length == 0 {
-            return Err(StoreError::io("read", &path)(io::ErrorKind::UnexpectedEof.into()));
-        }
-        append_all(into, &mut [IoSlice::new(&chunk[..length])], |_| {}).map_err(StoreError::io("write", part))?;
-        offset += length as u64;
-    }
-    Ok(())
-}
-
-fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), StoreError> {
-    let (from, to) = (core.layout.sides(parent), core.layout.sides(id));
-    let entries = match core.fs().read_dir(&from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(StoreError::io("read", &from))?,
-    };
-    core.create_dirs(&to)?;
-    for name in entries.iter().filter_map(|entry| entry.name.to_str()).filter(|name| is_hash(name)) {
-        let bytes = fs::read_all(core.fs(), &from.join(name)).map_err(StoreError::io("read", from.join(name)))?;
-        let path = to.join(name);
-        let file = core.fs().open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?;
-        append_all(&*file, &mut [IoSlice::new(&bytes)], |_| {}).map_err(StoreError::io("write", &path))?;
-        file.sync_data().map_err(StoreError::io("sync", &path))?;
-    }
-    syncer::sync_folder(core, &to)
-}
-
-/// Where a chain ends.
-struct ChainEnd {
-    crc: u32,
-    next_seq: Seq,
-    epoch: u64,
-}
-
-fn fold_part(file: &dyn File, part: &Path) -> Result<ChainEnd, StoreError> {
-    let mut scanner = Scanner::new();
-    let mut chunk = vec![0; COPY_BYTES];
-    let (mut offset, mut found) = (0, Vec::new());
-    loop {
-        let length = read_full_at(file, &mut chunk, offset).map_err(StoreError::io("read", part))?;
-        if length == 0 {
-            return Ok(ChainEnd { crc: scanner.last_crc(), next_seq: scanner.next_seq(), epoch: scanner.epoch() });
-        }
-        scanner.feed(&chunk[..length], &mut found);
-        found.clear();
-        offset += length as u64;
     }
 }
 

@@ -2,7 +2,7 @@
 //! delivered, as it was and nearly always as sound; everything is reported; chunks do not matter.
 
 use super::*;
-use crate::event::Closed;
+use crate::event::{Closed, Compacted};
 use crate::id::Seq;
 use crate::samples::{any_event, continued, every_event, lines, note, opened};
 use proptest::prelude::*;
@@ -212,6 +212,31 @@ fn an_event_whose_seq_alone_was_changed_is_unchecked_in_its_place() {
             assert_eq!(kinds(&found).len(), 1, "line {line} says {seq}: {found:?}");
         }
     }
+}
+
+#[test]
+fn events_that_are_left_out_are_no_gap() {
+    let left_out = |from, to| -> Event { Compacted { from, to, count: to - from + 1 }.into() };
+    let (mut log, crc) = continued(0, 0, &[opened(1), note("one"), left_out(2, 4)]);
+    let (more, crc) = continued(crc, 5, &[left_out(5, 8)]);
+    log.extend(more);
+    log.extend(continued(crc, 9, &[note("nine"), note("ten")]).0);
+    let mut scanner = Scanner::new();
+    let mut found = Vec::new();
+    scanner.feed(&log.concat(), &mut found);
+    scanner.finish(&mut found);
+    assert_eq!((sound(&found), kinds(&found)), (vec![0, 1, 2, 5, 9, 10], Vec::new()));
+    assert_eq!(scanner.next_seq(), 11);
+
+    // What is really missing is told, and a line that cannot be checked stands for itself alone.
+    let without = [&log[..3], &log[4..]].concat().concat();
+    assert_eq!(kinds(&scan(&without)), [ProblemKind::Unchecked, ProblemKind::Gap]);
+    let mut damaged = log;
+    let at = damaged[2].len() - 5;
+    damaged[2][at] ^= 1;
+    let found = scan(&damaged.concat());
+    assert!(kinds(&found).contains(&ProblemKind::Gap), "{found:?}");
+    assert_eq!(sound(&found), [0, 1, 5, 9, 10]);
 }
 
 #[test]

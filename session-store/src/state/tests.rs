@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::{
-    AssistantReasoning, AssistantText, Closed, Interrupted, ModelError, ModelRequest, SessionForked, SessionRenamed,
+    AssistantReasoning, AssistantText, Closed, Compacted, Interrupted, ModelError, ModelRequest, SessionForked, SessionRenamed,
     SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolStarted, UserMessage,
 };
 use crate::samples::{any_event, every_event, note, opened};
@@ -95,6 +95,22 @@ fn texts(state: &State) -> Vec<String> {
         None => "?".to_owned(),
     };
     state.context.iter().map(text).collect()
+}
+
+#[test]
+fn events_that_are_left_out_are_no_gap() {
+    let mut log = Log::default();
+    log.user("go", UserKind::Prompt);
+    let request = log.request();
+    log.answer(request, "running", &["call_1_0"]);
+    let mut state = State::fold(&log.entries);
+    let left_out = Compacted { from: 3, to: 7, count: 5 };
+    let entry = |sound| Entry { seq: 3, at: Timestamp::from_ms(0), sound, event: left_out.clone().into() };
+    let mut unchecked = state.clone();
+    state.apply(&entry(true));
+    assert_eq!((state.next_seq, state.unresolved["call_1_0"].gap), (8, false));
+    unchecked.apply(&entry(false));
+    assert_eq!((unchecked.next_seq, unchecked.unresolved["call_1_0"].gap), (4, true));
 }
 
 #[test]

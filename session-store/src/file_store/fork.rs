@@ -1,0 +1,129 @@
+//! Forks: a session that begins with the lines of another one, and needs it for nothing.
+//!
+//! The lines are copied byte for byte, by the kernel where it can, which on some file systems only shares their blocks. The copy gets its
+//! name when all of it is durable, so no crash leaves a session that is a part of another; what a crash leaves is a `.part`,
+//! which no reader takes for a session.
+//!
+//! All of this blocks and runs on the runtime's blocking threads.
+
+use super::buffer::Buffer;
+use super::engine::Core;
+use super::open::{Prelude, Taken, disk_of};
+use super::read::{self, LogReader, is_hash, open_log};
+use super::session::Session;
+use super::{owner, syncer, writer};
+use crate::error::StoreError;
+use crate::event::{FORMAT_VERSION, Opened, SessionForked};
+use crate::fs::{File, OpenMode, append_all, copy_all_at, read_full_at};
+use crate::id::{Seq, SessionId};
+use crate::scan::Scanner;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Copies the lines of `parent` up to `at` into the new session `id`, and opens that. It gets its name when all of it is
+/// durable, so no crash leaves a session that is a part of another.
+pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: SessionId) -> Result<Taken, StoreError> {
+    let copy_end = end_of_copy(core, parent, at)?;
+    let (writer, owner) = owner::begin(core)?;
+    let day = core.layout.day(id);
+    core.create_dirs(&day)?;
+    let (part, path) = (core.layout.part(id), core.layout.log(id));
+    let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
+    let copied = (|| {
+        copy_log(core, parent, copy_end, &part)?;
+        copy_sides(core, parent, id)?;
+        let folded = fold_part(&*file, &part)?;
+        let at_seq = folded.next_seq.saturating_sub(1);
+        let mut prelude = Prelude::new(folded.crc, folded.next_seq);
+        prelude.push(core, Opened { epoch: folded.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
+        prelude.push(core, SessionForked { session: id, parent, at_seq }.into());
+        append_all(&*file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &part))?;
+        file.sync_data().map_err(StoreError::io("sync", &part))?;
+        core.fs().rename(&part, &path).map_err(StoreError::io("rename", &part))?;
+        Ok(copy_end + prelude.bytes.len() as u64)
+    })();
+    let end = copied.inspect_err(|_| {
+        let _ = core.fs().remove_file(&part);
+    })?;
+    syncer::sync_day(core, &day)?;
+    let folded = read::fold(core, id)?;
+    let mut disk = disk_of(core, &path, &file, end)?;
+    disk.durable_entries = disk.entries;
+    let buffer = Buffer::new(folded.next_seq, folded.crc, end);
+    let session = Arc::new(Session::new(id, folded.state.epoch, buffer, disk));
+    Ok(Taken { session, state: folded.state, problems: folded.problems })
+}
+
+/// Where the line of the last event that is copied ends.
+fn end_of_copy(core: &Arc<Core>, parent: SessionId, at: Option<Seq>) -> Result<u64, StoreError> {
+    let mut reader = LogReader::open(core, parent)?;
+    let mut items = Vec::new();
+    let mut end = 0;
+    while reader.read(&mut items)? {
+        for item in items.drain(..) {
+            let read::Item::Entry(entry, place) = item else { continue };
+            if at.is_none_or(|at| entry.seq <= at) {
+                end = place.offset + u64::from(place.len) + 1;
+            } else if entry.sound {
+                // An unchecked one may be in its place, with a damaged `seq`.
+                return Ok(end);
+            }
+        }
+    }
+    Ok(if at.is_some() { end.min(reader.scanner.offset()) } else { reader.scanner.offset() })
+}
+
+/// Copies the first `end` bytes of the log of `parent`, by the kernel where it can.
+fn copy_log(core: &Core, parent: SessionId, end: u64, part: &Path) -> Result<(), StoreError> {
+    let path = core.layout.log(parent);
+    let from = open_log(core, parent, &path, OpenMode::Read)?;
+    // A descriptor that appends cannot be copied to by the kernel.
+    let into = core.fs().open(part, OpenMode::InPlace).map_err(StoreError::io("open", part))?;
+    copy_all_at(&*into, 0, &*from, 0..end).map_err(StoreError::io("copy", path))
+}
+
+fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), StoreError> {
+    let (from, to) = (core.layout.sides(parent), core.layout.sides(id));
+    let entries = match core.fs().read_dir(&from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(StoreError::io("read", &from))?,
+    };
+    core.create_dirs(&to)?;
+    for name in entries.iter().filter_map(|entry| entry.name.to_str()).filter(|name| is_hash(name)) {
+        copy_side(core, &from.join(name), &to.join(name))?;
+    }
+    syncer::sync_folder(core, &to)
+}
+
+fn copy_side(core: &Core, from: &Path, to: &Path) -> Result<(), StoreError> {
+    let source = core.fs().open(from, OpenMode::Read).map_err(StoreError::io("open", from))?;
+    let bytes = source.stat().map_err(StoreError::io("look at", from))?.size;
+    let file = writer::open_or_create(core, to).map_err(StoreError::io("create", to))?;
+    copy_all_at(&*file, 0, &*source, 0..bytes).map_err(StoreError::io("copy", from))?;
+    syncer::sync_file(core, &*file, to)
+}
+
+/// Where a chain ends.
+struct ChainEnd {
+    crc: u32,
+    next_seq: Seq,
+    epoch: u64,
+}
+
+fn fold_part(file: &dyn File, part: &Path) -> Result<ChainEnd, StoreError> {
+    let mut scanner = Scanner::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let (mut offset, mut found) = (0, Vec::new());
+    loop {
+        let length = read_full_at(file, &mut chunk, offset).map_err(StoreError::io("read", part))?;
+        if length == 0 {
+            return Ok(ChainEnd { crc: scanner.last_crc(), next_seq: scanner.next_seq(), epoch: scanner.epoch() });
+        }
+        scanner.feed(&chunk[..length], &mut found);
+        found.clear();
+        offset += length as u64;
+    }
+}
