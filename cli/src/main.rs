@@ -23,6 +23,7 @@ mod setup;
 mod signals;
 mod stdin;
 mod transcript;
+mod units;
 
 use crate::app::App;
 use crate::args::{Args, Command};

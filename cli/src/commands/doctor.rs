@@ -7,6 +7,7 @@ use crate::error::{CliError, Exit};
 use crate::models::Provider;
 use crate::output::Stdout;
 use crate::safe_text::safe_line;
+use crate::units::size_words;
 use agent_runtime::session_store::{FileSystem, RealFs, SessionId};
 use serde::Serialize;
 use std::fs::{self, File};
@@ -118,7 +119,7 @@ impl Findings {
         row("longhand", &format!("{} ({})", self.version, self.platform))?;
         let Home { path, exists, writable, file_system, free_bytes, sync_ms, locks_are_trusted, .. } = &self.home;
         row("home", &format!("{}{}", path.display(), if *exists { "" } else { " (will be made)" }))?;
-        let free = free_bytes.map(|bytes| format!(", {} free", size(bytes))).unwrap_or_default();
+        let free = free_bytes.map(|bytes| format!(", {} free", size_words(bytes))).unwrap_or_default();
         row(
             "disk",
             &format!("{}{free}{}", file_system.as_deref().unwrap_or("unknown"), if *writable { "" } else { ", not writable" }),
@@ -127,7 +128,7 @@ impl Findings {
             row("sync", &format!("{ms:.2} ms{}", if *ms < 0.5 { " (so fast that a cache of the host answers)" } else { "" }))?;
         }
         row("locks", if *locks_are_trusted { "tell whether another process lives" } else { "cannot be trusted here" })?;
-        row("sessions", &format!("{}, {}", self.sessions.logs, size(self.sessions.bytes)))?;
+        row("sessions", &format!("{}, {}", self.sessions.logs, size_words(self.sessions.bytes)))?;
         row("terminal", &self.terminal.words())?;
         for key in &self.keys {
             row("key", &format!("{} {}", key.variable, if key.is_set { "is set" } else { "is not set" }))?;
@@ -246,17 +247,6 @@ fn keys(app: &App) -> Vec<Key> {
     variables.map(|variable| Key { variable, is_set: app.env(variable).is_some() }).collect()
 }
 
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit < UNITS.len() - 1 {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
 /// The file system by its magic number, where it has one of those that are met most.
 #[cfg(target_os = "linux")]
 fn file_system(path: &Path) -> Option<String> {
@@ -306,12 +296,5 @@ mod tests {
         let found = Sessions::look(dir.path());
         assert_eq!((found.logs, found.bytes), (1, 1));
         assert_eq!(found.foreign_files, [day.join("notes.txt"), day.join("x.jsonl"), dir.path().join("2026/README")]);
-    }
-
-    #[test]
-    fn sizes_are_told_in_the_unit_that_fits() {
-        assert_eq!(size(999), "999 bytes");
-        assert_eq!(size(1_000), "1.0 kB");
-        assert_eq!(size(2_500_000_000), "2.5 GB");
     }
 }
