@@ -35,7 +35,7 @@ pub enum StoreError {
         /// Whether it is known to live; false: unknown.
         alive: bool,
     },
-    /// This owner lost the session: another took it over, or the file was replaced or removed. What was accepted and
+    /// This owner lost the session: another took it over, or its file was replaced or cut. What was accepted and
     /// not written is kept in memory.
     #[error("session `{id}` was lost: {why}")]
     Lost {

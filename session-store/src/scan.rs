@@ -689,7 +689,7 @@ fn trim(bytes: &[u8]) -> &[u8] {
 }
 
 /// The seed from which the CRC-32C of `body` is `crc`: the checksum run backwards, byte by byte.
-fn seed_of(body: &[u8], crc: u32) -> u32 {
+pub(crate) fn seed_of(body: &[u8], crc: u32) -> u32 {
     !body.iter().rev().fold(!crc, |state, byte| {
         let index = BACKWARDS[(state >> 24) as usize];
         (state ^ FORWARDS[index as usize]) << 8 | u32::from(index ^ byte)

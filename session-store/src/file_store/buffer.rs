@@ -8,6 +8,8 @@ use crate::event::{Entry, SideRef};
 use crate::file_store::lock;
 use crate::fs::File;
 use crate::id::Seq;
+use crate::line;
+use crate::scan::seed_of;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -249,6 +251,13 @@ impl Buffer {
     /// The chunks with something before `end`, from the durable end on.
     pub(super) fn chunks_before(&self, end: u64) -> Vec<Arc<Chunk>> {
         self.chunks.iter().take_while(|chunk| chunk.offset < end).cloned().collect()
+    }
+
+    /// The checksum of the chain at the durable end.
+    pub(super) fn durable_crc(&self) -> u32 {
+        let first = self.chunks.front().map_or(&self.tail, |chunk| &chunk.bytes);
+        let line = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        line::claim(line).map_or(self.crc, |(body, crc)| seed_of(body, crc))
     }
 
     /// What is wrong now, if something is.

@@ -134,27 +134,6 @@ impl Core {
         self.open_files.load(Ordering::Relaxed) > self.open_files_max
     }
 
-    /// Whether the session's file is what its writer left. It costs one `stat`.
-    ///
-    /// # Errors
-    /// [`StoreError::Lost`] where it is not.
-    pub(super) fn check(&self, id: SessionId, disk: &Disk) -> Result<(), StoreError> {
-        let lost = |why: String| StoreError::Lost { id, why };
-        let path = self.layout.log(id);
-        let stat = match self.fs().stat(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(lost("its file was removed".to_owned())),
-            stat => stat.map_err(StoreError::io("look at", &path))?,
-        };
-        if (stat.device, stat.inode) != disk.identity || stat.links == 0 {
-            return Err(lost("its file was replaced by another".to_owned()));
-        }
-        match stat.size.checked_sub(disk.end) {
-            Some(0) => Ok(()),
-            Some(more) => Err(lost(format!("another process wrote {more} bytes to its file"))),
-            None => Err(lost(format!("its file was cut from {} to {} bytes", disk.end, stat.size))),
-        }
-    }
-
     /// Makes a folder and those above it that are missing.
     pub(super) fn create_dirs(&self, path: &Path) -> Result<(), StoreError> {
         // Before it is there: who finds it made must not take it for durable.

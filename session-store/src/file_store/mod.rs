@@ -20,6 +20,7 @@
 
 mod buffer;
 mod engine;
+mod fate;
 mod follow;
 mod fork;
 mod fragment;

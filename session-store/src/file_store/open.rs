@@ -84,6 +84,7 @@ pub(super) fn disk_of(core: &Core, path: &Path, file: &Arc<dyn File>, end: u64) 
         identity: (stat.device, stat.inode),
         end,
         suspect: false,
+        is_missing: false,
         entries: 1,
         durable_entries: 0,
         has_side_folder: false,

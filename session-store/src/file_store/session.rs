@@ -45,6 +45,8 @@ pub(super) struct Disk {
     pub(super) end: u64,
     /// A sync failed: nothing after the durable end can be relied on, and all of it is written again before the next sync.
     pub(super) suspect: bool,
+    /// Its path led nowhere when it was last looked at.
+    pub(super) is_missing: bool,
     /// How many entries were made for this session in the day's folder, ...
     pub(super) entries: u64,
     /// ... and how many of them are durable.

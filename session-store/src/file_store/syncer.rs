@@ -11,9 +11,9 @@
 use super::buffer::{Buffer, Side};
 use super::engine::Core;
 use super::lane::{Due, Lane};
-use super::lock;
 use super::session::{Attempt, Disk, Session};
 use super::writer::{self, Wrote};
+use super::{fate, lock};
 use crate::error::StoreError;
 use crate::fs::{File, OpenMode, write_all_at};
 use std::collections::HashMap;
@@ -236,7 +236,7 @@ pub(super) fn sync_file(core: &Core, file: &dyn File, path: &Path) -> Result<(),
 
 /// Writes everything after the durable end once more, in the same place.
 fn write_again(core: &Core, session: &Session, disk: &mut Disk, durable_end: u64) -> Result<Arc<dyn File>, StoreError> {
-    core.check(session.id, disk)?;
+    fate::check(core, session, disk)?;
     let path = core.layout.log(session.id);
     // The writer's descriptor is new as well: what a sync of it says is about what it wrote itself.
     core.close_file(disk);
@@ -303,8 +303,16 @@ mod tests {
     #[test]
     fn a_failure_that_is_told_after_another_lane_cured_it_goes_with_the_next_try() {
         let core = Core::new(FileStoreOptions::new("/nowhere"));
-        let disk =
-            Disk { file: None, identity: (0, 0), end: 0, suspect: false, entries: 1, durable_entries: 1, has_side_folder: false };
+        let disk = Disk {
+            file: None,
+            identity: (0, 0),
+            end: 0,
+            suspect: false,
+            is_missing: false,
+            entries: 1,
+            durable_entries: 1,
+            has_side_folder: false,
+        };
         let session = Session::new(SessionId::new(Timestamp::from_ms(0)), 1, Buffer::new(0, 0, 0), disk);
         let progress = session.progress.subscribe();
         session.fail(Attempt::Sync, StoreError::Closed);

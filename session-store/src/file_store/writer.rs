@@ -6,8 +6,8 @@
 use super::buffer::{Chunk, Side};
 use super::engine::Core;
 use super::lane::Due;
-use super::lock;
 use super::session::{Attempt, Disk, Session};
+use super::{fate, lock};
 use crate::error::StoreError;
 use crate::fs::{File, OpenMode, append_all, write_all_at};
 use std::collections::VecDeque;
@@ -98,7 +98,8 @@ pub(super) fn write(core: &Core, session: &Session) -> Result<Wrote, StoreError>
         write_side(core, session, &mut disk, side)?;
     }
     let from = disk.end;
-    if !chunks.is_empty() {
+    // A file that was away is looked for also where nothing is left to write.
+    if !chunks.is_empty() || disk.is_missing {
         write_chunks(core, session, &mut disk, &chunks)?;
     }
     let mut buffer = lock(&session.buffer);
@@ -111,11 +112,11 @@ pub(super) fn write(core: &Core, session: &Session) -> Result<Wrote, StoreError>
 }
 
 fn write_chunks(core: &Core, session: &Session, disk: &mut Disk, chunks: &[Arc<Chunk>]) -> Result<(), StoreError> {
-    core.check(session.id, disk)?;
+    fate::check(core, session, disk)?;
     let file = core.file(session.id, disk)?;
     let outcome = append_chunks(core, &*file, chunks, disk);
     // A file that is not as long as what went into it has another writer.
-    core.check(session.id, disk)?;
+    fate::check(core, session, disk)?;
     if outcome.is_err() {
         // The next try opens it again by path, and nothing that this descriptor wrote is relied on.
         disk.suspect = true;

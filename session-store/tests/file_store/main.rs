@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps, in its helpers too")]
 
 mod crash;
+mod disks;
 mod failures;
 mod ownership;
 mod reading;

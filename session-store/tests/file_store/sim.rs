@@ -13,7 +13,7 @@ use session_store::{DirEntry, File, FileSystem, OpenMode, Stat};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 type Inode = u64;
@@ -38,6 +38,10 @@ struct Disk {
     read_only: bool,
     /// Other kernels have it mounted too.
     is_shared: bool,
+    /// Nothing but the root is there.
+    is_unmounted: bool,
+    /// How often it was mounted anew: each time it is another device.
+    mounts: u64,
     off: bool,
 }
 
@@ -52,6 +56,9 @@ pub(crate) struct Control {
     power_off_at: AtomicU64,
     failing_syncs: AtomicU64,
     failing_writes: AtomicU64,
+    failing_opens: AtomicU64,
+    /// What failing syncs and opens say, instead of EIO.
+    errno: AtomicI32,
     /// The most bytes that one write takes; 0: no limit.
     write_limit: AtomicU64,
     next_descriptor: AtomicU64,
@@ -121,6 +128,20 @@ impl SimFs {
         self.0.failing_syncs.store(count, Ordering::SeqCst);
     }
 
+    /// From now on what fails says this, and not EIO.
+    pub(crate) fn fail_with(&self, errno: i32) {
+        self.0.errno.store(errno, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fail_opens(&self, count: u64) {
+        self.0.failing_opens.store(count, Ordering::SeqCst);
+    }
+
+    fn failure(&self) -> io::Error {
+        let errno = self.0.errno.load(Ordering::SeqCst);
+        io::Error::from_raw_os_error(if errno == 0 { 5 } else { errno })
+    }
+
     pub(crate) fn fail_writes(&self, count: u64) {
         self.0.failing_writes.store(count, Ordering::SeqCst);
     }
@@ -136,6 +157,21 @@ impl SimFs {
 
     pub(crate) fn set_read_only(&self) {
         self.disk().read_only = true;
+    }
+
+    pub(crate) fn set_writable(&self) {
+        self.disk().read_only = false;
+    }
+
+    pub(crate) fn unmount(&self) {
+        self.disk().is_unmounted = true;
+    }
+
+    /// Mounts it again, as another device.
+    pub(crate) fn mount(&self) {
+        let mut disk = self.disk();
+        disk.is_unmounted = false;
+        disk.mounts += 1;
     }
 
     pub(crate) fn set_shared(&self) {
@@ -228,6 +264,13 @@ impl SimFs {
         node.durable = node.live.clone();
     }
 
+    /// The same while it is not mounted.
+    pub(crate) fn edit_unmounted(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let was = std::mem::take(&mut self.disk().is_unmounted);
+        self.edit(path, change);
+        self.disk().is_unmounted = was;
+    }
+
     /// What is on the disk now stays, whatever happens.
     pub(crate) fn make_durable(&self) {
         for node in self.disk().nodes.values_mut() {
@@ -286,7 +329,7 @@ impl SimFs {
         let dirty = std::mem::take(&mut node.dirty);
         let fails = self.0.failing_syncs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         if fails && !is_dir {
-            return Err(io::Error::from_raw_os_error(5));
+            return Err(self.failure());
         }
         node.durable_entries = node.entries.clone();
         for (from, to) in dirty {
@@ -312,6 +355,9 @@ impl Disk {
     fn find(&self, path: &Path) -> io::Result<Inode> {
         self.check_power()?;
         let mut at = ROOT;
+        if self.is_unmounted && path.iter().nth(1).is_some() {
+            return Err(error(io::ErrorKind::NotFound));
+        }
         for part in path.iter().skip(1) {
             let name = part.to_str().unwrap();
             at = *self.nodes[&at].entries.get(name).ok_or(error(io::ErrorKind::NotFound))?;
@@ -364,12 +410,16 @@ impl Disk {
 
     fn stat(&self, inode: Inode) -> Stat {
         let node = &self.nodes[&inode];
-        Stat { device: 1, inode, links: 1, size: node.live.len() as u64, modified_ns: 0, is_file: !node.is_dir }
+        Stat { device: 1 + self.mounts, inode, links: 1, size: node.live.len() as u64, modified_ns: 0, is_file: !node.is_dir }
     }
 }
 
 impl FileSystem for SimFs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let left = &self.0.failing_opens;
+        if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(self.failure());
+        }
         let mut disk = self.disk();
         let inode = match mode {
             OpenMode::CreateNew => disk.add(path, Node::default())?,
@@ -455,7 +505,7 @@ impl File for SimFile {
         assert!(matches!(self.mode, OpenMode::Append | OpenMode::CreateNew), "the descriptor has no O_APPEND");
         self.fs.0.writes.fetch_add(1, Ordering::SeqCst);
         if self.fs.0.failing_writes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
-            return Err(io::Error::from_raw_os_error(5));
+            return Err(self.fs.failure());
         }
         let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         match self.fs.0.write_limit.load(Ordering::SeqCst) {
