@@ -30,11 +30,11 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The `seq` of the event behind it: one more than its own, but for a sound `compacted`, which stands for several events.
+    /// The `seq` of the event behind it: one more than its own, but for a sound `compacted` or `lost`, which stands for several events.
     #[must_use]
     pub fn next_seq(&self) -> Seq {
         match &self.event {
-            Event::Compacted(left_out) if self.sound => left_out.next_seq(self.seq),
+            event if self.sound => event.next_seq(self.seq),
             _ => self.seq.saturating_add(1),
         }
     }
@@ -169,10 +169,14 @@ events! {
     "recovered" => Recovered,
     /// Superseded pieces were left out when a cold session was rewritten.
     "compacted" => Compacted,
+    /// Events are missing here, as a repair found.
+    "lost" => Lost,
+    /// The log was written again without its damage.
+    "repaired" => Repaired,
 }
 
 /// The members of a line that are not fields of its event.
-const RESERVED: [&str; 5] = ["seq", "at", "type", "side", "crc"];
+const RESERVED: [&str; 6] = ["seq", "at", "type", "side", "unchecked", "crc"];
 
 impl Event {
     /// Reads any JSON object as an event of a type that this build does not know.
@@ -180,6 +184,17 @@ impl Event {
         let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(json)?;
         RESERVED.iter().for_each(|own| drop(fields.shift_remove(*own)));
         Ok(Self::Unknown(Unknown { type_name: type_name.to_owned(), fields }))
+    }
+
+    /// The `seq` of the event behind this one, where this one is sound and at `seq`.
+    pub(crate) fn next_seq(&self, seq: Seq) -> Seq {
+        let last = match self {
+            Self::Compacted(Compacted { from, to, .. }) | Self::Lost(Lost { from, to }) if *from == seq => {
+                (*to).min(crate::line::SEQ_MAX).max(seq)
+            }
+            _ => seq,
+        };
+        last.saturating_add(1)
     }
 
     /// Whether this event closes something (a turn, a tool call, the session). Closing events may use the reserve that
@@ -794,10 +809,35 @@ pub struct Compacted {
     pub count: u64,
 }
 
-impl Compacted {
-    /// The `seq` of the line behind this one, which is the event `seq`.
-    pub(crate) fn next_seq(&self, seq: Seq) -> Seq {
-        let last = if self.from == seq { self.to.min(crate::line::SEQ_MAX).max(seq) } else { seq };
-        last.saturating_add(1)
-    }
+/// `lost`: the events `from..=to` are missing, and a repair found no trace of them. Its own `seq` is `from`; the next line's is one more
+/// than `to`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The first event that is missing.
+    pub from: Seq,
+    /// The last one.
+    pub to: Seq,
+}
+
+/// `repaired`: the log was written again without its damage. No event changed its `seq`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Repaired {
+    /// The file that has the log as it was: its name in the folder `repaired` of the home.
+    pub original: String,
+    /// How many things were wrong with it.
+    pub problems: u64,
+    /// What was wrong, line by line of that file, as far as it is not too much for a line of this one.
+    pub lines: Vec<RepairedLine>,
+}
+
+/// A line that a repair found wrong, and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepairedLine {
+    /// The line of the original, counted from 1.
+    pub line: u64,
+    /// What was wrong: the name of a problem, as `sessions verify` has it.
+    pub problem: String,
+    /// `marked` (kept, and known as unchecked), `left_out`, `moved` (to its place), `split` (the records in it were kept), `noted` (as `lost`),
+    /// `cleaned`, `put_aside` (as `recovered`) or `stays`; an open set.
+    pub action: String,
 }

@@ -25,6 +25,10 @@ pub(crate) const CRC_DIGITS: usize = 8;
 /// How many bytes of a line its own checksum takes.
 pub(crate) const CRC_BYTES: usize = CRC_KEY.len() + CRC_DIGITS + CRC_END.len();
 
+/// The last member of the body of a line that a repair kept though it could not be checked. What ends so is no part of a text:
+/// a text ends in a quotation mark, an object in a brace.
+pub(crate) const UNCHECKED: &[u8] = b",\"unchecked\":true";
+
 /// What a line holds.
 #[expect(clippy::large_enum_variant, reason = "nearly every line is an entry")]
 #[derive(Clone, Debug, PartialEq)]

@@ -149,6 +149,16 @@ pub(crate) fn every_event() -> Vec<Event> {
         Closed { epoch: 1 }.into(),
         Recovered { offset: 5120, bytes: 31, fragment: "{\"seq\":25,\"at\":\"2026-02-01T00:00".to_owned(), full: None }.into(),
         Compacted { from: 9, to: 10, count: 2 }.into(),
+        Lost { from: 27, to: 27 }.into(),
+        Repaired {
+            original: "019c1a2b-3c4d-7e5f-8a6b-0123456789ab.20260201T000028Z.jsonl".to_owned(),
+            problems: 2,
+            lines: vec![
+                RepairedLine { line: 28, problem: "unreadable".to_owned(), action: "left_out".to_owned() },
+                RepairedLine { line: 31, problem: "unchecked".to_owned(), action: "marked".to_owned() },
+            ],
+        }
+        .into(),
     ]
 }
 
@@ -314,6 +324,11 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         "error" => Error { scope: word(0), message: word(1) }.into(),
         "recovered" => Recovered { offset: n[0], bytes: n[1], fragment: word(0), full: None }.into(),
         "compacted" => Compacted { from: n[0], to: n[1], count: n[2] }.into(),
+        "lost" => Lost { from: n[0], to: n[1] }.into(),
+        "repaired" => {
+            let lines = vec![RepairedLine { line: n[1], problem: word(1), action: word(2) }; (n[2] % 3) as usize];
+            Repaired { original: word(0), problems: n[0], lines }.into()
+        }
         _ => {
             let fields = words.iter().map(|word| (format!("field {word}"), json.clone())).collect();
             Event::Unknown(Unknown { type_name: format!("future.{}", words[0]), fields })

@@ -25,7 +25,9 @@
 
 use crate::event::{Entry, Event, Recovered};
 use crate::id::Seq;
-use crate::line::{CRC_BYTES, CRC_DIGITS, CRC_END, CRC_KEY, Decoded, Problem, ProblemKind, SideLine, claim, decode, hexadecimal};
+use crate::line::{
+    CRC_BYTES, CRC_DIGITS, CRC_END, CRC_KEY, Decoded, Problem, ProblemKind, SideLine, UNCHECKED, claim, decode, hexadecimal,
+};
 use serde::de::IgnoredAny;
 use std::collections::VecDeque;
 use std::fmt;
@@ -346,7 +348,7 @@ impl Scanner {
             crc: claim.map_or(0, |(_, crc)| crc),
         };
         match claim.map_or(Link::Nothing, |(body, crc)| self.link(&record, body, crc)) {
-            Link::Main if self.lost_the_race(&record) => self.set_aside(&record, ProblemKind::StaleWriter, place, out),
+            Link::Main if self.lost_the_race(&record, claim) => self.set_aside(&record, ProblemKind::StaleWriter, place, out),
             Link::Main | Link::Guess { is_main: true } => self.continue_main(record, place, claim, out),
             Link::Aside(why) => self.set_aside(&record, why, place, out),
             Link::Taken { again: false } | Link::Guess { is_main: false } => {
@@ -359,7 +361,7 @@ impl Scanner {
                     format!("event {} stands here, out of its order", record.seq()),
                     out,
                 );
-                self.deliver(record, true, place, out);
+                self.deliver(record, !is_marked(claim), place, out);
             }
             Link::Taken { again: true } | Link::Nothing => self.unchecked(record, text, place, claim, out),
         }
@@ -401,22 +403,24 @@ impl Scanner {
     }
 
     /// Whether `record` opens an epoch that has its owner already.
-    fn lost_the_race(&self, record: &Decoded) -> bool {
-        matches!(opened_epoch(record), Some(epoch) if epoch <= self.epoch)
+    fn lost_the_race(&self, record: &Decoded, claim: Option<(&[u8], u32)>) -> bool {
+        !is_marked(claim) && matches!(opened_epoch(record), Some(epoch) if epoch <= self.epoch)
     }
 
     fn continue_main(&mut self, record: Decoded, place: Place, claim: Option<(&[u8], u32)>, out: &mut Vec<Scanned>) {
         let seq = record.seq();
-        if let Some(epoch) = opened_epoch(&record) {
+        // What a repair could not check is part of the chain now, and proves no more than before.
+        let sound = !is_marked(claim);
+        if let Some(epoch) = opened_epoch(&record).filter(|_| sound) {
             self.epoch = self.epoch.max(epoch);
             let seed = claim.map_or(self.head.crc, |(body, crc)| seed_of(body, crc));
             self.taken.push(End { crc: seed, next: seq, more: place.crc });
         }
         let before = self.head;
-        self.head = Head { crc: place.crc, next: seq_after(&record, true) };
+        self.head = Head { crc: place.crc, next: seq_after(&record, sound) };
         self.tail = self.head;
-        self.sound += 1;
-        self.deliver(record, true, place, out);
+        self.sound += u64::from(sound);
+        self.deliver(record, sound, place, out);
         if self.hole(before.next).is_some_and(|hole| !self.holes[hole].is_damage) {
             self.gaps.push(End { crc: before.crc, next: before.next, more: seq });
         }
@@ -648,10 +652,15 @@ fn opened_epoch(record: &Decoded) -> Option<u64> {
     }
 }
 
-/// The `seq` of the line behind `record`: a sound `compacted` stands for the events that it names.
+/// Whether a repair marked the line as one that could not be checked.
+fn is_marked(claim: Option<(&[u8], u32)>) -> bool {
+    claim.is_some_and(|(body, _)| body.ends_with(UNCHECKED))
+}
+
+/// The `seq` of the line behind `record`: a sound `compacted` or `lost` stands for the events that it names.
 fn seq_after(record: &Decoded, sound: bool) -> Seq {
     match record {
-        Decoded::Entry(Entry { seq, event: Event::Compacted(left_out), .. }) if sound => left_out.next_seq(*seq),
+        Decoded::Entry(Entry { seq, event, .. }) if sound => event.next_seq(*seq),
         other => other.seq() + 1,
     }
 }

@@ -196,7 +196,7 @@ impl State {
     /// The state after `entry`. Entries are expected in the order of `seq`; a gap is noticed and marked.
     pub fn apply(&mut self, entry: &Entry) {
         // A line that cannot be checked may have been another one.
-        if entry.seq > self.next_seq || !entry.sound {
+        if entry.seq > self.next_seq || !entry.sound || matches!(entry.event, Event::Lost(_)) {
             self.unresolved.values_mut().filter(|call| !call.settled).for_each(|call| call.gap = true);
         }
         self.next_seq = self.next_seq.max(entry.next_seq());
@@ -277,6 +277,8 @@ impl State {
             | Event::Error(_)
             | Event::Recovered(_)
             | Event::Compacted(_)
+            | Event::Lost(_)
+            | Event::Repaired(_)
             | Event::Unknown(_) => {}
         }
     }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::event::{
-    AssistantReasoning, AssistantText, Closed, Compacted, Interrupted, ModelError, ModelRequest, SessionForked, SessionRenamed,
-    SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolStarted, UserMessage,
+    AssistantReasoning, AssistantText, Closed, Compacted, Interrupted, Lost, ModelError, ModelRequest, SessionForked,
+    SessionRenamed, SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolStarted, UserMessage,
 };
 use crate::samples::{any_event, every_event, note, opened};
 use proptest::prelude::*;
@@ -111,6 +111,17 @@ fn events_that_are_left_out_are_no_gap() {
     assert_eq!((state.next_seq, state.unresolved["call_1_0"].gap), (8, false));
     unchecked.apply(&entry(false));
     assert_eq!((unchecked.next_seq, unchecked.unresolved["call_1_0"].gap), (4, true));
+}
+
+#[test]
+fn events_that_a_repair_found_missing_are_a_gap() {
+    let mut log = Log::default();
+    log.user("go", UserKind::Prompt);
+    let request = log.request();
+    log.answer(request, "running", &["call_1_0"]);
+    let mut state = State::fold(&log.entries);
+    state.apply(&Entry { seq: 3, at: Timestamp::from_ms(0), sound: true, event: Lost { from: 3, to: 7 }.into() });
+    assert_eq!((state.next_seq, state.unresolved["call_1_0"].gap), (8, true));
 }
 
 #[test]
