@@ -55,7 +55,7 @@ pub use side::sha256_hex;
 pub use state::{InFlight, Message, OpenTurn, Slot, State, Unresolved};
 pub use stats::{Histogram, StoreStats};
 pub use store::{
-    EntryReader, Holder, Loaded, NewSession, OpenSession, Progress, SessionListState, SessionLog, SessionStore, SessionSummary,
-    Verified,
+    EntryReader, Holder, Loaded, NewSession, OpenSession, Progress, Rescued, SessionListState, SessionLog, SessionStore,
+    SessionSummary, Verified,
 };
 pub use time::{Clock, NotATime, SystemClock, Timestamp};

@@ -273,6 +273,8 @@ pub enum ProblemKind {
     SideFile,
     /// The file holds no sound record.
     Empty,
+    /// Events in the rescue folder do not continue the log; they are kept there.
+    Rescued,
 }
 
 #[cfg(test)]

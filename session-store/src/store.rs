@@ -12,6 +12,7 @@ use crate::stats::StoreStats;
 use crate::time::Timestamp;
 use async_trait::async_trait;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -206,8 +207,20 @@ pub struct Progress {
     pub durable: Seq,
     /// What is wrong with the store right now; nothing accepted is lost meanwhile. Gone when it works again.
     pub trouble: Option<Arc<StoreError>>,
+    /// Where the events go meanwhile, where the store has another place for them and that works: then there is no trouble, and what is
+    /// in that place counts as written and durable. Gone when the log has it all.
+    pub rescued: Option<Arc<Rescued>>,
     /// No more events will come.
     pub closed: bool,
+}
+
+/// Another place that keeps a session's events while its own disk takes none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rescued {
+    /// The file with the lines, as they would be in the log.
+    pub path: PathBuf,
+    /// What the session's own disk said.
+    pub why: String,
 }
 
 /// A line of the list of sessions.

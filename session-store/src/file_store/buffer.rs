@@ -10,8 +10,9 @@ use crate::fs::File;
 use crate::id::Seq;
 use crate::line;
 use crate::scan::seed_of;
+use crate::store::Rescued;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -55,6 +56,8 @@ pub(super) struct Side {
     pub(super) bytes: Vec<u8>,
     /// Open once it is written, until it is durable: a failed write-back is told to the descriptor that wrote.
     pub(super) file: Mutex<Option<Arc<dyn File>>>,
+    /// It is durable in the rescue folder.
+    pub(super) is_rescued: AtomicBool,
 }
 
 /// Free chunks.
@@ -130,6 +133,12 @@ pub(super) struct Buffer {
     pub(super) write_trouble: Option<Arc<StoreError>>,
     /// Why the last sync failed; gone with the next that works.
     pub(super) sync_trouble: Option<Arc<StoreError>>,
+    /// Events before this one are in the rescue folder, or were when they became durable.
+    pub(super) rescued: Seq,
+    /// Where they are, while that works and the log does not.
+    pub(super) rescue: Option<Arc<Rescued>>,
+    /// When the first of the failures came since which nothing became durable.
+    pub(super) failing_since: Option<Instant>,
     /// How many writes and syncs of this session have failed.
     pub(super) failures: u64,
     pub(super) ended: Option<Ended>,
@@ -156,6 +165,9 @@ impl Buffer {
             write_due: None,
             write_trouble: None,
             sync_trouble: None,
+            rescued: next,
+            rescue: None,
+            failing_since: None,
             failures: 0,
             ended: None,
             last_append: None,
@@ -223,7 +235,7 @@ impl Buffer {
 
     pub(super) fn add_side(&mut self, side: SideRef, bytes: Vec<u8>) {
         self.side_bytes += bytes.len() as u64;
-        self.sides.push_back(Arc::new(Side { side, bytes, file: Mutex::default() }));
+        self.sides.push_back(Arc::new(Side { side, bytes, file: Mutex::default(), is_rescued: AtomicBool::new(false) }));
     }
 
     fn seal(&mut self) {
@@ -260,8 +272,21 @@ impl Buffer {
         line::claim(line).map_or(self.crc, |(body, crc)| seed_of(body, crc))
     }
 
-    /// What is wrong now, if something is.
+    /// Events before this one survive the machine, in the log or in the rescue folder.
+    pub(super) fn safe(&self) -> Seq {
+        self.durable.max(self.rescued)
+    }
+
+    /// Whether all that was accepted survives the machine.
+    pub(super) fn is_safe(&self) -> bool {
+        self.safe() == self.accepted && self.sides.iter().all(|side| side.is_rescued.load(Ordering::Relaxed))
+    }
+
+    /// What is wrong now, if something is: a failure whose events are rescued is none.
     pub(super) fn trouble(&self) -> Option<&Arc<StoreError>> {
+        if self.rescue.is_some() && !self.is_lost() {
+            return None;
+        }
         self.write_trouble.as_ref().or(self.sync_trouble.as_ref())
     }
 
@@ -282,6 +307,7 @@ impl Buffer {
     pub(super) fn mark_durable(&mut self, end: u64, sides: &[Arc<Side>]) -> Vec<Arc<Chunk>> {
         let whole = self.chunks.partition_point(|chunk| chunk.end() <= end);
         let freed: Vec<Arc<Chunk>> = self.chunks.drain(..whole).collect();
+        self.failing_since = None;
         if let Some(last) = freed.last() {
             self.durable = self.durable.max(last.end_seq);
             self.durable_end = self.durable_end.max(last.end());

@@ -14,7 +14,7 @@ use super::lane::{Due, Lane, LaneName};
 use super::layout::Layout;
 use super::owner::Ownership;
 use super::session::{Attempt, Disk, Session};
-use super::{FileStoreOptions, lock, syncer, writer};
+use super::{FileStoreOptions, lock, rescue, syncer, writer};
 use crate::error::StoreError;
 use crate::fs::{File, FileSystem, OpenMode, create_dirs};
 use crate::id::SessionId;
@@ -166,12 +166,13 @@ impl Core {
     pub(super) fn failed(&self, session: &Arc<Session>, attempt: Attempt, error: StoreError, again: &Lane) {
         tracing::warn!(session = %session.id, %error, "events are kept in memory");
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        rescue::failed(self, session, &error);
         let is_lost = matches!(error, StoreError::Lost { .. });
         let given_up = session.fail(attempt, error);
         if is_lost {
             self.freed(given_up);
             self.forget_if_released(session);
-        } else {
+        } else if !(self.is_closed() && lock(&session.buffer).is_safe()) {
             again.retry(session, self.retry_at());
         }
     }

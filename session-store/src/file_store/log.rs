@@ -162,8 +162,9 @@ pub(super) async fn flush(core: &Core, session: &Arc<Session>) -> Result<(), Sto
     core.commit(session, accepted);
     session
         .until(|buffer| {
-            let waits = |side| buffer.sides.iter().any(|other| Arc::ptr_eq(other, side));
-            buffer.durable >= accepted && !last_side.as_ref().is_some_and(waits)
+            let waits =
+                |side| buffer.sides.iter().any(|other| Arc::ptr_eq(other, side) && !other.is_rescued.load(Ordering::Relaxed));
+            buffer.safe() >= accepted && !last_side.as_ref().is_some_and(waits)
         })
         .await
 }
@@ -209,12 +210,12 @@ impl SessionLog for FileLog {
 
     async fn written(&self, seq: Seq) -> Result<(), StoreError> {
         self.core().writer.push(&self.session, Due::Now);
-        self.session.until(|buffer| buffer.written > seq.min(buffer.accepted.saturating_sub(1))).await
+        self.session.until(|buffer| buffer.written.max(buffer.rescued) > seq.min(buffer.accepted.saturating_sub(1))).await
     }
 
     async fn durable(&self, seq: Seq) -> Result<(), StoreError> {
         self.core().commit(&self.session, seq.saturating_add(1));
-        self.session.until(|buffer| buffer.durable > seq.min(buffer.accepted.saturating_sub(1))).await
+        self.session.until(|buffer| buffer.safe() > seq.min(buffer.accepted.saturating_sub(1))).await
     }
 
     fn start_commit(&self, seq: Seq) {

@@ -32,6 +32,7 @@ mod log;
 mod open;
 mod owner;
 mod read;
+mod rescue;
 mod session;
 mod syncer;
 mod writer;
@@ -89,6 +90,9 @@ pub struct FileStoreOptions {
     pub fs: Arc<dyn FileSystem>,
     /// Who this process is.
     pub machine: Machine,
+    /// Another folder, on another disk, that takes what the home's disk does not: `<id>.<epoch>.jsonl` for each session in need, taken
+    /// in again when the disk works, or when the session is opened next with the same folder. None unless it is set.
+    pub rescue_dir: Option<PathBuf>,
 }
 
 impl FileStoreOptions {
@@ -107,6 +111,7 @@ impl FileStoreOptions {
             clock: Arc::new(SystemClock),
             fs: Arc::new(RealFs),
             machine: Machine::here(),
+            rescue_dir: None,
         }
     }
 }
@@ -194,7 +199,11 @@ impl FileStore {
             Ok(()) | Err(StoreError::Lost { .. }) => self.engine.core.forget_if_released(&released),
             Err(error) => return Err(error),
         }
-        Ok(())
+        match released.rescued() {
+            // It is safe, but not in the log.
+            Some(rescued) => Err(StoreError::io("write", self.engine.core.layout.log(id))(io::Error::other(rescued.why.clone()))),
+            None => Ok(()),
+        }
     }
 
     fn all_sessions(&self) -> Vec<Arc<Session>> {
@@ -349,8 +358,9 @@ impl SessionStore for FileStore {
         let all_durable = async {
             for session in &sessions {
                 // After a failure it is tried again each window, until the limit.
-                let is_clean = |buffer: &Buffer| buffer.durable == buffer.accepted && buffer.sides.is_empty();
-                while !matches!(session.until(is_clean).await, Ok(()) | Err(StoreError::Lost { .. } | StoreError::Closed)) {}
+                while !matches!(session.until(Buffer::is_safe).await, Ok(()) | Err(StoreError::Lost { .. } | StoreError::Closed))
+                {
+                }
             }
         };
         let _ = tokio::time::timeout(limit, all_durable).await;
@@ -398,17 +408,17 @@ fn side_of(event: &Event) -> Option<&SideRef> {
 
 /// What of a session is not durable.
 fn missing(session: &Session) -> Option<(SessionId, u64, String)> {
-    if session.is_clean() {
+    let buffer = lock(&session.buffer);
+    if buffer.is_safe() {
         return None;
     }
-    let buffer = lock(&session.buffer);
     let why = match (&buffer.ended, buffer.trouble()) {
         (Some(buffer::Ended::Lost(why)), _) => why.clone(),
         (Some(buffer::Ended::Stopped), None) => "the store was shut down before all was durable".to_owned(),
         (_, Some(trouble)) => trouble.to_string(),
         _ => "the time was up".to_owned(),
     };
-    Some((session.id, buffer.accepted - buffer.durable, why))
+    Some((session.id, buffer.accepted - buffer.safe(), why))
 }
 
 /// Locks `mutex`. A panic elsewhere does not make what it guards useless: every change under these locks is whole or harmless.

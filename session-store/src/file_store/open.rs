@@ -14,6 +14,7 @@ use super::buffer::Buffer;
 use super::engine::{Core, Holding};
 use super::owner;
 use super::read::{self, Folded, open_log};
+use super::rescue::Leftovers;
 use super::session::{Disk, Session};
 use super::{fragment, lock, syncer};
 use crate::error::StoreError;
@@ -85,6 +86,7 @@ pub(super) fn disk_of(core: &Core, path: &Path, file: &Arc<dyn File>, end: u64) 
         end,
         suspect: false,
         is_missing: false,
+        rescue: None,
         entries: 1,
         durable_entries: 0,
         has_side_folder: false,
@@ -97,7 +99,13 @@ pub(super) fn disk_of(core: &Core, path: &Path, file: &Arc<dyn File>, end: u64) 
 pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError> {
     let path = core.layout.log(id);
     // Before anything is made: a session that is not there needs no owner.
-    let file = open_log(core, id, &path, OpenMode::Append)?;
+    let file = match open_log(core, id, &path, OpenMode::Append) {
+        Err(StoreError::NotFound(_)) if Leftovers::find(core, id)?.hold_the_start() => {
+            core.create_dirs(&core.layout.day(id))?;
+            core.fs().open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?
+        }
+        file => file?,
+    };
     let (writer, owner) = owner::begin(core)?;
     let turn = Turn::take(&file);
     let taken = open_in_turn(core, id, &file, writer, &owner);
@@ -108,9 +116,13 @@ pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError>
 fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: &Owner) -> Result<Taken, StoreError> {
     let path = core.layout.log(id);
     let mut tries = 0;
+    let mut rescued = Leftovers::find(core, id)?;
     let (mut folded, epoch, prelude) = loop {
         let folded = read::fold(core, id)?;
         refuse_if_held(core, id, &folded.state)?;
+        if rescued.take_in(core, id, &**file, &folded)? {
+            continue;
+        }
         let epoch = folded.epoch.max(folded.state.epoch) + 1;
         let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner: owner.clone() };
         let prelude = open_prelude(core, id, &**file, &folded, opened)?;
@@ -131,6 +143,8 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     if !is_as_written(&**file, &prelude.bytes, folded.length).map_err(StoreError::io("read", &path))? {
         return settle_race(core, id, file, writer, epoch);
     }
+    rescued.remove_taken_in(core);
+    folded.problems.extend(rescued.problems());
     fragment::blank(core, id, &folded)?;
     prelude.entries.iter().for_each(|entry| folded.state.apply(entry));
     let mut disk = disk_of(core, &path, file, end)?;

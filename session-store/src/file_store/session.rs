@@ -6,10 +6,11 @@
 use super::buffer::{Buffer, Ended};
 use super::lane::LaneName;
 use super::lock;
+use super::rescue::RescueFile;
 use crate::error::StoreError;
 use crate::fs::File;
 use crate::id::SessionId;
-use crate::store::Progress;
+use crate::store::{Progress, Rescued};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
@@ -47,6 +48,8 @@ pub(super) struct Disk {
     pub(super) suspect: bool,
     /// Its path led nowhere when it was last looked at.
     pub(super) is_missing: bool,
+    /// Where its events go while the file cannot be written.
+    pub(super) rescue: Option<Box<RescueFile>>,
     /// How many entries were made for this session in the day's folder, ...
     pub(super) entries: u64,
     /// ... and how many of them are durable.
@@ -116,11 +119,12 @@ impl Session {
     pub(super) fn publish(&self, buffer: &Buffer) {
         self.progress.send_modify(|progress| {
             progress.accepted = buffer.accepted;
-            progress.written = buffer.written;
-            progress.durable = buffer.durable;
+            progress.written = buffer.written.max(buffer.rescued);
+            progress.durable = buffer.safe();
+            progress.rescued.clone_from(&buffer.rescue);
             progress.trouble = buffer.trouble().cloned();
             progress.closed = match buffer.ended {
-                Some(Ended::Closed) => buffer.durable == buffer.accepted,
+                Some(Ended::Closed) => buffer.safe() == buffer.accepted,
                 Some(Ended::Lost(_) | Ended::Stopped) => true,
                 None => false,
             };
@@ -200,6 +204,11 @@ impl Session {
     /// Whether it takes events.
     pub(super) fn has_not_ended(&self) -> bool {
         lock(&self.buffer).ended.is_none()
+    }
+
+    /// Where its events are, where they are not in its log.
+    pub(super) fn rescued(&self) -> Option<Arc<Rescued>> {
+        lock(&self.buffer).rescue.clone()
     }
 
     pub(super) fn is_lost(&self) -> bool {

@@ -13,7 +13,7 @@ use super::engine::Core;
 use super::lane::{Due, Lane};
 use super::session::{Attempt, Disk, Session};
 use super::writer::{self, Wrote};
-use super::{fate, lock};
+use super::{fate, lock, rescue};
 use crate::error::StoreError;
 use crate::fs::{File, OpenMode, write_all_at};
 use std::collections::HashMap;
@@ -287,6 +287,7 @@ fn finish(core: &Core, session: &Session, job: &Job) {
             histogram.record(Buffer::age_micros(chunk));
         }
     }
+    rescue::settle(core, session);
     core.pool.give_back(freed_chunks);
     core.freed(freed);
     // Last, so that whoever waited finds all counters right.
@@ -309,6 +310,7 @@ mod tests {
             end: 0,
             suspect: false,
             is_missing: false,
+            rescue: None,
             entries: 1,
             durable_entries: 1,
             has_side_folder: false,

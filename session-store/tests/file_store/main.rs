@@ -9,5 +9,6 @@ mod failures;
 mod ownership;
 mod reading;
 mod recovery;
+mod rescue;
 mod sim;
 mod writing;
