@@ -98,7 +98,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR", help_heading = "Session")]
     pub(crate) add_dir: Vec<PathBuf>,
 
-    /// Who answers: `anthropic/...`, `openai/...`, `ollama/...`, or `offline`
+    /// Who answers: `anthropic/...`, `openai/...` (Chat Completions), `openai-responses/...`, `ollama/...`, or `offline`
     #[arg(short, long, value_name = "PROVIDER/NAME", help_heading = "Model")]
     pub(crate) model: Option<String>,
     /// Another endpoint that speaks the protocol of the provider of `--model`

@@ -6,7 +6,7 @@
 use crate::app::App;
 use crate::error::CliError;
 use crate::learned::Learned;
-use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
+use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, OpenAiResponses, Secret};
 use agent_runtime::{Model, ModelLimits, OfflineModel};
 use std::fmt;
 use std::path::Path;
@@ -23,6 +23,8 @@ pub(crate) enum Provider {
     Anthropic,
     /// Chat Completions, and what speaks it.
     OpenAi,
+    /// OpenAI's Responses API.
+    OpenAiResponses,
     /// Chat Completions on this machine.
     Ollama,
     /// The built-in model: no key, no network.
@@ -30,12 +32,13 @@ pub(crate) enum Provider {
 }
 
 impl Provider {
-    const ALL: [Self; 4] = [Self::Anthropic, Self::OpenAi, Self::Ollama, Self::Offline];
+    const ALL: [Self; 5] = [Self::Anthropic, Self::OpenAi, Self::OpenAiResponses, Self::Ollama, Self::Offline];
 
     fn name(self) -> &'static str {
         match self {
             Self::Anthropic => "anthropic",
             Self::OpenAi => "openai",
+            Self::OpenAiResponses => "openai-responses",
             Self::Ollama => "ollama",
             Self::Offline => "offline",
         }
@@ -45,7 +48,7 @@ impl Provider {
     pub(crate) fn key_variable(self) -> Option<&'static str> {
         match self {
             Self::Anthropic => Some("ANTHROPIC_API_KEY"),
-            Self::OpenAi => Some("OPENAI_API_KEY"),
+            Self::OpenAi | Self::OpenAiResponses => Some("OPENAI_API_KEY"),
             Self::Ollama | Self::Offline => None,
         }
     }
@@ -54,7 +57,7 @@ impl Provider {
     pub(crate) fn url_variable(self) -> Option<&'static str> {
         match self {
             Self::Anthropic => Some("ANTHROPIC_BASE_URL"),
-            Self::OpenAi => Some("OPENAI_BASE_URL"),
+            Self::OpenAi | Self::OpenAiResponses => Some("OPENAI_BASE_URL"),
             Self::Ollama => Some("OLLAMA_HOST"),
             Self::Offline => None,
         }
@@ -85,7 +88,7 @@ impl ModelName {
             Some(Provider::Offline) if matches!(name, "" | "offline") => Ok(Self::offline()),
             Some(provider) if provider != Provider::Offline && !name.is_empty() => Ok(Self { provider, name: name.to_owned() }),
             _ => Err(CliError::usage(format!("`{text}` is no model that can be asked"))
-                .hint("models are named `anthropic/NAME`, `openai/NAME`, `ollama/NAME` or `offline`")),
+                .hint("models are named `anthropic/NAME`, `openai/NAME`, `openai-responses/NAME`, `ollama/NAME` or `offline`")),
         }
     }
 }
@@ -174,6 +177,7 @@ impl Models {
         let bad = |error| CliError::usage(format!("`{name}` cannot be asked: {error}"));
         let model: Arc<dyn Model> = match name.provider {
             Provider::Anthropic => Arc::new(Anthropic::new(endpoint, http).map_err(bad)?),
+            Provider::OpenAiResponses => Arc::new(OpenAiResponses::new(endpoint, http).map_err(bad)?),
             _ => Arc::new(OpenAi::new(endpoint, http).map_err(bad)?),
         };
         lock(&self.made).push(Made { url, known, model: Arc::clone(&model) });
@@ -238,7 +242,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn own_url(provider: Provider) -> Option<&'static str> {
     match provider {
         Provider::Anthropic => Some("https://api.anthropic.com"),
-        Provider::OpenAi => Some("https://api.openai.com/v1"),
+        Provider::OpenAi | Provider::OpenAiResponses => Some("https://api.openai.com/v1"),
         Provider::Ollama => Some("http://127.0.0.1:11434/v1"),
         Provider::Offline => None,
     }
@@ -265,9 +269,9 @@ fn limits(name: &ModelName) -> ModelLimits {
     let (context_window, max_output_tokens, token_factor) = match name.provider {
         Provider::Anthropic if starts("claude-3") => (200_000, 8_192, 1.3),
         Provider::Anthropic if starts("claude-") => (200_000, 32_000, 2.0),
-        Provider::OpenAi if starts("gpt-5") => (272_000, 32_000, 1.0),
-        Provider::OpenAi if starts("gpt-4.1") => (1_000_000, 32_000, 1.0),
-        Provider::OpenAi if starts("gpt-4o") => (128_000, 16_384, 1.0),
+        Provider::OpenAi | Provider::OpenAiResponses if starts("gpt-5") => (272_000, 32_000, 1.0),
+        Provider::OpenAi | Provider::OpenAiResponses if starts("gpt-4.1") => (1_000_000, 32_000, 1.0),
+        Provider::OpenAi | Provider::OpenAiResponses if starts("gpt-4o") => (128_000, 16_384, 1.0),
         _ => return ModelLimits::default(),
     };
     ModelLimits { context_window, max_output_tokens, token_factor }
@@ -279,7 +283,9 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_printed() {
-        for name in ["anthropic/claude-sonnet-5", "openai/org/model:tag", "ollama/llama3.3", "offline"] {
+        for name in
+            ["anthropic/claude-sonnet-5", "openai/org/model:tag", "openai-responses/gpt-5.5", "ollama/llama3.3", "offline"]
+        {
             assert_eq!(ModelName::parse(name).expect(name).to_string(), name);
         }
         assert_eq!(ModelName::parse("offline/offline").expect("the stored form"), ModelName::offline());

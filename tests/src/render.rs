@@ -1,7 +1,7 @@
 //! A reply as the events of a provider's stream.
 
 use crate::answer::{Part, Reply, Stop};
-use crate::strict::sign;
+use crate::strict::{encrypt, sign};
 use serde_json::{Value, json};
 
 /// Whose protocol a request speaks.
@@ -11,6 +11,8 @@ pub enum Provider {
     Anthropic,
     /// OpenAI Chat Completions.
     OpenAi,
+    /// OpenAI Responses.
+    Responses,
 }
 
 /// One event of a stream.
@@ -41,6 +43,7 @@ pub(crate) fn frames(provider: Provider, reply: &Reply, body: &Value, number: u6
     match provider {
         Provider::Anthropic => anthropic(reply, body, number),
         Provider::OpenAi => openai(reply, body, number),
+        Provider::Responses => responses(reply, body, number),
     }
 }
 
@@ -48,7 +51,7 @@ pub(crate) fn frames(provider: Provider, reply: &Reply, body: &Value, number: u6
 pub(crate) fn ping(provider: Provider) -> Vec<u8> {
     match provider {
         Provider::Anthropic => event(&json!({"type": "ping"})).bytes,
-        Provider::OpenAi => b": keep-alive\n\n".to_vec(),
+        Provider::OpenAi | Provider::Responses => b": keep-alive\n\n".to_vec(),
     }
 }
 
@@ -57,6 +60,7 @@ pub(crate) fn stream_error(provider: Provider, kind: &str, message: &str) -> Vec
     match provider {
         Provider::Anthropic => event(&json!({"type": "error", "error": {"type": kind, "message": message}})).bytes,
         Provider::OpenAi => data(&json!({"error": {"type": kind, "message": message, "param": null, "code": null}})).bytes,
+        Provider::Responses => event(&json!({"type": "error", "code": kind, "message": message, "param": null})).bytes,
     }
 }
 
@@ -66,6 +70,7 @@ pub(crate) fn malformed(provider: Provider) -> &'static [u8] {
         Provider::Anthropic => {
             b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_de\n\n"
         }
+        Provider::Responses => b"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"del\n\n",
         Provider::OpenAi => {
             b"data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"del\n\n"
         }
@@ -77,6 +82,7 @@ pub(crate) fn long_line(provider: Provider, bytes: usize) -> Vec<u8> {
     let padding = "x".repeat(bytes);
     // Written by hand: to escape ten megabytes takes an unoptimised build longer than a test wants to wait.
     let event = match provider {
+        Provider::Responses => format!("data: {{\"type\":\"response.in_progress\",\"padding\":\"{padding}\"}}\n\n"),
         Provider::Anthropic => format!("event: ping\ndata: {{\"type\":\"ping\",\"padding\":\"{padding}\"}}\n\n"),
         Provider::OpenAi => {
             format!("data: {{\"object\":\"chat.completion.chunk\",\"choices\":[],\"padding\":\"{padding}\"}}\n\n")
@@ -100,7 +106,9 @@ pub(crate) fn error_body(provider: Provider, status: u16, message: &str) -> Stri
     let message = if message.is_empty() { usual } else { message };
     match provider {
         Provider::Anthropic => json!({"type": "error", "error": {"type": kind, "message": message}}),
-        Provider::OpenAi => json!({"error": {"message": message, "type": kind, "param": null, "code": null}}),
+        Provider::OpenAi | Provider::Responses => {
+            json!({"error": {"message": message, "type": kind, "param": null, "code": null}})
+        }
     }
     .to_string()
 }
@@ -232,4 +240,72 @@ fn openai(reply: &Reply, body: &Value, number: u64) -> Vec<Frame> {
     }
     frames.push(Frame::new("data: [DONE]\n\n".into()));
     frames
+}
+
+fn responses(reply: &Reply, body: &Value, number: u64) -> Vec<Frame> {
+    let id = format!("resp_{number}");
+    let head = |status: &str, usage: Value, details: Value| {
+        json!({"id": id, "object": "response", "status": status, "model": body["model"], "incomplete_details": details, "error": null,
+            "output": [], "usage": usage})
+    };
+    let mut frames = vec![event(&json!({"type": "response.created", "response": head("in_progress", Value::Null, Value::Null)}))];
+    let mut done: Vec<Value> = Vec::new();
+    for (index, part) in reply.parts.iter().enumerate() {
+        let added = |item: Value| event(&json!({"type": "response.output_item.added", "output_index": index, "item": item}));
+        let delta = |kind: &str, piece: &str| event(&json!({"type": kind, "output_index": index, "delta": piece}));
+        let item = match part {
+            Part::Text(text) => {
+                let id = format!("msg_{number}_{index}");
+                frames.push(added(
+                    json!({"type": "message", "id": id, "role": "assistant", "status": "in_progress", "content": []}),
+                ));
+                frames.extend(words(text).iter().map(|word| delta("response.output_text.delta", word).delta(word)));
+                json!({"type": "message", "id": id, "role": "assistant", "status": "completed",
+                    "content": [{"type": "output_text", "text": text, "annotations": []}]})
+            }
+            Part::Reasoning(_) | Part::RedactedReasoning => {
+                let id = format!("rs_{number}_{index}");
+                let shown = if let Part::Reasoning(text) = part { text.as_str() } else { "" };
+                frames.push(added(json!({"type": "reasoning", "id": id, "summary": []})));
+                frames.extend(words(shown).iter().map(|word| delta("response.reasoning_summary_text.delta", word).delta("")));
+                let summary = if shown.is_empty() { json!([]) } else { json!([{"type": "summary_text", "text": shown}]) };
+                json!({"type": "reasoning", "id": id, "summary": summary, "encrypted_content": encrypt(body, &as_input(&done))})
+            }
+            Part::ToolCall { name, arguments } => {
+                let (id, call) = (format!("fc_{number}_{index}"), format!("call_{number}_{index}"));
+                let item = |status: &str, arguments: &str| json!({"type": "function_call", "id": id, "call_id": call, "name": name, "arguments": arguments, "status": status});
+                frames.push(added(item("in_progress", "")));
+                let piece_of = |piece: &String| delta("response.function_call_arguments.delta", piece).delta("");
+                frames.extend(pieces(arguments).iter().map(piece_of));
+                item("completed", arguments)
+            }
+        };
+        frames.push(event(&json!({"type": "response.output_item.done", "output_index": index, "item": item})));
+        done.push(item);
+    }
+    let (input, output) = (tokens(body.to_string().len()), output_tokens(reply));
+    let usage = match reply.without_usage {
+        true => Value::Null,
+        false => json!({"input_tokens": input, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": output,
+            "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": input + output}),
+    };
+    let (status, details) = match reply.stop {
+        Stop::Natural => ("completed", Value::Null),
+        Stop::MaxTokens => ("incomplete", json!({"reason": "max_output_tokens"})),
+        Stop::Refusal => ("incomplete", json!({"reason": "content_filter"})),
+    };
+    frames.push(event(&json!({"type": format!("response.{status}"), "response": head(status, usage, details)})));
+    frames
+}
+
+/// Items of an answer as a client sends them back.
+fn as_input(items: &[Value]) -> Vec<Value> {
+    let bare = |item: &Value| {
+        let mut item = item.clone();
+        if item["type"] == "message" {
+            item["content"] = json!([{"type": "output_text", "text": item["content"][0]["text"]}]);
+        }
+        item
+    };
+    items.iter().map(bare).collect()
 }

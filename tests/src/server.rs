@@ -58,7 +58,7 @@ impl Request {
     /// The messages of its body.
     #[must_use]
     pub fn messages(&self) -> &[Value] {
-        self.body["messages"].as_array().map(Vec::as_slice).unwrap_or_default()
+        self.body["messages"].as_array().or_else(|| self.body["input"].as_array()).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether the conversation ends with results of tools.
@@ -67,7 +67,7 @@ impl Request {
         let Some(last) = self.messages().last() else { return false };
         let has_result =
             |content: &Value| content.as_array().is_some_and(|blocks| blocks.iter().any(|b| b["type"] == "tool_result"));
-        last["role"] == "tool" || has_result(&last["content"])
+        last["role"] == "tool" || last["type"] == "function_call_output" || has_result(&last["content"])
     }
 
     /// All words that were sent in answer.
@@ -276,6 +276,7 @@ fn take_in(raw: RawRequest, connection: u64, shared: &Shared) -> (usize, Answer)
     let provider = match (raw.method.as_str(), raw.path.split('?').next()) {
         ("POST", Some("/v1/messages")) => Some(Provider::Anthropic),
         ("POST", Some("/v1/chat/completions")) => Some(Provider::OpenAi),
+        ("POST", Some("/v1/responses")) => Some(Provider::Responses),
         _ => None,
     };
     let body = serde_json::from_slice(&raw.body).unwrap_or(Value::Null);
@@ -322,6 +323,7 @@ fn check(request: &Request, reasoned: &[strict::Reasoned]) -> Result<(), (u16, S
             strict::check_reasoning_kept(&request.body, reasoned).map_err(refuse)
         }
         Some(Provider::OpenAi) => strict::check_openai(&request.body).map_err(refuse),
+        Some(Provider::Responses) => strict::check_responses(&request.body).map_err(refuse),
         None => Ok(()),
     }
 }

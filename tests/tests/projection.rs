@@ -5,7 +5,7 @@
 //! crash, results that are missing, late, doubled or out of order, messages that come in at any moment, trims, rewinds and their
 //! undoing, other models in between, lines that are lost.
 
-use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
+use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, OpenAiResponses, Secret};
 use agent_runtime::{Model, PROJECTION_VERSION, project};
 use fault_server::strict;
 use proptest::prelude::*;
@@ -112,20 +112,21 @@ fn end() -> impl Strategy<Value = End> {
     ]
 }
 
-fn models() -> [Arc<dyn Model>; 2] {
+fn models() -> [Arc<dyn Model>; 3] {
     let http = HttpClient::new();
     let endpoint = |provider: &str, url: &str| Endpoint {
         api_key: Some(Secret::new("a key for tests")),
         ..Endpoint::new(provider, url, "a-model")
     };
     let anthropic = Anthropic::new(endpoint("anthropic", "http://127.0.0.1:1"), http.clone()).expect("a good endpoint");
-    let openai = OpenAi::new(endpoint("openai", "http://127.0.0.1:1/v1"), http).expect("a good endpoint");
-    [Arc::new(anthropic), Arc::new(openai)]
+    let openai = OpenAi::new(endpoint("openai", "http://127.0.0.1:1/v1"), http.clone()).expect("a good endpoint");
+    let responses = OpenAiResponses::new(endpoint("openai-responses", "http://127.0.0.1:1/v1"), http).expect("a good endpoint");
+    [Arc::new(anthropic), Arc::new(openai), Arc::new(responses)]
 }
 
 /// Writes a log as a runtime would.
 struct Writer {
-    models: [Arc<dyn Model>; 2],
+    models: [Arc<dyn Model>; 3],
     asked: usize,
     entries: Vec<Entry>,
     /// After each entry: the body that was sent with it, if it is a request.
@@ -233,7 +234,7 @@ impl Writer {
                 self.open();
             }
             Step::SwitchModel => {
-                self.asked = 1 - self.asked;
+                self.asked = (self.asked + 1) % self.models.len();
                 self.profile();
             }
             Step::Orphan => {
@@ -269,6 +270,12 @@ impl Writer {
             let signature = strict::sign(&body, &[], "thinking");
             let opaque = Some(json!({"type": "thinking", "thinking": "thinking", "signature": signature}));
             blocks.push(Block::Reasoning { text: "thinking".to_owned(), opaque });
+        }
+        if reasoning && origin.provider == "openai-responses" {
+            let encrypted = strict::encrypt(&body, &[]);
+            let opaque =
+                json!({"type": "reasoning", "id": format!("rs_{message}"), "summary": [], "encrypted_content": encrypted});
+            blocks.push(Block::Reasoning { text: "thinking".to_owned(), opaque: Some(opaque) });
         }
         if !text.is_empty() {
             blocks.push(Block::Text { text });
@@ -357,6 +364,7 @@ fn body(state: &State, model: &dyn Model) -> Value {
 fn accepted(body: &Value, provider: &str) -> Result<(), String> {
     match provider {
         "anthropic" => strict::check_anthropic(body).and_then(|()| strict::check_signatures(body)),
+        "openai-responses" => strict::check_responses(body),
         _ => strict::check_openai(body),
     }
 }
@@ -365,8 +373,10 @@ fn accepted(body: &Value, provider: &str) -> Result<(), String> {
 /// stands unchanged as well.
 fn only_adds(before: &Value, after: &Value) -> Result<(), String> {
     let mut before = before.clone();
-    if let Some(messages) = before["messages"].as_array_mut() {
-        messages.pop();
+    for field in ["messages", "input"] {
+        if let Some(messages) = before[field].as_array_mut() {
+            messages.pop();
+        }
     }
     strict::check_append_only(&before, after)
 }
@@ -399,7 +409,8 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
         match &entry.event {
             Event::ContextTrimmed(_) | Event::ContextRewound(_) | Event::ContextRestored(_) | Event::Profile(_) => last = None,
             Event::ModelRequest(request) => {
-                let model = usize::from(request.origin.provider != "anthropic");
+                let is_asked = |model: &Arc<dyn Model>| model.origin().provider == request.origin.provider;
+                let Some(model) = writer.models.iter().position(is_asked) else { continue };
                 let Some(body) = &writer.sent[place] else { continue };
                 let before = last.take().filter(|(_, asked)| *asked == model);
                 if let Some(Err(changed)) = before.map(|(before, _)| only_adds(&before, body)) {

@@ -170,7 +170,7 @@ fn kind_of(status: Option<u16>, error: &ServerError) -> FailureKind {
         None if says(&["rate_limit"]) => FailureKind::RateLimit,
         None if says(&AUTH_WORDS) => FailureKind::Auth,
         None if says(&["not_found"]) => FailureKind::NotFound,
-        None if says(&["invalid_request", "badrequest", "bad_request"]) => FailureKind::BadRequest,
+        None if says(&["invalid_request", "invalid_prompt", "badrequest", "bad_request"]) => FailureKind::BadRequest,
         None => FailureKind::Server,
     }
 }

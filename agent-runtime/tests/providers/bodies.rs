@@ -19,7 +19,7 @@ fn called(id: &str, arguments: &str) -> Block {
 }
 
 /// One of everything: two calls in one message, one of them broken, results, and words of the person after them.
-fn long(reasoning: Block, opaque: Option<Value>) -> Conversation {
+pub(super) fn long(reasoning: Block, opaque: Option<Value>) -> Conversation {
     conversation(vec![
         Sent::User(vec!["One".to_owned(), "Two".to_owned()]),
         Sent::Assistant {
@@ -31,14 +31,15 @@ fn long(reasoning: Block, opaque: Option<Value>) -> Conversation {
     ])
 }
 
-fn body(model: &dyn Model, conversation: &Conversation) -> String {
+pub(super) fn body(model: &dyn Model, conversation: &Conversation) -> String {
     String::from_utf8(model.body(conversation).to_vec()).expect("JSON is UTF-8")
 }
 
-fn model_at(provider: &str, name: &str) -> Box<dyn Model> {
+pub(super) fn model_at(provider: &str, name: &str) -> Box<dyn Model> {
     let endpoint = Endpoint::new(provider, "http://127.0.0.1:1", name);
     match provider {
         "anthropic" => Box::new(Anthropic::new(endpoint, HttpClient::new()).expect("a good endpoint")),
+        "openai-responses" => Box::new(OpenAiResponses::new(endpoint, HttpClient::new()).expect("a good endpoint")),
         _ => Box::new(OpenAi::new(endpoint, HttpClient::new()).expect("a good endpoint")),
     }
 }
@@ -111,7 +112,7 @@ fn parameters_take_the_form_that_the_server_knows() {
 #[test]
 fn reasoning_that_nobody_signed_is_not_sent() {
     let unsigned = Block::Reasoning { text: "hm".to_owned(), opaque: None };
-    for (provider, name) in [("anthropic", "claude-opus-4-6"), ("openai", "gpt-5")] {
+    for (provider, name) in [("anthropic", "claude-opus-4-6"), ("openai", "gpt-5"), ("openai-responses", "gpt-5")] {
         assert!(!body(&*model_at(provider, name), &long(unsigned.clone(), None)).contains("hm"), "{provider}");
     }
 }
@@ -120,7 +121,9 @@ fn reasoning_that_nobody_signed_is_not_sent() {
 fn a_body_is_pure_and_a_longer_conversation_has_the_shorter_one_as_its_start() {
     let reasoning = Block::Opaque { opaque: json!({"type": "redacted_thinking", "data": "D"}) };
     let whole = long(reasoning, None);
-    for (provider, name) in [("anthropic", "claude-opus-5-5"), ("openai", "gpt-5"), ("ollama", "qwen4")] {
+    for (provider, name) in
+        [("anthropic", "claude-opus-5-5"), ("openai", "gpt-5"), ("openai-responses", "gpt-5"), ("ollama", "qwen4")]
+    {
         let model = model_at(provider, name);
         assert_eq!(body(&*model, &whole), body(&*model, &whole.clone()));
         for length in 1..whole.messages.len() {

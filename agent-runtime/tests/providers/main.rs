@@ -3,10 +3,11 @@
 mod bodies;
 mod clocks;
 mod refusals;
+mod responses;
 mod server;
 mod streams;
 
-use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
+use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, OpenAiResponses, Secret};
 use agent_runtime::session_store::{Block, Parameters, Profile, StopReason, ToolCall, ToolSpec, Usage};
 use agent_runtime::{Clocks, Conversation, Model, ModelEvent, ModelFailure, Sent};
 use futures_util::StreamExt;

@@ -1,6 +1,6 @@
 //! What the real services refuse, in their words.
 //!
-//! [`check_anthropic`] and [`check_openai`] are functions of a request's body alone: shape, order of roles, tool calls and their results,
+//! [`check_anthropic`], [`check_openai`] and [`check_responses`] are functions of a request's body alone: shape, order of roles, tool calls and their results,
 //! blank content, names and ids. [`check_signatures`] and [`check_reasoning_kept`] are about reasoning that this server itself
 //! made (see [`sign`]). [`check_append_only`] compares a request with the one before it, as the providers' caches do.
 //!
@@ -13,10 +13,12 @@
 mod anthropic;
 mod openai;
 mod reasoning;
+mod responses;
 
 pub use anthropic::check_anthropic;
 pub use openai::check_openai;
 pub use reasoning::{Reasoned, check_reasoning_kept, check_signatures, sign};
+pub use responses::{check_responses, encrypt};
 
 use serde_json::Value;
 
@@ -26,7 +28,7 @@ use serde_json::Value;
 /// # Errors
 /// What changed first.
 pub fn check_append_only(before: &Value, after: &Value) -> Result<(), String> {
-    for field in ["model", "system", "tools"] {
+    for field in ["model", "system", "instructions", "tools"] {
         if canonical(&before[field]) != canonical(&after[field]) {
             return Err(format!("`{field}` changed"));
         }
@@ -41,8 +43,9 @@ pub fn check_append_only(before: &Value, after: &Value) -> Result<(), String> {
     }
 }
 
+/// The messages of a body, whatever its protocol calls them.
 fn messages(body: &Value) -> &[Value] {
-    body["messages"].as_array().map(Vec::as_slice).unwrap_or_default()
+    body["messages"].as_array().or_else(|| body["input"].as_array()).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// `value` with sorted keys, without marks for the cache, and with a content that is one text written as blocks: what two requests

@@ -6,8 +6,6 @@ use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
 
-const BOTH: [Protocol; 2] = [Protocol::Anthropic, Protocol::OpenAi];
-
 /// Far more than any limit that these tests set, far less than the defaults: a run that takes longer waited for the wrong clock.
 const PROMPTLY: Duration = Duration::from_secs(30);
 
@@ -51,30 +49,30 @@ fn ends_by_a_clock(protocol: Protocol, answer: Answer, limit: &[&str], kept: &st
 
 #[test]
 fn a_server_that_never_answers_ends_by_the_first_byte_limit() {
-    BOTH.iter().for_each(|p| ends_by_a_clock(*p, Answer::NeverAnswer, &["--first-byte-timeout", "0.4"], ""));
+    Protocol::ALL.iter().for_each(|p| ends_by_a_clock(*p, Answer::NeverAnswer, &["--first-byte-timeout", "0.4"], ""));
 }
 
 #[test]
 fn headers_and_then_nothing_end_by_the_idle_limit() {
-    BOTH.iter().for_each(|p| ends_by_a_clock(*p, Answer::headers_then_nothing(), &["--idle-timeout", "0.4"], ""));
+    Protocol::ALL.iter().for_each(|p| ends_by_a_clock(*p, Answer::headers_then_nothing(), &["--idle-timeout", "0.4"], ""));
 }
 
 #[test]
 fn a_stream_that_stops_in_the_middle_ends_by_the_idle_limit_and_is_kept() {
     let answer = || Answer::broken("one two three four", 3, Flaw::Stall);
-    BOTH.iter().for_each(|p| ends_by_a_clock(*p, answer(), &["--idle-timeout", "0.4"], "one two three"));
+    Protocol::ALL.iter().for_each(|p| ends_by_a_clock(*p, answer(), &["--idle-timeout", "0.4"], "one two three"));
 }
 
 #[test]
 fn pings_for_ever_end_by_the_progress_limit() {
     let answer = || Answer::pings_forever(Duration::from_millis(50));
-    BOTH.iter().for_each(|p| ends_by_a_clock(*p, answer(), &["--timeout", "0.6"], ""));
+    Protocol::ALL.iter().for_each(|p| ends_by_a_clock(*p, answer(), &["--timeout", "0.6"], ""));
 }
 
 #[test]
 fn words_and_then_pings_for_ever_end_by_the_progress_limit_and_are_kept() {
     let answer = || Answer::broken("one two three four", 2, Flaw::Pings { every_ms: 50 });
-    BOTH.iter().for_each(|p| ends_by_a_clock(*p, answer(), &["--timeout", "0.6"], "one two"));
+    Protocol::ALL.iter().for_each(|p| ends_by_a_clock(*p, answer(), &["--timeout", "0.6"], "one two"));
 }
 
 #[test]
@@ -90,7 +88,7 @@ fn an_address_that_completes_no_connection_ends_by_the_connect_limit() {
 
 #[test]
 fn a_model_that_thinks_for_long_with_pings_alone_is_waited_for() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let answer = Answer::pings_then(12, Duration::from_millis(100), "At last.");
         let Outcome { run, result, .. } = turn(protocol, [answer], &["--idle-timeout", "0.8"]);
         run.assert_code(0);
@@ -100,7 +98,7 @@ fn a_model_that_thinks_for_long_with_pings_alone_is_waited_for() {
 
 #[test]
 fn slow_arguments_are_healthy_for_as_long_as_they_come() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let arguments = json!({"path": "x".repeat(160)}).to_string();
         let slow = Answer::slow_arguments("read", arguments, Duration::from_millis(150));
         // The whole takes longer than the limit; no pause does.
@@ -113,7 +111,7 @@ fn slow_arguments_are_healthy_for_as_long_as_they_come() {
 
 #[test]
 fn a_trickle_adds_up_to_the_answer() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let Outcome { run, result, .. } = turn(protocol, [Answer::trickle("naïve 日本語 text", Duration::from_micros(100))], &[]);
         run.assert_code(0);
         assert_eq!(result["result"], "naïve 日本語 text");
@@ -123,7 +121,7 @@ fn a_trickle_adds_up_to_the_answer() {
 #[test]
 fn a_stream_that_breaks_after_words_is_gone_on_with_and_the_seam_is_marked() {
     let overloaded = Flaw::Error { kind: "overloaded_error".into(), message: "Overloaded".into() };
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         for flaw in [Flaw::CutMidEvent, Flaw::EndEarly, overloaded.clone()] {
             let broken = Answer::broken("one two three four", 2, flaw.clone());
             let Outcome { run, result, machine } = turn(protocol, [broken, Answer::text("three four")], &[]);
@@ -143,7 +141,7 @@ fn a_stream_that_breaks_after_words_is_gone_on_with_and_the_seam_is_marked() {
 
 #[test]
 fn a_connection_that_is_reset_in_the_middle_is_gone_on_with() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         // A reset may take with it what was sent just before: nothing can be asserted about the words.
         let machine = Machine::speaking(protocol, [Answer::broken("one two three", 2, Flaw::Reset), Answer::text("all of it")]);
         let run = machine.print(&["hello"]).finish();
@@ -156,7 +154,7 @@ fn a_connection_that_is_reset_in_the_middle_is_gone_on_with() {
 
 #[test]
 fn a_connection_that_is_refused_or_reset_before_a_word_is_tried_again() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let Outcome { run, result, machine } = turn(protocol, [Answer::Refuse, Answer::text("Hello.")], &[]);
         run.assert_code(0);
         assert_eq!(result["result"], "Hello.");
@@ -166,7 +164,7 @@ fn a_connection_that_is_refused_or_reset_before_a_word_is_tried_again() {
 
 #[test]
 fn a_cut_inside_a_tool_call_runs_nothing() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let call = Reply::text("I write.").then_tool_call("write", r#"{"path": "new.txt", "content": "half of it and no more"}"#);
         let cut = Answer::Broken { reply: call, after: 4, flaw: Flaw::CutMidEvent };
         let arguments = ["--permission-mode", "allow"];
@@ -178,7 +176,7 @@ fn a_cut_inside_a_tool_call_runs_nothing() {
 
 #[test]
 fn tool_calls_of_an_answer_that_the_output_limit_cut_are_not_run() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         // The first call is whole; that the answer was cut is reason enough not to run it.
         let first = r#"{"path": "first.txt", "content": "x"}"#;
         let calls =
@@ -200,7 +198,7 @@ fn tool_calls_of_an_answer_that_the_output_limit_cut_are_not_run() {
 
 #[test]
 fn a_tool_call_that_was_itself_cut_is_not_run() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let cut =
             Answer::max_tokens_inside_tool_call("I write.", "write", r#"{"path": "new.txt", "content": "xxxxxxxxxxxxxxx"}"#);
         let Outcome { run, machine, .. } = turn(protocol, [cut, Answer::text("I did not.")], &["--permission-mode", "allow"]);
@@ -217,7 +215,7 @@ fn nothing_ran(machine: &Machine) {
 
 #[test]
 fn what_a_busy_server_refuses_is_tried_again_when_it_said() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let busy = [Answer::rate_limited(Duration::from_secs(1)), Answer::status(529), Answer::text("Hello.")];
         let Outcome { run, result, machine } = turn(protocol, busy, &[]);
         run.assert_code(0);
@@ -249,7 +247,7 @@ fn a_server_that_always_fails_is_tried_five_times_in_all() {
 
 #[test]
 fn an_answer_that_is_none_of_this_protocol_fails_for_good() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let machine = Machine::speaking(protocol, [Answer::broken("one two", 1, Flaw::MalformedJson)]);
         let run = machine.print(&["hello"]).finish();
         run.assert_code(3);
@@ -265,7 +263,7 @@ fn an_answer_that_is_none_of_this_protocol_fails_for_good() {
 
 #[test]
 fn a_line_of_ten_megabytes_is_survived() {
-    for protocol in BOTH {
+    for protocol in Protocol::ALL {
         let machine = Machine::speaking(protocol, [Answer::broken("one two", 1, Flaw::TenMegabyteLine)]);
         let run = machine.print(&["hello"]).finish();
         assert!(run.took < PROMPTLY && matches!(run.code, Some(0 | 3)), "read over or refused: {run:?}");

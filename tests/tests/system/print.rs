@@ -7,7 +7,7 @@ use std::fs;
 
 #[test]
 fn text_mode_prints_the_answer_with_one_newline_and_keeps_the_session() {
-    for protocol in [Protocol::Anthropic, Protocol::OpenAi] {
+    for protocol in Protocol::ALL {
         let machine = Machine::speaking(protocol, [Answer::text("Hello there, how are you?")]);
         let run = machine.print(&["hello"]).finish();
         assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Hello there, how are you?\n"), "{protocol:?} {run:?}");
@@ -42,7 +42,7 @@ fn json_mode_prints_one_object_with_all_its_fields() {
 
 #[test]
 fn usage_that_nobody_told_is_null_and_not_zero() {
-    for protocol in [Protocol::Anthropic, Protocol::OpenAi] {
+    for protocol in Protocol::ALL {
         let reply = Reply { without_usage: true, ..Reply::text("Hello.") };
         let machine = Machine::speaking(protocol, [Answer::Reply(reply)]);
         let result = machine.print(&["--output-format", "json", "hello"]).finish().result();
@@ -84,7 +84,7 @@ fn stream_json_prints_the_log_as_it_happens_and_the_result_last() {
 
 #[test]
 fn a_tool_runs_and_its_result_goes_back() {
-    for protocol in [Protocol::Anthropic, Protocol::OpenAi] {
+    for protocol in Protocol::ALL {
         let machine = Machine::speaking(
             protocol,
             [
@@ -109,7 +109,7 @@ fn a_tool_runs_and_its_result_goes_back() {
 
 #[test]
 fn parallel_calls_get_one_result_each_in_order() {
-    for protocol in [Protocol::Anthropic, Protocol::OpenAi] {
+    for protocol in Protocol::ALL {
         let calls = Reply::tool_call("read", r#"{"path": "a.txt"}"#)
             .then_tool_call("read", r#"{"path": "missing.txt"}"#)
             .then_tool_call("no_such_tool", "{}")

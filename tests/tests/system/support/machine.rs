@@ -15,6 +15,11 @@ use tempfile::TempDir;
 pub(crate) enum Protocol {
     Anthropic,
     OpenAi,
+    Responses,
+}
+
+impl Protocol {
+    pub(crate) const ALL: [Self; 3] = [Self::Anthropic, Self::OpenAi, Self::Responses];
 }
 
 /// The credential of the tests: long enough to count as a secret.
@@ -66,6 +71,7 @@ impl Machine {
         match self.protocol {
             Protocol::Anthropic => "anthropic/test-model",
             Protocol::OpenAi => "openai/test-model",
+            Protocol::Responses => "openai-responses/test-model",
         }
     }
 
