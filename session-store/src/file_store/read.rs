@@ -61,7 +61,10 @@ impl LogReader {
 
     /// Reads on; false at the end of what there is.
     pub(super) fn read(&mut self, out: &mut Vec<Item>) -> Result<bool, StoreError> {
-        self.chunk.resize(CHUNK_BYTES, 0);
+        if self.chunk.is_empty() {
+            // Fresh zeros of the system's: only what is read into is touched.
+            self.chunk = vec![0; CHUNK_BYTES];
+        }
         let path = self.core.layout.log(self.id);
         let length = read_full_at(&*self.file, &mut self.chunk, self.offset).map_err(StoreError::io("read", path))?;
         self.offset += length as u64;
