@@ -81,6 +81,15 @@ pub trait FileSystem: Send + Sync + 'static {
     /// As of `rmdir(2)`.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// A descriptor of the file system that holds `path`, to sync all of it; nothing where a sync that failed might not be told.
+    ///
+    /// # Errors
+    /// As of `open(2)` and `statfs(2)`.
+    fn volume(&self, path: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        let _ = path;
+        Ok(None)
+    }
+
     /// Whether a lock on a file in `path` is seen by everybody who can see the file: true on the file systems of one
     /// kernel, false on those of a network and where it is not known.
     fn locks_are_trusted(&self, path: &Path) -> bool;
@@ -155,6 +164,16 @@ pub trait File: Send + Sync {
     /// # Errors
     /// As of `flock(2)`.
     fn unlock(&self) -> io::Result<()>;
+}
+
+/// A whole file system, as one long-lived descriptor knows it.
+pub trait Volume: Send + Sync {
+    /// Makes all durable that was written to the file system before the call, by whomever, whether its files are still open or not.
+    ///
+    /// # Errors
+    /// As of `syncfs(2)`: where anything failed to reach the disk since the last call, or since the descriptor was opened. It is told
+    /// once.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// How a file is opened. Files are made for their owner only (0600).
@@ -252,9 +271,40 @@ impl FileSystem for RealFs {
         std::fs::remove_dir(path)
     }
 
+    #[cfg(target_os = "linux")]
+    fn volume(&self, path: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        let folder = std::fs::File::open(path)?;
+        let found = rustix::fs::fstatfs(&folder)?;
+        let tells = u64::try_from(found.f_type).is_ok_and(|magic| TELLS_OF_FAILED_SYNCS.contains(&magic));
+        Ok((tells && kernel_tells_of_failed_syncs()).then(|| Arc::new(RealVolume(folder)) as Arc<dyn Volume>))
+    }
+
     fn locks_are_trusted(&self, path: &Path) -> bool {
         is_of_one_kernel(path)
     }
+}
+
+#[cfg(target_os = "linux")]
+struct RealVolume(std::fs::File);
+
+#[cfg(target_os = "linux")]
+impl Volume for RealVolume {
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+}
+
+/// The magic numbers of the file systems whose `syncfs` is known to fail where a write-back did: ext4, xfs, btrfs.
+#[cfg(target_os = "linux")]
+const TELLS_OF_FAILED_SYNCS: [u64; 3] = [0xEF53, 0x5846_5342, 0x9123_683E];
+
+/// Linux tells a failed write-back to `syncfs` since 5.8, and a failed commit of the journal since 5.17.
+#[cfg(target_os = "linux")]
+fn kernel_tells_of_failed_syncs() -> bool {
+    let name = rustix::system::uname();
+    let mut numbers = name.release().to_str().unwrap_or_default().split(|letter: char| !letter.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+    (next(), next()) >= (5, 17)
 }
 
 struct RealFile(std::fs::File);

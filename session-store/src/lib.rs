@@ -48,7 +48,7 @@ mod time;
 pub use error::{AppendError, ShutdownError, StoreError};
 pub use event::*;
 pub use file_store::{FileStore, FileStoreOptions, Machine, Quota, SessionSpace, Space};
-pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat};
+pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume};
 pub use id::{Seq, SeqRange, SessionId};
 pub use line::{Problem, ProblemKind};
 pub use side::sha256_hex;

@@ -13,8 +13,10 @@ pub struct StoreStats {
     pub writes: u64,
     /// Bytes written to logs.
     pub bytes: u64,
-    /// Syncs asked of the file system.
+    /// Syncs asked of the file system: of files, of folders and of whole file systems.
     pub syncs: u64,
+    /// Those of them that were of a whole file system.
+    pub volume_syncs: u64,
     /// Writes and syncs that failed.
     pub failures: u64,
     /// Events in the largest batch.
@@ -27,8 +29,24 @@ pub struct StoreStats {
     pub buffers_allocated: u64,
     /// Bytes that are accepted and not yet durable, now.
     pub bytes_in_memory: u64,
+    /// Logs that are open, now. Side files that are not durable and readers come on top.
+    pub open_files: u64,
+    /// Sessions that wait to be written, now.
+    pub queued_writes: u64,
+    /// Sessions that wait for the background to sync them, now.
+    pub queued_syncs: u64,
+    /// Sessions that wait to be written and synced because somebody waits for them, now.
+    pub queued_commits: u64,
     /// Time from accepted to durable, one sample for each batch of a session.
     pub time_to_durable: Histogram,
+    /// Time of a write to a log.
+    pub time_of_writes: Histogram,
+    /// Time of a sync of one session by the background, with its side files and folders.
+    pub time_of_file_syncs: Histogram,
+    /// Time of a sync of a whole file system.
+    pub time_of_volume_syncs: Histogram,
+    /// Time of a sync of one session that somebody waits for, with its side files and folders.
+    pub time_of_commits: Histogram,
 }
 
 /// A histogram of durations with buckets that double: bucket `i` counts samples below `2^i` microseconds.
@@ -43,6 +61,10 @@ impl Histogram {
     pub fn record(&mut self, micros: u64) {
         let bucket = (u64::BITS - micros.leading_zeros()) as usize;
         self.buckets[bucket.min(self.buckets.len() - 1)] += 1;
+    }
+
+    pub(crate) fn record_duration(&mut self, duration: std::time::Duration) {
+        self.record(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// How many samples there are.

@@ -54,10 +54,20 @@ impl Chunk {
 pub(super) struct Side {
     pub(super) side: SideRef,
     pub(super) bytes: Vec<u8>,
-    /// Open once it is written, until it is durable: a failed write-back is told to the descriptor that wrote.
-    pub(super) file: Mutex<Option<Arc<dyn File>>>,
     /// It is durable in the rescue folder.
     pub(super) is_rescued: AtomicBool,
+    pub(super) state: Mutex<SideState>,
+}
+
+/// How far a side file is that is not durable.
+#[derive(Default)]
+pub(super) enum SideState {
+    #[default]
+    Accepted,
+    /// It is written, and open until it is durable: a failed write-back is told to the descriptor that wrote.
+    Open(Arc<dyn File>),
+    /// It is written, but there was no descriptor to spare: it is written again before it is synced.
+    Closed,
 }
 
 /// Free chunks.
@@ -235,7 +245,7 @@ impl Buffer {
 
     pub(super) fn add_side(&mut self, side: SideRef, bytes: Vec<u8>) {
         self.side_bytes += bytes.len() as u64;
-        self.sides.push_back(Arc::new(Side { side, bytes, file: Mutex::default(), is_rescued: AtomicBool::new(false) }));
+        self.sides.push_back(Arc::new(Side { side, bytes, state: Mutex::default(), is_rescued: AtomicBool::new(false) }));
     }
 
     fn seal(&mut self) {

@@ -1,4 +1,4 @@
-//! What the sessions of a store share, and its three threads.
+//! What the sessions of a store share, and its threads: three for each device.
 //!
 //! ```text
 //!   append -> buffer --(once a window)--> writer -> file --> background syncer -> durable
@@ -6,26 +6,33 @@
 //! ```
 //!
 //! The writer writes whatever the syncers do, so that a slow disk does not lengthen what a `kill -9` can cost. Both
-//! syncers sync many files at a time. The threads begin with the first session that is opened for writing and end when
-//! the store and all its logs are gone; [`Engine::join`] waits for them.
+//! syncers sync many files at a time, with helpers that come and go. The threads of a device begin with the first session
+//! there that is opened for writing and end when the store and all its logs are gone; [`Engine::join`] waits for them.
 
 use super::buffer::Pool;
-use super::lane::{Due, Lane, LaneName};
+use super::device::{DEVICES_MAX, Device};
+use super::files::OpenFiles;
+use super::folders::Folders;
+use super::lane::{Due, Lane};
 use super::layout::Layout;
 use super::owner::Ownership;
-use super::session::{Attempt, Disk, Session};
+use super::session::{Attempt, Session};
 use super::{FileStoreOptions, lock, rescue, syncer, writer};
 use crate::error::StoreError;
-use crate::fs::{File, FileSystem, OpenMode, create_dirs};
+use crate::fs::{File, FileSystem, OpenMode};
 use crate::id::SessionId;
 use crate::stats::{Histogram, StoreStats};
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// More threads than this do not write faster.
+const CORES_MAX: usize = 4;
 
 /// Shared by the threads, the store and its logs.
 pub(super) struct Core {
@@ -33,9 +40,12 @@ pub(super) struct Core {
     pub(super) layout: Layout,
     pub(super) pool: Pool,
     pub(super) counters: Counters,
-    pub(super) writer: Lane,
-    pub(super) background: Lane,
-    pub(super) commit: Lane,
+    /// Where sessions are.
+    devices: Mutex<Vec<Arc<Device>>>,
+    pub(super) files: OpenFiles,
+    pub(super) folders: Folders,
+    /// How many threads do at once what takes no wait for the disk.
+    pub(super) cores: usize,
     /// Bytes in the buffers of all sessions.
     pub(super) in_memory: AtomicU64,
     /// Told when buffers shrink or a session ends.
@@ -43,12 +53,6 @@ pub(super) struct Core {
     /// The sessions that this process holds, until all of a released one is durable.
     pub(super) sessions: Mutex<HashMap<SessionId, Holding>>,
     pub(super) ownership: Ownership,
-    /// The day folders whose way up is durable.
-    pub(super) durable_days: Mutex<HashSet<PathBuf>>,
-    /// Folders above the home with an entry that this process made and that is not durable yet.
-    pub(super) above_home: Mutex<BTreeSet<PathBuf>>,
-    open_files: AtomicU64,
-    open_files_max: u64,
     /// No more sessions are opened.
     pub(super) closed: AtomicBool,
 }
@@ -70,10 +74,15 @@ pub(super) struct Counters {
     pub(super) writes: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) syncs: AtomicU64,
+    pub(super) volume_syncs: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) largest_batch_events: AtomicU64,
     pub(super) largest_batch_bytes: AtomicU64,
     pub(super) time_to_durable: Mutex<Histogram>,
+    pub(super) time_of_writes: Mutex<Histogram>,
+    pub(super) time_of_file_syncs: Mutex<Histogram>,
+    pub(super) time_of_volume_syncs: Mutex<Histogram>,
+    pub(super) time_of_commits: Mutex<Histogram>,
 }
 
 impl Core {
@@ -84,16 +93,13 @@ impl Core {
             options,
             pool: Pool::default(),
             counters: Counters::default(),
-            writer: Lane::new(LaneName::Writer),
-            background: Lane::new(LaneName::Background),
-            commit: Lane::new(LaneName::Commit),
+            devices: Mutex::default(),
+            files: OpenFiles::new(),
+            folders: Folders::default(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from).min(CORES_MAX),
             in_memory: AtomicU64::new(0),
             room: Notify::new(),
             sessions: Mutex::default(),
-            durable_days: Mutex::default(),
-            above_home: Mutex::default(),
-            open_files: AtomicU64::new(0),
-            open_files_max: descriptor_budget(),
             closed: AtomicBool::new(false),
         }
     }
@@ -106,45 +112,34 @@ impl Core {
         &*self.options.fs
     }
 
-    /// The session's file, opened again if it was closed.
-    pub(super) fn file(&self, id: SessionId, disk: &mut Disk) -> Result<Arc<dyn File>, StoreError> {
-        if let Some(file) = &disk.file {
-            return Ok(Arc::clone(file));
+    /// The device with this number; `id` is a session on it.
+    pub(super) fn device(&self, number: u64, id: SessionId) -> Arc<Device> {
+        let mut devices = lock(&self.devices);
+        if let Some(found) = devices.iter().find(|device| device.number == number) {
+            return Arc::clone(found);
         }
-        let path = self.layout.log(id);
-        let file = self.fs().open(&path, OpenMode::Append).map_err(StoreError::io("open", &path))?;
-        self.adopt(disk, &file);
-        Ok(file)
-    }
-
-    /// Makes `file` the descriptor of a session.
-    pub(super) fn adopt(&self, disk: &mut Disk, file: &Arc<dyn File>) {
-        self.open_files.fetch_add(1, Ordering::Relaxed);
-        disk.file = Some(Arc::clone(file));
-    }
-
-    pub(super) fn close_file(&self, disk: &mut Disk) {
-        if disk.file.take().is_some() {
-            self.open_files.fetch_sub(1, Ordering::Relaxed);
+        if devices.len() == DEVICES_MAX
+            && let Some(last) = devices.last()
+        {
+            return Arc::clone(last);
         }
+        let is_shared = devices.len() + 1 == DEVICES_MAX;
+        devices.push(Arc::new(Device::new(number, self.layout.day(id), is_shared)));
+        Arc::clone(&devices[devices.len() - 1])
     }
 
-    /// Whether clean files should be closed at once.
-    pub(super) fn is_short_of_files(&self) -> bool {
-        self.open_files.load(Ordering::Relaxed) > self.open_files_max
+    pub(super) fn devices(&self) -> Vec<Arc<Device>> {
+        lock(&self.devices).clone()
+    }
+
+    /// Opens a file; logs that are open give way where the descriptors have run out.
+    pub(super) fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        self.files.open(|| self.fs().open(path, mode))
     }
 
     /// Makes a folder and those above it that are missing.
     pub(super) fn create_dirs(&self, path: &Path) -> Result<(), StoreError> {
-        // Before it is there: who finds it made must not take it for durable.
-        let mut about_to_make = |folder: &Path| {
-            let is_above_home = folder != self.layout.home() && self.layout.home().starts_with(folder);
-            let parent = folder.parent().filter(|parent| is_above_home && !parent.as_os_str().is_empty());
-            if let Some(parent) = parent {
-                lock(&self.above_home).insert(parent.to_path_buf());
-            }
-        };
-        create_dirs(self.fs(), path, &mut about_to_make).map_err(StoreError::io("create", path))
+        self.folders.create(self.fs(), path).map_err(StoreError::io("create", path))
     }
 
     /// Has all events of `session` before `seq` made durable at once.
@@ -155,9 +150,18 @@ impl Core {
                 return;
             }
         }
-        if self.commit.push(session, Due::Now) {
-            // It syncs others for now, but nothing stands in the way of the write.
-            self.writer.push(session, Due::Now);
+        let device = &session.device;
+        if !device.commit.push(session, Due::Now) {
+            // Others are synced for now, but nothing stands in the way of the write.
+            device.writer.push(session, Due::Now);
+        }
+    }
+
+    /// Has all events of `sessions` made durable at once, in as few syncs as that takes.
+    pub(super) fn commit_all(&self, sessions: &[Arc<Session>]) {
+        for device in self.devices() {
+            let is_here = |session: &&Arc<Session>| Arc::ptr_eq(&session.device, &device) && !session.is_clean();
+            device.commit.push_all(sessions.iter().filter(is_here));
         }
     }
 
@@ -190,7 +194,7 @@ impl Core {
         if is_it && (session.is_clean() || session.is_lost()) {
             sessions.remove(&session.id);
             drop(sessions);
-            self.close_file(&mut lock(&session.disk));
+            self.files.close(&mut lock(&session.disk));
         }
     }
 
@@ -201,6 +205,8 @@ impl Core {
     pub(super) fn stats(&self) -> StoreStats {
         let counters = &self.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let devices = self.devices();
+        let queued = |lane: fn(&Device) -> &Lane| devices.iter().map(|device| lane(device).len() as u64).sum();
         StoreStats {
             events: read(&counters.events),
             batches: read(&counters.batches),
@@ -213,21 +219,25 @@ impl Core {
             buffers_reused: read(&self.pool.reused),
             buffers_allocated: read(&self.pool.allocated),
             bytes_in_memory: read(&self.in_memory),
+            volume_syncs: read(&counters.volume_syncs),
+            open_files: self.files.count() as u64,
+            queued_writes: queued(|device| &device.writer),
+            queued_syncs: queued(|device| &device.background),
+            queued_commits: queued(|device| &device.commit),
             time_to_durable: lock(&counters.time_to_durable).clone(),
+            time_of_writes: lock(&counters.time_of_writes).clone(),
+            time_of_file_syncs: lock(&counters.time_of_file_syncs).clone(),
+            time_of_volume_syncs: lock(&counters.time_of_volume_syncs).clone(),
+            time_of_commits: lock(&counters.time_of_commits).clone(),
         }
     }
-}
-
-/// How many files of sessions may stay open: 1,024 or a quarter of what the process may have.
-fn descriptor_budget() -> u64 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    (limit / 4).clamp(16, 1024)
 }
 
 /// The core with its threads. The last of the store and its logs stops them.
 pub(super) struct Engine {
     pub(super) core: Arc<Core>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Each with the number of its device.
+    threads: Mutex<Vec<(u64, JoinHandle<()>)>>,
 }
 
 impl Engine {
@@ -235,20 +245,22 @@ impl Engine {
         Self { core: Arc::new(Core::new(options)), threads: Mutex::default() }
     }
 
-    /// Starts the threads, the first time.
-    pub(super) fn start(&self) -> Result<(), StoreError> {
+    /// Starts the threads of a device, the first time.
+    pub(super) fn serve(&self, device: &Arc<Device>) -> Result<(), StoreError> {
         let mut threads = lock(&self.threads);
         if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
-        type Run = fn(&Core);
+        type Run = fn(&Core, &Device);
         // In the order in which they stop each other, so that one that cannot be started leaves none that does not end.
         let parts: [(&str, Run); 3] =
             [("session-commit", syncer::run_commit), ("session-writer", writer::run), ("session-syncer", syncer::run_background)];
-        for (name, run) in parts.into_iter().skip(threads.len()) {
-            let core = Arc::clone(&self.core);
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core));
-            threads.push(thread.map_err(StoreError::io("start a thread for", self.core.layout.home()))?);
+        let started = threads.iter().filter(|(number, _)| *number == device.number).count();
+        for (name, run) in parts.into_iter().skip(started) {
+            let (core, device) = (Arc::clone(&self.core), Arc::clone(device));
+            let number = device.number;
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core, &device));
+            threads.push((number, thread.map_err(StoreError::io("start a thread for", self.core.layout.home()))?));
         }
         Ok(())
     }
@@ -257,14 +269,14 @@ impl Engine {
     pub(super) fn stop(&self) {
         self.core.closed.store(true, Ordering::Release);
         // Each stops the next when it ends, because what fails in it is tried again by the next: commit, writer, background.
-        self.core.commit.stop();
+        self.core.devices().iter().for_each(|device| device.commit.stop());
     }
 
     /// Waits until the threads have ended, or until `deadline`: a thread that hangs in the kernel cannot be ended.
     pub(super) fn join(&self, deadline: Instant) {
         let mut threads = lock(&self.threads);
         while !threads.is_empty() && Instant::now() < deadline {
-            for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+            for (_, thread) in threads.extract_if(.., |(_, thread)| thread.is_finished()) {
                 // A panic of a thread was reported when it happened.
                 let _ = thread.join();
             }

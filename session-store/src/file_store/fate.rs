@@ -25,7 +25,7 @@ pub(super) fn check(core: &Core, session: &Session, disk: &mut Disk) -> Result<(
             // What went into a file without a name is not to be relied on.
             disk.is_missing = true;
             disk.suspect = true;
-            core.close_file(disk);
+            core.files.close(disk);
             return Err(StoreError::io("find", &path)(io::Error::new(error.kind(), "it was removed, or its disk is gone")));
         }
         stat => stat.map_err(StoreError::io("look at", &path))?,
@@ -49,6 +49,17 @@ pub(super) fn check(core: &Core, session: &Session, disk: &mut Disk) -> Result<(
     Err(StoreError::Lost { id: session.id, why })
 }
 
+/// The same for a descriptor that was opened by path just now or has just written, where one `fstat` tells it.
+pub(super) fn check_open(core: &Core, session: &Session, disk: &mut Disk, file: &dyn File) -> Result<(), StoreError> {
+    if is_as_left(disk, file) { Ok(()) } else { check(core, session, disk) }
+}
+
+/// Whether `file` is what the session's writer left.
+pub(super) fn is_as_left(disk: &Disk, file: &dyn File) -> bool {
+    let is_it = |stat: Stat| (stat.device, stat.inode) == disk.identity && stat.links > 0 && stat.size == disk.end;
+    !disk.is_missing && file.stat().is_ok_and(is_it)
+}
+
 /// Whether `error` says that the path leads nowhere, rather than why it cannot be followed.
 pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::StaleNetworkFileHandle)
@@ -57,8 +68,8 @@ pub(super) fn is_missing(error: &io::Error) -> bool {
 /// Goes on with a file that came back, where it holds what we know; what it lost of our last bytes it gets again. Everything behind the durable end is written again before any
 /// of it counts, and so is the entry of its folder.
 fn recognise(core: &Core, session: &Session, disk: &mut Disk, path: &Path, stat: Stat) -> Result<(), StoreError> {
-    core.close_file(disk);
-    let file = core.fs().open(path, OpenMode::Read).map_err(StoreError::io("open", path))?;
+    core.files.close(disk);
+    let file = core.open(path, OpenMode::Read).map_err(StoreError::io("open", path))?;
     if !is_ours(session, disk, &*file, stat.size).map_err(StoreError::io("read", path))? {
         let why = "the file that is there by now is not the one that it wrote".to_owned();
         return Err(StoreError::Lost { id: session.id, why });
@@ -67,8 +78,7 @@ fn recognise(core: &Core, session: &Session, disk: &mut Disk, path: &Path, stat:
     disk.identity = (stat.device, stat.inode);
     disk.is_missing = false;
     disk.suspect = true;
-    disk.entries += 1;
-    lock(&core.durable_days).remove(&core.layout.day(session.id));
+    disk.entry = Some(core.folders.came_back(&core.layout, &core.layout.day(session.id)));
     Ok(())
 }
 
@@ -103,7 +113,7 @@ fn write_rest(core: &Core, session: &Session, disk: &Disk, path: &Path, size: u6
     if size == disk.end {
         return Ok(());
     }
-    let file = core.fs().open(path, OpenMode::InPlace).map_err(StoreError::io("open", path))?;
+    let file = core.open(path, OpenMode::InPlace).map_err(StoreError::io("open", path))?;
     let chunks = lock(&session.buffer).chunks_before(disk.end);
     for chunk in chunks {
         let from = size.max(chunk.offset);

@@ -50,10 +50,9 @@ pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: Ses
     })?;
     syncer::sync_day(core, &day)?;
     let folded = read::fold(core, id)?;
-    let mut disk = disk_of(core, &path, &file, end)?;
-    disk.durable_entries = disk.entries;
+    let disk = disk_of(&path, &file, end)?;
     let buffer = Buffer::new(folded.next_seq, folded.crc, end);
-    let session = Arc::new(Session::new(id, folded.state.epoch, buffer, disk));
+    let session = Arc::new(Session::new(core, id, folded.state.epoch, buffer, disk));
     Ok(Taken { session, state: folded.state, problems: folded.problems })
 }
 

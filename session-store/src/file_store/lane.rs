@@ -1,14 +1,21 @@
-//! A queue of sessions that one thread serves: the writer, the background syncer and the waiters' syncer have one each.
+//! A queue of sessions that one thread serves, or a few: the writer, the background syncer and the waiters' syncer of a
+//! device have one each.
 //!
-//! A session is in a lane once at most, so a lane is bounded by the number of open sessions. It holds no events: those
-//! stay in the session, and whoever serves it takes what is there by then.
+//! A session waits in a lane once at most, so a lane is bounded by the number of open sessions, and while it is served it is
+//! not given to a second thread: a busy one has one thread at a time, whatever it does to the disk. A lane holds no events:
+//! those stay in the session, and whoever serves it takes what is there by then.
 
 use super::lock;
-use super::session::Session;
-use std::sync::{Arc, Condvar, Mutex};
+use super::session::{Mark, Session};
+use super::syncer::Piece;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Which lane: a session keeps a mark for each.
+/// So many that are shared are few.
+const FEW: usize = 16;
+
+/// Which lane: a session keeps its marks for each.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LaneName {
     Writer = 0,
@@ -20,10 +27,32 @@ pub(super) enum LaneName {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Due {
     Now,
-    /// One window after the lane's last round; at once where that was longer ago.
+    /// One window after the lane's last such round; at once where that was longer ago.
     Window(Duration),
     /// In this time at the latest.
     Within(Duration),
+}
+
+/// What a thread of a lane has to do.
+pub(super) enum Work {
+    /// All that were due.
+    Batch(Vec<Arc<Session>>),
+    /// One of those that another thread of the lane shares.
+    Piece(Piece),
+    /// Nothing was due by then.
+    Nothing,
+    /// Nothing more will come, or others are enough to wait for it.
+    End,
+}
+
+/// How long a thread waits for work.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    Endless,
+    /// Then it looks after something else.
+    Until(Instant),
+    /// Then it ends, if another one waits.
+    Helper(Instant),
 }
 
 pub(super) struct Lane {
@@ -35,13 +64,21 @@ pub(super) struct Lane {
 #[derive(Default)]
 struct Queue {
     ready: Vec<Arc<Session>>,
-    /// When `ready` is to be taken.
+    later: Vec<Arc<Session>>,
+    /// When `later` is to be taken.
     due: Option<Instant>,
+    /// When `later` was taken last.
+    last_round: Option<Instant>,
     /// What failed, and when it is tried again; never taken early, whatever else happens.
     retries: Vec<(Instant, Arc<Session>)>,
-    last_round: Option<Instant>,
-    /// Whether the thread is at work on what it took.
-    busy: bool,
+    /// What is served, one by one, by whichever thread is free.
+    shared: VecDeque<Piece>,
+    /// Whether a shared one goes before what came meanwhile: they take turns.
+    is_shared_first: bool,
+    /// Threads beside the first.
+    helpers: usize,
+    /// Threads that wait for work.
+    waiting: usize,
     stopped: bool,
 }
 
@@ -50,71 +87,121 @@ impl Lane {
         Self { name, queue: Mutex::default(), wake: Condvar::new() }
     }
 
-    /// Puts `session` in the lane; says whether the thread is busy with others.
+    /// Puts `session` in the lane; says whether somebody is free to take it.
     pub(super) fn push(&self, session: &Arc<Session>, due: Due) -> bool {
-        let now = Instant::now();
         let mut queue = lock(&self.queue);
-        let due = match due {
-            Due::Now => now,
-            Due::Within(time) => now + time,
-            Due::Window(window) => queue.last_round.map_or(now, |last| now.max(last + window)),
-        };
-        if session.enter(self.name) {
-            queue.ready.push(Arc::clone(session));
-        }
-        let sooner = queue.due.is_none_or(|other| due < other);
-        if sooner {
-            queue.due = Some(due);
-        }
-        let busy = queue.busy;
-        drop(queue);
-        if sooner {
+        let is_free = queue.waiting > 0 && !session.has(self.name, Mark::Served);
+        if queue.push(self.name, session, due) {
+            drop(queue);
             self.wake.notify_one();
         }
-        busy
+        is_free
+    }
+
+    /// Puts all of `sessions` in the lane, to be served now, as one batch.
+    pub(super) fn push_all<'a>(&self, sessions: impl IntoIterator<Item = &'a Arc<Session>>) {
+        let mut queue = lock(&self.queue);
+        for session in sessions {
+            queue.push(self.name, session, Due::Now);
+        }
+        drop(queue);
+        self.wake.notify_one();
     }
 
     /// Tries `session` again at `at`.
     pub(super) fn retry(&self, session: &Arc<Session>, at: Instant) {
         let mut queue = lock(&self.queue);
-        if session.enter_retry(self.name) {
+        if session.mark(self.name, Mark::Retry) {
             queue.retries.push((at, Arc::clone(session)));
             drop(queue);
             self.wake.notify_one();
         }
     }
 
-    /// The thread takes what is due, and waits for it if it must; empty at `until`, where nothing was due by then. Nothing once the
-    /// lane was stopped and what was in it has been served; what fails is still tried again at its time, and not sooner.
-    pub(super) fn take(&self, until: Option<Instant>) -> Option<Vec<Arc<Session>>> {
+    /// Shares out what a thread took, and wakes those that wait. A few go before many that were shared earlier.
+    pub(super) fn share(&self, pieces: Vec<Piece>) {
         let mut queue = lock(&self.queue);
-        queue.busy = false;
-        loop {
-            let now = Instant::now();
-            if queue.stopped && !queue.ready.is_empty() {
-                queue.due = Some(now);
+        if pieces.len() <= FEW {
+            pieces.into_iter().rev().for_each(|piece| queue.shared.push_front(piece));
+        } else {
+            queue.shared.extend(pieces);
+        }
+        drop(queue);
+        self.wake.notify_all();
+    }
+
+    /// `sessions` were served; what came meanwhile is due.
+    pub(super) fn done<'a>(&self, sessions: impl IntoIterator<Item = &'a Arc<Session>>) {
+        let mut queue = lock(&self.queue);
+        for session in sessions {
+            session.unmark(self.name, Mark::Served);
+            if session.has(self.name, Mark::Ready) {
+                queue.ready.push(Arc::clone(session));
             }
-            let taken = queue.take_due(self.name, now);
-            if !taken.is_empty() || (!queue.stopped && until.is_some_and(|until| until <= now)) {
-                return Some(taken);
-            }
-            if queue.stopped && queue.retries.is_empty() {
-                return None;
-            }
-            queue = match queue.next_due().into_iter().chain(until.filter(|_| !queue.stopped)).min() {
-                Some(next) => {
-                    let (queue, _) = self
-                        .wake
-                        .wait_timeout(queue, next.saturating_duration_since(now))
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    queue
-                }
-                None => self.wake.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner),
-            };
+        }
+        let has_more = !queue.ready.is_empty();
+        drop(queue);
+        if has_more {
+            self.wake.notify_one();
         }
     }
 
-    /// Lets the thread end once it has served what is in the lane.
+    /// Waits for work. After [`Lane::stop`] there is an end once all is served; what fails is still tried again at its time,
+    /// and not sooner.
+    pub(super) fn take(&self, patience: Patience) -> Work {
+        let mut queue = lock(&self.queue);
+        loop {
+            let now = Instant::now();
+            if let Some(work) = queue.pick(self.name, now) {
+                if queue.waiting > 0 && queue.has_more() {
+                    // This thread may not come back for long.
+                    self.wake.notify_one();
+                }
+                return work;
+            }
+            if queue.stopped && !queue.has_more() {
+                return queue.end(patience);
+            }
+            let until = match patience {
+                Patience::Endless => None,
+                Patience::Until(until) if queue.stopped || now < until => Some(until).filter(|_| !queue.stopped),
+                Patience::Until(_) => return Work::Nothing,
+                Patience::Helper(until) if now < until => Some(until),
+                Patience::Helper(_) if queue.waiting > 0 => return queue.end(patience),
+                Patience::Helper(_) => None,
+            };
+            queue.waiting += 1;
+            queue = match queue.next_due().into_iter().chain(until).min() {
+                Some(next) => {
+                    let wait = next.saturating_duration_since(now);
+                    self.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+            queue.waiting -= 1;
+        }
+    }
+
+    /// Whether another thread is needed, because none waits for work; the caller then starts it, or calls [`Lane::helper_ended`].
+    pub(super) fn wants_helper(&self, helpers_max: usize) -> bool {
+        let mut queue = lock(&self.queue);
+        let wants = queue.waiting == 0 && queue.helpers < helpers_max;
+        queue.helpers += usize::from(wants);
+        wants
+    }
+
+    /// A helper could not be started.
+    pub(super) fn helper_ended(&self) {
+        lock(&self.queue).helpers -= 1;
+    }
+
+    /// How many sessions wait in it.
+    pub(super) fn len(&self) -> usize {
+        let queue = lock(&self.queue);
+        queue.ready.len() + queue.later.len() + queue.shared.len() + queue.retries.len()
+    }
+
+    /// Lets the threads end once they have served what is in the lane.
     pub(super) fn stop(&self) {
         lock(&self.queue).stopped = true;
         self.wake.notify_all();
@@ -122,25 +209,76 @@ impl Lane {
 }
 
 impl Queue {
+    /// Says whether a thread has to look.
+    fn push(&mut self, name: LaneName, session: &Arc<Session>, due: Due) -> bool {
+        let now = Instant::now();
+        let at = match due {
+            Due::Now => {
+                let is_new = session.mark(name, Mark::Ready);
+                let is_served = session.has(name, Mark::Served);
+                if is_new && !is_served {
+                    self.ready.push(Arc::clone(session));
+                }
+                return is_new && !is_served;
+            }
+            Due::Within(time) => now + time,
+            Due::Window(window) => self.last_round.map_or(now, |last| now.max(last + window)),
+        };
+        if session.mark(name, Mark::Later) {
+            self.later.push(Arc::clone(session));
+        }
+        let is_sooner = self.due.is_none_or(|other| at < other);
+        if is_sooner {
+            self.due = Some(at);
+        }
+        is_sooner
+    }
+
+    fn pick(&mut self, name: LaneName, now: Instant) -> Option<Work> {
+        self.is_shared_first = !self.is_shared_first;
+        let is_piece_next = self.is_shared_first || self.ready.is_empty();
+        if is_piece_next && let Some(piece) = self.shared.pop_front() {
+            return Some(Work::Piece(piece));
+        }
+        let mut batch = std::mem::take(&mut self.ready);
+        for session in &batch {
+            session.unmark(name, Mark::Ready);
+            session.mark(name, Mark::Served);
+        }
+        if self.due.is_some_and(|due| due <= now) || self.stopped {
+            self.due = None;
+            self.last_round = Some(now);
+            for session in self.later.drain(..) {
+                session.unmark(name, Mark::Later);
+                if session.mark(name, Mark::Served) {
+                    batch.push(session);
+                }
+            }
+        }
+        for (_, session) in self.retries.extract_if(.., |(at, _)| *at <= now) {
+            session.unmark(name, Mark::Retry);
+            if session.mark(name, Mark::Served) {
+                batch.push(session);
+            } else {
+                // Whoever serves it comes back to it.
+                session.mark(name, Mark::Ready);
+            }
+        }
+        (!batch.is_empty()).then_some(Work::Batch(batch))
+    }
+
     fn next_due(&self) -> Option<Instant> {
         self.retries.iter().map(|(at, _)| *at).chain(self.due).min()
     }
 
-    fn take_due(&mut self, name: LaneName, now: Instant) -> Vec<Arc<Session>> {
-        let mut taken = Vec::new();
-        if self.due.is_some_and(|due| due <= now) {
-            self.due = None;
-            taken = std::mem::take(&mut self.ready);
-            taken.iter().for_each(|session| session.leave(name));
+    fn has_more(&self) -> bool {
+        !(self.ready.is_empty() && self.later.is_empty() && self.retries.is_empty() && self.shared.is_empty())
+    }
+
+    fn end(&mut self, patience: Patience) -> Work {
+        if matches!(patience, Patience::Helper(_)) {
+            self.helpers -= 1;
         }
-        for (_, session) in self.retries.extract_if(.., |(at, _)| *at <= now) {
-            session.leave_retry(name);
-            taken.push(session);
-        }
-        if !taken.is_empty() {
-            self.last_round = Some(now);
-            self.busy = true;
-        }
-        taken
+        Work::End
     }
 }

@@ -1,6 +1,6 @@
 //! The log that an owner appends to.
 
-use super::buffer::{Buffer, Ended};
+use super::buffer::{Buffer, Ended, Side};
 use super::engine::{Core, Engine, Holding};
 use super::lane::Due;
 use super::lock;
@@ -36,7 +36,7 @@ impl FileLog {
         drop(buffer);
         self.session.progress.send_modify(|progress| progress.accepted = progress.accepted.max(entry.seq + 1));
         if let Some(due) = due {
-            self.core().writer.push(&self.session, due);
+            self.session.device.writer.push(&self.session, due);
         }
         Ok(entry)
     }
@@ -153,20 +153,35 @@ pub(super) fn release(core: &Core, session: &Arc<Session>) -> Result<(), AppendE
     Ok(())
 }
 
-/// Makes all durable that `session` accepted before the call.
-pub(super) async fn flush(core: &Core, session: &Arc<Session>) -> Result<(), StoreError> {
-    let (accepted, last_side) = {
+/// What a flush waits for.
+pub(super) struct Accepted {
+    seq: Seq,
+    last_side: Option<Arc<Side>>,
+}
+
+impl Accepted {
+    /// What `session` has accepted.
+    pub(super) fn of(session: &Session) -> Self {
         let buffer = lock(&session.buffer);
-        (buffer.accepted, buffer.sides.back().cloned())
-    };
-    core.commit(session, accepted);
-    session
-        .until(|buffer| {
+        Self { seq: buffer.accepted, last_side: buffer.sides.back().cloned() }
+    }
+
+    /// Returns when all of it is durable; somebody else has to start that.
+    pub(super) async fn durable(&self, session: &Session) -> Result<(), StoreError> {
+        let is_durable = |buffer: &Buffer| {
             let waits =
                 |side| buffer.sides.iter().any(|other| Arc::ptr_eq(other, side) && !other.is_rescued.load(Ordering::Relaxed));
-            buffer.safe() >= accepted && !last_side.as_ref().is_some_and(waits)
-        })
-        .await
+            buffer.safe() >= self.seq && !self.last_side.as_ref().is_some_and(waits)
+        };
+        session.until(is_durable).await
+    }
+}
+
+/// Makes all durable that `session` accepted before the call.
+pub(super) async fn flush(core: &Core, session: &Arc<Session>) -> Result<(), StoreError> {
+    let accepted = Accepted::of(session);
+    core.commit(session, accepted.seq);
+    accepted.durable(session).await
 }
 
 #[async_trait]
@@ -209,7 +224,7 @@ impl SessionLog for FileLog {
     }
 
     async fn written(&self, seq: Seq) -> Result<(), StoreError> {
-        self.core().writer.push(&self.session, Due::Now);
+        self.session.device.writer.push(&self.session, Due::Now);
         self.session.until(|buffer| buffer.written.max(buffer.rescued) > seq.min(buffer.accepted.saturating_sub(1))).await
     }
 
@@ -233,7 +248,7 @@ impl SessionLog for FileLog {
         let due = due_for(self.core(), &mut buffer, None);
         drop(buffer);
         if let Some(due) = due {
-            self.core().writer.push(&self.session, due);
+            self.session.device.writer.push(&self.session, due);
         }
         Ok(side)
     }
@@ -262,7 +277,7 @@ impl SessionLog for FileLog {
 impl Drop for FileLog {
     fn drop(&mut self) {
         if release(self.core(), &self.session).is_ok() {
-            self.core().writer.push(&self.session, Due::Now);
+            self.session.device.writer.push(&self.session, Due::Now);
         }
     }
 }

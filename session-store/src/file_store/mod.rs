@@ -19,8 +19,12 @@
 //! `kill -9` within the window, nor defend against a process that ignores the ownership.
 
 mod buffer;
+mod cost;
+mod device;
 mod engine;
 mod fate;
+mod files;
+mod folders;
 mod follow;
 mod fork;
 mod fragment;
@@ -53,7 +57,7 @@ use async_trait::async_trait;
 use buffer::Buffer;
 use engine::{Core, Engine, Holding};
 use follow::Entries;
-use log::FileLog;
+use log::{Accepted, FileLog};
 use open::{Reservation, Taken};
 use read::LogReader;
 use session::Session;
@@ -177,11 +181,11 @@ impl FileStore {
         work: impl FnOnce(&Arc<Core>) -> Result<Taken, StoreError> + Send + 'static,
     ) -> Result<OpenSession, StoreError> {
         self.settle(id).await?;
-        self.engine.start()?;
         let engine = Arc::clone(&self.engine);
         self.blocking(move |core| {
             let reservation = Reservation::new(core, id)?;
             let Taken { session, state, problems } = work(core)?;
+            engine.serve(&session.device)?;
             reservation.fulfil(&session)?;
             Ok(OpenSession { log: Arc::new(FileLog { engine, session }), state, problems })
         })
@@ -232,13 +236,13 @@ impl SessionStore for FileStore {
     async fn create(&self, new: NewSession) -> Result<OpenSession, StoreError> {
         let id = new.id.unwrap_or_else(|| SessionId::new(self.engine.core.options.clock.now()));
         self.settle(id).await?;
-        self.engine.start()?;
         let engine = Arc::clone(&self.engine);
         let (log, opened) = self
             .blocking(move |core| {
                 let reservation = Reservation::new(core, id)?;
                 let (session, opened) = open::create(core, id)?;
-                reservation.fulfil(&session).inspect_err(|_| {
+                let served = engine.serve(&session.device);
+                served.and_then(|()| reservation.fulfil(&session)).inspect_err(|_| {
                     // An empty file is nobody's session.
                     let _ = core.fs().remove_file(&core.layout.log(id));
                 })?;
@@ -333,14 +337,13 @@ impl SessionStore for FileStore {
 
     async fn flush(&self) -> Result<(), StoreError> {
         let sessions = self.all_sessions();
-        // All are asked first, so that they share their syncs.
-        for session in &sessions {
-            self.engine.core.commit(session, Seq::MAX);
-        }
+        let accepted: Vec<Accepted> = sessions.iter().map(|session| Accepted::of(session)).collect();
+        // All at once, so that they share their syncs.
+        self.engine.core.commit_all(&sessions);
         let mut outcome = Ok(());
-        for session in &sessions {
-            let flushed = log::flush(&self.engine.core, session).await;
-            outcome = outcome.and(flushed);
+        for (session, accepted) in sessions.iter().zip(accepted) {
+            let durable = accepted.durable(session).await;
+            outcome = outcome.and(durable);
         }
         outcome
     }
@@ -353,8 +356,8 @@ impl SessionStore for FileStore {
         for session in &sessions {
             // Where even the reserve is used up, the session ends without `closed`, as after a crash.
             let _ = log::release(core, session);
-            core.commit(session, Seq::MAX);
         }
+        core.commit_all(&sessions);
         let all_durable = async {
             for session in &sessions {
                 // After a failure it is tried again each window, until the limit.

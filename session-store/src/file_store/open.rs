@@ -73,26 +73,15 @@ pub(super) fn create(core: &Core, id: SessionId) -> Result<(Arc<Session>, Opened
         io::ErrorKind::AlreadyExists => StoreError::Exists(id),
         _ => StoreError::io("create", &path)(error),
     })?;
-    let disk = disk_of(core, &path, &file, 0)?;
+    let mut disk = disk_of(&path, &file, 0)?;
+    disk.entry = Some(core.folders.entry_made(&day));
     let opened = Opened { epoch: 1, writer, format: FORMAT_VERSION, owner };
-    Ok((Arc::new(Session::new(id, 1, Buffer::new(0, 0, 0), disk)), opened))
+    Ok((Arc::new(Session::new(core, id, 1, Buffer::new(0, 0, 0), disk)), opened))
 }
 
-pub(super) fn disk_of(core: &Core, path: &Path, file: &Arc<dyn File>, end: u64) -> Result<Disk, StoreError> {
+pub(super) fn disk_of(path: &Path, file: &Arc<dyn File>, end: u64) -> Result<Disk, StoreError> {
     let stat = file.stat().map_err(StoreError::io("look at", path))?;
-    let mut disk = Disk {
-        file: None,
-        identity: (stat.device, stat.inode),
-        end,
-        suspect: false,
-        is_missing: false,
-        rescue: None,
-        entries: 1,
-        durable_entries: 0,
-        has_side_folder: false,
-    };
-    core.adopt(&mut disk, file);
-    Ok(disk)
+    Ok(Disk::new((stat.device, stat.inode), end))
 }
 
 /// Opens a session that nobody holds, recovers what a crash left, and folds it.
@@ -147,9 +136,8 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     folded.problems.extend(rescued.problems());
     fragment::blank(core, id, &folded)?;
     prelude.entries.iter().for_each(|entry| folded.state.apply(entry));
-    let mut disk = disk_of(core, &path, file, end)?;
-    disk.durable_entries = disk.entries;
-    let session = Session::new(id, epoch, Buffer::new(prelude.next, prelude.crc, end), disk);
+    let disk = disk_of(&path, file, end)?;
+    let session = Session::new(core, id, epoch, Buffer::new(prelude.next, prelude.crc, end), disk);
     Ok(Taken { session: Arc::new(session), state: folded.state, problems: folded.problems })
 }
 
@@ -194,10 +182,9 @@ fn settle_race(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uu
         }
         None => Err(StoreError::Lost { id, why: "another process opened and closed it at the same time".to_owned() }),
         Some(_) => {
-            let mut disk = disk_of(core, &core.layout.log(id), file, folded.length)?;
-            disk.durable_entries = disk.entries;
+            let disk = disk_of(&core.layout.log(id), file, folded.length)?;
             let buffer = Buffer::new(folded.next_seq, folded.crc, folded.length);
-            let session = Arc::new(Session::new(id, epoch, buffer, disk));
+            let session = Arc::new(Session::new(core, id, epoch, buffer, disk));
             Ok(Taken { session, state: folded.state, problems: folded.problems })
         }
     }

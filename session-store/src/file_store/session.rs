@@ -4,33 +4,38 @@
 //! Locks are taken in the order `syncing`, `disk`, `buffer`.
 
 use super::buffer::{Buffer, Ended};
+use super::device::Device;
+use super::engine::Core;
+use super::files::OpenFile;
+use super::folders::SyncNumber;
 use super::lane::LaneName;
 use super::lock;
 use super::rescue::RescueFile;
 use crate::error::StoreError;
-use crate::fs::File;
 use crate::id::SessionId;
 use crate::store::{Progress, Rescued};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) epoch: u64,
+    /// Whose threads serve it.
+    pub(super) device: Arc<Device>,
     /// Held for some hundred nanoseconds at a time.
     pub(super) buffer: Mutex<Buffer>,
     /// Held while the file is written, never while it is synced: a slow sync delays no write.
     pub(super) disk: Mutex<Disk>,
-    /// Held while the file is synced: the kernel tells a failed write-back to one sync of a descriptor only, and two at a time could
+    /// Held while the file is synced by itself: the kernel tells a failed write-back to one sync of a descriptor only, and two at a time could
     /// not tell which of them was told.
     pub(super) syncing: Mutex<()>,
     /// Told of every change of the buffer's numbers, each append too.
     pub(super) progress: watch::Sender<Progress>,
     /// Told when something was written, became durable, or failed: who waits for the disk is not woken by each append.
     moved: Notify,
-    /// A bit for each lane that it is in, and one for each lane's retries.
-    lanes: AtomicU8,
+    /// Four [`Mark`]s for each lane, and [`RESTING`]. Those of a lane change under its lock only.
+    marks: AtomicU16,
 }
 
 // An idle session is little more than this.
@@ -38,8 +43,8 @@ const _: () = assert!(size_of::<Session>() < 768);
 
 /// The file of a session as its writer knows it.
 pub(super) struct Disk {
-    /// Open while it is in use; a clean idle one is closed.
-    pub(super) file: Option<Arc<dyn File>>,
+    /// Open while it is in use ([`super::files`]).
+    pub(super) file: Option<OpenFile>,
     /// Device and inode.
     pub(super) identity: (u64, u64),
     /// The file's length: all of it is ours.
@@ -50,12 +55,46 @@ pub(super) struct Disk {
     pub(super) is_missing: bool,
     /// Where its events go while the file cannot be written.
     pub(super) rescue: Option<Box<RescueFile>>,
-    /// How many entries were made for this session in the day's folder, ...
-    pub(super) entries: u64,
-    /// ... and how many of them are durable.
-    pub(super) durable_entries: u64,
+    /// What lies before it was written through a descriptor that is closed: if it is not durable, no other descriptor of the
+    /// file is told for certain when the kernel fails to write it back.
+    pub(super) closed_end: u64,
+    /// The device's [`generation`](Device::generation) when the first byte after the durable end was written.
+    pub(super) generation: u64,
+    /// The sync of the day's folder that makes what was made there for this session durable; nothing once it is.
+    pub(super) entry: Option<SyncNumber>,
     /// The session's own folder is there.
     pub(super) has_side_folder: bool,
+}
+
+impl Disk {
+    /// A file of `end` bytes, all durable, with its device and inode.
+    pub(super) fn new(identity: (u64, u64), end: u64) -> Self {
+        Self {
+            file: None,
+            identity,
+            end,
+            suspect: false,
+            is_missing: false,
+            rescue: None,
+            closed_end: 0,
+            generation: 0,
+            entry: None,
+            has_side_folder: false,
+        }
+    }
+}
+
+/// What a lane knows of a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mark {
+    /// It waits to be served, or will once it was served.
+    Ready = 0,
+    /// It waits for the end of the window.
+    Later = 1,
+    /// A thread serves it.
+    Served = 2,
+    /// It is tried again later.
+    Retry = 3,
 }
 
 /// What failed.
@@ -66,53 +105,50 @@ pub(super) enum Attempt {
 }
 
 /// The mark of a session that the writer looks at again once it may be idle; the lanes have the bits below.
-const RESTING: u8 = 1 << 6;
+const RESTING: u16 = 1 << 12;
 
 impl Session {
-    pub(super) fn new(id: SessionId, epoch: u64, buffer: Buffer, disk: Disk) -> Self {
+    pub(super) fn new(core: &Core, id: SessionId, epoch: u64, buffer: Buffer, disk: Disk) -> Self {
+        let device = core.device(disk.identity.0, id);
         let progress =
             Progress { accepted: buffer.accepted, written: buffer.written, durable: buffer.durable, ..Progress::default() };
         Self {
             id,
             epoch,
+            device,
             buffer: Mutex::new(buffer),
             disk: Mutex::new(disk),
             syncing: Mutex::default(),
             progress: watch::Sender::new(progress),
             moved: Notify::new(),
-            lanes: AtomicU8::new(0),
+            marks: AtomicU16::new(0),
         }
     }
 
-    /// Marks that it is in the lane; false where it was.
-    pub(super) fn enter(&self, lane: LaneName) -> bool {
-        self.mark(1 << lane as u8)
+    /// Sets a mark; false where it was set.
+    pub(super) fn mark(&self, lane: LaneName, mark: Mark) -> bool {
+        self.set(bit(lane, mark))
     }
 
-    pub(super) fn leave(&self, lane: LaneName) {
-        self.lanes.fetch_and(!(1 << lane as u8), Ordering::AcqRel);
+    pub(super) fn unmark(&self, lane: LaneName, mark: Mark) {
+        self.marks.fetch_and(!bit(lane, mark), Ordering::AcqRel);
     }
 
-    /// Marks that the lane tries it again later; false where it does already.
-    pub(super) fn enter_retry(&self, lane: LaneName) -> bool {
-        self.mark(8 << lane as u8)
-    }
-
-    pub(super) fn leave_retry(&self, lane: LaneName) {
-        self.lanes.fetch_and(!(8 << lane as u8), Ordering::AcqRel);
+    pub(super) fn has(&self, lane: LaneName, mark: Mark) -> bool {
+        self.marks.load(Ordering::Acquire) & bit(lane, mark) != 0
     }
 
     /// Marks that the writer will see whether it is idle; false where it will already.
     pub(super) fn enter_resting(&self) -> bool {
-        self.mark(RESTING)
+        self.set(RESTING)
     }
 
     pub(super) fn leave_resting(&self) {
-        self.lanes.fetch_and(!RESTING, Ordering::AcqRel);
+        self.marks.fetch_and(!RESTING, Ordering::AcqRel);
     }
 
-    fn mark(&self, bit: u8) -> bool {
-        self.lanes.fetch_or(bit, Ordering::AcqRel) & bit == 0
+    fn set(&self, bit: u16) -> bool {
+        self.marks.fetch_or(bit, Ordering::AcqRel) & bit == 0
     }
 
     /// Tells all who watch what the buffer says now.
@@ -220,4 +256,8 @@ impl Session {
         let buffer = lock(&self.buffer);
         buffer.durable == buffer.accepted && buffer.sides.is_empty()
     }
+}
+
+fn bit(lane: LaneName, mark: Mark) -> u16 {
+    1 << (4 * lane as u16 + mark as u16)
 }

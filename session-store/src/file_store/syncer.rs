@@ -1,145 +1,277 @@
 //! The syncers: make durable what the writer wrote.
 //!
-//! There are two, alike but for whom they serve: the background one takes every file that was written; the commit one
-//! takes the sessions that somebody waits for, writes what they have, and syncs them first. Whoever asks while a round runs
-//! joins the next.
+//! Each device has two, alike but for whom they serve: the background one takes every file that was written; the commit one
+//! takes the sessions that somebody waits for, writes what they have, and syncs them. Nobody who waits waits for the
+//! background: whatever it does, the two have threads of their own.
+//!
+//! **Threads.** A syncer is one thread, and helpers that come when it is busy and go when they are idle: before a thread goes into a
+//! sync it sees to it that another one waits for what comes meanwhile. What many files need is shared out one by one, so one that is slow, or
+//! hangs, holds up no other.
+//!
+//! **Ways.** Files are synced by themselves, or with the whole file system at once where that is cheaper ([`super::cost`]) and
+//! tells of every failure ([`super::device`]). A session with side files, with much to sync, or with something that another descriptor has to
+//! answer for goes by itself.
 //!
 //! An entry of a folder is synced once, before the first event of its file counts as durable. After a failed sync the
 //! page cache shows bytes that the disk does not have, and a second sync says that all is well. So everything since the last clean
 //! sync is written again in the same place, through a new descriptor, and synced before any of it counts.
 
-use super::buffer::{Buffer, Side};
+use super::buffer::{Buffer, Side, SideState};
+use super::cost::{Load, Way};
+use super::device::{Device, VolumeSync};
 use super::engine::Core;
-use super::lane::{Due, Lane};
+use super::folders::SyncNumber;
+use super::lane::{Lane, Patience, Work};
 use super::session::{Attempt, Disk, Session};
-use super::writer::{self, Wrote};
+use super::writer::{self, in_parallel};
 use super::{fate, lock, rescue};
 use crate::error::StoreError;
 use crate::fs::{File, OpenMode, write_all_at};
-use std::collections::HashMap;
+use crate::id::SessionId;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
 
-/// Files that are synced at the same time.
-const THREADS_MAX: usize = 16;
-/// So many files for each thread at least: to start one costs about a fifth of a quick sync.
-const FILES_PER_THREAD: usize = 2;
+/// Threads of a syncer beside the first.
+const HELPERS_MAX: usize = 15;
+/// A helper that has nothing to do for this long ends.
+const HELPER_IDLE: Duration = Duration::from_secs(2);
+/// From so many files on the background may sync the whole file system, ...
+const BACKGROUND_VOLUME_MIN: usize = 8;
+/// ... and from so many on the commit syncer may: who waits for a few is not to wait for what everybody else wrote.
+const COMMIT_VOLUME_MIN: usize = 256;
+/// A session with more than this to sync goes by itself.
+const LARGE_BYTES: u64 = 1 << 20;
+/// Of a larger round no more than this tries the way that looks dearer.
+const TRIAL_FILES: usize = 128;
 
 /// The background syncer's thread.
-pub(super) fn run_background(core: &Core) {
-    while let Some(sessions) = core.background.take(None) {
-        sync_round(core, &core.background, &sessions);
-    }
+pub(super) fn run_background(core: &Core, device: &Device) {
+    Syncer { core, device, lane: &device.background, is_commit: false }.run();
 }
 
 /// The waiters' thread.
-pub(super) fn run_commit(core: &Core) {
-    while let Some(sessions) = core.commit.take(None) {
-        let mut round = Wrote::default();
-        let (mut written, mut more) = (Vec::new(), Vec::new());
-        for session in sessions {
-            match writer::write(core, &session) {
-                Ok(wrote) => {
-                    round.events += wrote.events;
-                    round.bytes += wrote.bytes;
-                    if wrote.more {
-                        more.push(Arc::clone(&session));
-                    }
-                    written.push(session);
+pub(super) fn run_commit(core: &Core, device: &Device) {
+    Syncer { core, device, lane: &device.commit, is_commit: true }.run();
+    // What failed in it is tried again by the writer and the background syncer.
+    device.writer.stop();
+}
+
+struct Syncer<'a> {
+    core: &'a Core,
+    device: &'a Device,
+    lane: &'a Lane,
+    is_commit: bool,
+}
+
+/// One of the sessions that a round syncs by themselves.
+pub(super) struct Piece {
+    session: Arc<Session>,
+    round: Arc<Round>,
+}
+
+/// Sessions that are synced by themselves: how much there is, and what it takes, for the estimate.
+struct Round {
+    load: Load,
+    started: Instant,
+    left: AtomicUsize,
+}
+
+impl Syncer<'_> {
+    fn run(&self) {
+        std::thread::scope(|scope| self.work(scope, None));
+    }
+
+    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, patience: Option<Duration>) {
+        loop {
+            let patience = patience.map_or(Patience::Endless, |time| Patience::Helper(Instant::now() + time));
+            match self.lane.take(patience) {
+                Work::Batch(sessions) => self.serve(scope, sessions),
+                Work::Piece(piece) => {
+                    self.want_helper(scope);
+                    self.sync_piece(&piece);
                 }
-                Err(error) => core.failed(&session, Attempt::Write, error, &core.writer),
+                Work::Nothing => {}
+                Work::End => return,
             }
         }
-        writer::count_batch(core, &round);
-        sync_round(core, &core.background, &written);
-        for session in more {
-            core.commit.push(&session, Due::Now);
+    }
+
+    /// Sees to it that somebody waits for work while this thread is in a sync.
+    fn want_helper<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        if self.lane.wants_helper(HELPERS_MAX) {
+            let helper = std::thread::Builder::new().name("session-helper".to_owned());
+            if helper.spawn_scoped(scope, || self.work(scope, Some(HELPER_IDLE))).is_err() {
+                self.lane.helper_ended();
+            }
         }
     }
-    // What failed above is tried again by the writer and the background syncer.
-    core.writer.stop();
-}
 
-/// Syncs `sessions`, their folders first; what fails is tried again in the lane `again`.
-fn sync_round(core: &Core, again: &Lane, sessions: &[Arc<Session>]) {
-    let failed_days = sync_days(core, sessions);
-    each_of(sessions, |session| {
-        let outcome = match failed_days.get(&core.layout.day(session.id)) {
-            Some(error) => Err(error.again()),
-            None => sync(core, session),
-        };
+    fn serve<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, mut sessions: Vec<Arc<Session>>) {
+        if self.is_commit {
+            let round = writer::write_all(self.core, self.device, &sessions);
+            self.lane.done(&round.failed);
+            take_out(&mut sessions, &round.failed);
+            // It goes on with them once they were served.
+            self.lane.push_all(&round.more);
+        }
+        self.want_helper(scope);
+        self.sync_days(&mut sessions);
+        let (alone, together) = self.plan(sessions);
+        if together.is_empty() && alone.len() == 1 {
+            let round = Arc::new(Round::new(&alone));
+            alone.into_iter().for_each(|session| self.sync_piece(&Piece { session, round: Arc::clone(&round) }));
+            return;
+        }
+        self.share(alone);
+        if !together.is_empty() {
+            self.sync_together(together);
+        }
+    }
+
+    /// Divides `sessions` into those that are synced by themselves and those that are synced together.
+    fn plan(&self, sessions: Vec<Arc<Session>>) -> (Vec<Arc<Session>>, Vec<Arc<Session>>) {
+        let min = if self.is_commit { COMMIT_VOLUME_MIN } else { BACKGROUND_VOLUME_MIN };
+        let now = Instant::now();
+        if sessions.len() < min || !self.device.has_volume(self.core, now) {
+            return (sessions, Vec::new());
+        }
+        let is_large = |session: &Arc<Session>| lock(&session.buffer).bytes() > LARGE_BYTES;
+        let (mut alone, mut others): (Vec<_>, Vec<_>) = sessions.into_iter().partition(is_large);
+        let load = load_of(&others);
+        let dirty = Load { files: load.files, bytes: self.core.in_memory.load(Ordering::Relaxed).max(load.bytes) };
+        let choice = lock(&self.device.costs).choose(load, dirty, now);
+        match choice.way {
+            Way::Files if choice.is_trial => alone.extend(others.drain(..others.len().min(TRIAL_FILES))),
+            Way::Files => alone.append(&mut others),
+            Way::Volume => {}
+        }
+        (alone, others)
+    }
+
+    fn share(&self, sessions: Vec<Arc<Session>>) {
+        if sessions.is_empty() {
+            return;
+        }
+        let round = Arc::new(Round::new(&sessions));
+        self.lane.share(sessions.into_iter().map(|session| Piece { session, round: Arc::clone(&round) }).collect());
+    }
+
+    fn sync_piece(&self, piece: &Piece) {
+        let started = Instant::now();
+        let outcome = sync(self.core, &piece.session);
+        let counters = &self.core.counters;
+        let time = if self.is_commit { &counters.time_of_commits } else { &counters.time_of_file_syncs };
+        lock(time).record_duration(started.elapsed());
+        self.told(&piece.session, outcome);
+        self.lane.done([&piece.session]);
+        let round = &piece.round;
+        if round.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            lock(&self.device.costs).record(Way::Files, round.load, round.started.elapsed());
+        }
+    }
+
+    fn told(&self, session: &Arc<Session>, outcome: Result<(), StoreError>) {
         match outcome {
-            Ok(()) => core.forget_if_released(session),
-            Err(error) => core.failed(session, Attempt::Sync, error, again),
-        }
-    });
-}
-
-/// Calls `work` for each of `sessions`, on some threads where there are many.
-fn each_of(sessions: &[Arc<Session>], work: impl Fn(&Arc<Session>) + Sync) {
-    let threads = (sessions.len() / FILES_PER_THREAD).min(THREADS_MAX);
-    if threads < 2 {
-        return sessions.iter().for_each(work);
-    }
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        while let Some(session) = sessions.get(next.fetch_add(1, Ordering::Relaxed)) {
-            work(session);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            // A thread that cannot be started leaves its share to the others.
-            let _ = std::thread::Builder::new().name("session-sync".to_owned()).spawn_scoped(scope, worker);
-        }
-        worker();
-    });
-}
-
-/// Makes the entries of new files durable, each folder once for all of them; says which folders failed.
-fn sync_days(core: &Core, sessions: &[Arc<Session>]) -> HashMap<PathBuf, StoreError> {
-    let mut days: HashMap<PathBuf, Vec<(&Session, u64)>> = HashMap::new();
-    for session in sessions {
-        let disk = lock(&session.disk);
-        if disk.durable_entries < disk.entries {
-            days.entry(core.layout.day(session.id)).or_default().push((session, disk.entries));
+            Ok(()) => self.core.forget_if_released(session),
+            Err(error) => self.core.failed(session, Attempt::Sync, error, &self.device.background),
         }
     }
-    let mut failed = HashMap::new();
-    for (day, sessions) in days {
-        match sync_day(core, &day) {
-            Ok(()) => sessions.iter().for_each(|(session, entries)| entries_are_durable(session, *entries)),
-            Err(error) => {
-                failed.insert(day, error);
+
+    /// Syncs the whole file system for `sessions`; by themselves those for which that is not enough, and after a failure all.
+    fn sync_together(&self, sessions: Vec<Arc<Session>>) {
+        let (mut together, mut alone) = (Vec::new(), Vec::new());
+        let load = load_of(&sessions);
+        let ((), outcome) = self.device.sync_volume(|| {
+            for session in sessions {
+                match end_for_volume(&session) {
+                    Some(end) => together.push((session, end)),
+                    None => alone.push(session),
+                }
+            }
+        });
+        self.core.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        self.core.counters.volume_syncs.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            VolumeSync::Done(took) => {
+                lock(&self.core.counters.time_of_volume_syncs).record_duration(took);
+                lock(&self.device.costs).record(Way::Volume, load, took);
+                in_parallel(self.core, &together, |(session, end)| {
+                    let job = Job { file: None, end: *end, sides: Vec::new(), entry: None, was_suspect: false };
+                    finish(self.core, session, &job);
+                    self.core.forget_if_released(session);
+                });
+                self.lane.done(together.iter().map(|(session, _)| session));
+            }
+            VolumeSync::Failed(error) => {
+                tracing::warn!(%error, "the file system did not sync; its sessions are written again and synced by themselves");
+                self.core.counters.failures.fetch_add(1, Ordering::Relaxed);
+                for (session, _) in together {
+                    suspect(self.core, &mut lock(&session.disk));
+                    alone.push(session);
+                }
+            }
+        }
+        self.share(alone);
+    }
+
+    /// Makes the entries of new files durable, each folder once for all of them. Where that fails it is told, and the session
+    /// is taken out.
+    fn sync_days(&self, sessions: &mut Vec<Arc<Session>>) {
+        let mut days: HashMap<PathBuf, (SyncNumber, Vec<Arc<Session>>)> = HashMap::new();
+        for session in &*sessions {
+            let entry = lock(&session.disk).entry;
+            if let Some(entry) = entry {
+                let (needed, waiting) = days.entry(self.core.layout.day(session.id)).or_default();
+                *needed = entry.max(*needed);
+                waiting.push(Arc::clone(session));
+            }
+        }
+        for (day, (needed, waiting)) in days {
+            match sync_entries(self.core, &day, needed) {
+                Ok(()) => waiting.iter().for_each(|session| entry_is_durable(session, needed)),
+                Err(error) => {
+                    waiting.iter().for_each(|session| self.told(session, Err(error.again())));
+                    self.lane.done(&waiting);
+                    take_out(sessions, &waiting);
+                }
             }
         }
     }
-    failed
 }
 
-fn entries_are_durable(session: &Session, entries: u64) {
+impl Round {
+    fn new(sessions: &[Arc<Session>]) -> Self {
+        Self { load: load_of(sessions), started: Instant::now(), left: AtomicUsize::new(sessions.len()) }
+    }
+}
+
+fn load_of(sessions: &[Arc<Session>]) -> Load {
+    Load { files: sessions.len(), bytes: sessions.iter().map(|session| lock(&session.buffer).bytes()).sum() }
+}
+
+fn take_out(sessions: &mut Vec<Arc<Session>>, gone: &[Arc<Session>]) {
+    if !gone.is_empty() {
+        let gone: HashSet<SessionId> = gone.iter().map(|session| session.id).collect();
+        sessions.retain(|session| !gone.contains(&session.id));
+    }
+}
+
+fn entry_is_durable(session: &Session, number: SyncNumber) {
     let mut disk = lock(&session.disk);
-    disk.durable_entries = disk.durable_entries.max(entries);
+    disk.entry = disk.entry.filter(|entry| *entry > number);
 }
 
-/// Makes the entries of a day's folder durable, and once also those that lead to it.
+/// Makes durable what was made in a day's folder until now.
 pub(super) fn sync_day(core: &Core, day: &Path) -> Result<(), StoreError> {
-    let is_known = lock(&core.durable_days).contains(day);
-    let chain = core.layout.chain(day);
-    for folder in chain.iter().take(if is_known { 1 } else { chain.len() }) {
-        sync_folder(core, folder)?;
-    }
-    // Each is taken out only when it is durable: another round may ask at the same time.
-    let above_home = lock(&core.above_home).clone();
-    for folder in above_home {
-        sync_folder(core, &folder)?;
-        lock(&core.above_home).remove(&folder);
-    }
-    if !is_known {
-        lock(&core.durable_days).insert(day.to_path_buf());
-    }
-    Ok(())
+    sync_entries(core, day, core.folders.entry_made(day))
+}
+
+fn sync_entries(core: &Core, day: &Path, number: SyncNumber) -> Result<(), StoreError> {
+    core.folders.sync_day(&core.layout, day, number, &|folder| sync_folder(core, folder))
 }
 
 pub(super) fn sync_folder(core: &Core, folder: &Path) -> Result<(), StoreError> {
@@ -147,8 +279,20 @@ pub(super) fn sync_folder(core: &Core, folder: &Path) -> Result<(), StoreError> 
     core.fs().sync_dir(folder).map_err(StoreError::io("sync", folder))
 }
 
+/// Up to where a sync of the whole file system, from now on, makes the session durable; nothing where it has to be synced by
+/// itself.
+fn end_for_volume(session: &Session) -> Option<u64> {
+    let disk = lock(&session.disk);
+    let buffer = lock(&session.buffer);
+    let device = &session.device;
+    let is_whole = !disk.suspect && !disk.is_missing && disk.entry.is_none() && buffer.sides.is_empty() && !buffer.is_lost();
+    // A failure of what it wrote since the last clean sync was not told to another sync of the volume.
+    let is_watched = disk.generation == device.generation() && disk.identity.0 == device.number;
+    (is_whole && is_watched).then_some(disk.end)
+}
+
 /// Makes durable what is written of a session.
-pub(super) fn sync(core: &Core, session: &Session) -> Result<(), StoreError> {
+fn sync(core: &Core, session: &Session) -> Result<(), StoreError> {
     let _one_at_a_time = lock(&session.syncing);
     let Some(job) = prepare(core, session)? else {
         session.nothing_to_sync();
@@ -156,23 +300,27 @@ pub(super) fn sync(core: &Core, session: &Session) -> Result<(), StoreError> {
     };
     let outcome = job.run(core, session);
     if outcome.is_err() {
-        let mut disk = lock(&session.disk);
-        disk.suspect = true;
-        core.close_file(&mut disk);
+        suspect(core, &mut lock(&session.disk));
         return outcome;
     }
     finish(core, session, &job);
     Ok(())
 }
 
+/// Nothing that is not durable can be relied on any more.
+fn suspect(core: &Core, disk: &mut Disk) {
+    disk.suspect = true;
+    core.files.close(disk);
+}
+
 /// What one sync makes durable.
 struct Job {
-    /// Nothing where only side files wait.
+    /// Nothing where only side files wait, or the whole file system was synced.
     file: Option<Arc<dyn File>>,
     end: u64,
     sides: Vec<Arc<Side>>,
-    /// How many entries of the day's folder have to be durable, where they are not.
-    entries: Option<u64>,
+    /// The sync of the day's folder that it needs.
+    entry: Option<SyncNumber>,
     was_suspect: bool,
 }
 
@@ -183,38 +331,37 @@ fn prepare(core: &Core, session: &Session) -> Result<Option<Job>, StoreError> {
         if buffer.is_lost() {
             return Ok(None);
         }
-        let sides: Vec<Arc<Side>> = buffer.sides.iter().filter(|side| lock(&side.file).is_some()).cloned().collect();
+        let is_written = |side: &&Arc<Side>| !matches!(*lock(&side.state), SideState::Accepted);
+        let sides: Vec<Arc<Side>> = buffer.sides.iter().filter(is_written).cloned().collect();
         (buffer.durable_end, sides)
     };
     if disk.end == durable_end && sides.is_empty() {
         return Ok(None);
     }
     let was_suspect = disk.suspect;
-    let file = if disk.end == durable_end {
-        None
-    } else if was_suspect {
-        Some(write_again(core, session, &mut disk, durable_end)?)
-    } else {
-        Some(core.file(session.id, &mut disk)?)
+    let open = disk.file.as_ref().map(|open| Arc::clone(&open.file));
+    let file = match open {
+        _ if disk.end == durable_end => None,
+        Some(file) if !was_suspect && disk.closed_end <= durable_end => Some(file),
+        _ => Some(write_again(core, session, &mut disk, durable_end)?),
     };
-    if was_suspect {
-        write_sides_again(core, session, &sides)?;
-    }
-    // The round synced the day's folder; a folder for side files may have been made since.
-    let entries = Some(disk.entries).filter(|entries| *entries > disk.durable_entries);
-    Ok(Some(Job { file, end: disk.end, sides, entries, was_suspect }))
+    write_sides_again(core, session, &sides, was_suspect)?;
+    Ok(Some(Job { file, end: disk.end, sides, entry: disk.entry, was_suspect }))
 }
 
 impl Job {
     fn run(&self, core: &Core, session: &Session) -> Result<(), StoreError> {
-        if let Some(entries) = self.entries {
-            sync_day(core, &core.layout.day(session.id))?;
-            entries_are_durable(session, entries);
+        if let Some(entry) = self.entry {
+            sync_entries(core, &core.layout.day(session.id), entry)?;
+            entry_is_durable(session, entry);
         }
         let folder = core.layout.sides(session.id);
         for side in &self.sides {
             // Not held across the sync: the writer looks at it with every batch.
-            let file = lock(&side.file).clone();
+            let file = match &*lock(&side.state) {
+                SideState::Open(file) => Some(Arc::clone(file)),
+                SideState::Accepted | SideState::Closed => None,
+            };
             if let Some(file) = file {
                 sync_file(core, &*file, &folder.join(&side.side.sha256))?;
             }
@@ -238,10 +385,9 @@ pub(super) fn sync_file(core: &Core, file: &dyn File, path: &Path) -> Result<(),
 fn write_again(core: &Core, session: &Session, disk: &mut Disk, durable_end: u64) -> Result<Arc<dyn File>, StoreError> {
     fate::check(core, session, disk)?;
     let path = core.layout.log(session.id);
-    // The writer's descriptor is new as well: what a sync of it says is about what it wrote itself.
-    core.close_file(disk);
-    core.file(session.id, disk)?;
-    let file = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
+    // The writer's descriptor will be new as well: what a sync of it says is about what it wrote itself.
+    core.files.close(disk);
+    let file = core.open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
     let chunks = lock(&session.buffer).chunks_before(disk.end);
     let mut offset = durable_end;
     for chunk in chunks {
@@ -255,12 +401,16 @@ fn write_again(core: &Core, session: &Session, disk: &mut Disk, durable_end: u64
     Ok(file)
 }
 
-fn write_sides_again(core: &Core, session: &Session, sides: &[Arc<Side>]) -> Result<(), StoreError> {
+/// Writes those of `sides` once more that a sync would say nothing of: all after a failure, and those that no descriptor is open on.
+fn write_sides_again(core: &Core, session: &Session, sides: &[Arc<Side>], was_suspect: bool) -> Result<(), StoreError> {
     for side in sides {
-        let path = core.layout.sides(session.id).join(&side.side.sha256);
-        let file = writer::open_or_create(core, &path).map_err(StoreError::io("open", &path))?;
-        write_all_at(&*file, &side.bytes, 0).map_err(StoreError::io("write", &path))?;
-        *lock(&side.file) = Some(file);
+        let mut state = lock(&side.state);
+        if was_suspect || matches!(*state, SideState::Closed) {
+            let path = core.layout.sides(session.id).join(&side.side.sha256);
+            let file = writer::open_or_create(core, &path).map_err(StoreError::io("open", &path))?;
+            write_all_at(&*file, &side.bytes, 0).map_err(StoreError::io("write", &path))?;
+            *state = SideState::Open(file);
+        }
     }
     Ok(())
 }
@@ -276,9 +426,6 @@ fn finish(core: &Core, session: &Session, job: &Job) {
     let freed_chunks = buffer.mark_durable(job.end, &job.sides);
     let freed = before - buffer.counted_bytes();
     buffer.sync_trouble = None;
-    if core.is_short_of_files() && disk.end == buffer.durable_end {
-        core.close_file(&mut disk);
-    }
     drop(buffer);
     drop(disk);
     {
@@ -298,24 +445,13 @@ fn finish(core: &Core, session: &Session, job: &Job) {
 mod tests {
     use super::*;
     use crate::file_store::FileStoreOptions;
-    use crate::id::SessionId;
     use crate::time::Timestamp;
 
     #[test]
     fn a_failure_that_is_told_after_another_lane_cured_it_goes_with_the_next_try() {
         let core = Core::new(FileStoreOptions::new("/nowhere"));
-        let disk = Disk {
-            file: None,
-            identity: (0, 0),
-            end: 0,
-            suspect: false,
-            is_missing: false,
-            rescue: None,
-            entries: 1,
-            durable_entries: 1,
-            has_side_folder: false,
-        };
-        let session = Session::new(SessionId::new(Timestamp::from_ms(0)), 1, Buffer::new(0, 0, 0), disk);
+        let id = SessionId::new(Timestamp::from_ms(0));
+        let session = Session::new(&core, id, 1, Buffer::new(0, 0, 0), Disk::new((0, 0), 0));
         let progress = session.progress.subscribe();
         session.fail(Attempt::Sync, StoreError::Closed);
         assert!(progress.borrow().trouble.is_some());
