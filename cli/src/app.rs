@@ -10,6 +10,7 @@ use std::sync::Arc;
 /// What a command knows of its surroundings. Nothing else in this program reads the environment.
 pub(crate) struct App {
     home: PathBuf,
+    rescue_dir: Option<PathBuf>,
     env: Vec<(String, String)>,
     color: ColorWhen,
     verbose: u8,
@@ -31,12 +32,23 @@ impl App {
             })?,
         };
         let home = std::path::absolute(&home).map_err(CliError::io("find", home))?;
-        Ok(Self { home, env, color: globals.color, verbose: globals.verbose })
+        let rescue_dir = globals.rescue_dir.as_ref().filter(|path| !path.as_os_str().is_empty());
+        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(CliError::io("find", path));
+        let rescue_dir = rescue_dir.map(absolute).transpose()?;
+        if rescue_dir.as_ref().is_some_and(|path| path.starts_with(&home)) {
+            return Err(CliError::usage("the rescue folder is inside the home").hint("it has to be on another disk"));
+        }
+        Ok(Self { home, rescue_dir, env, color: globals.color, verbose: globals.verbose })
     }
 
     /// Where sessions are kept, absolute. Perhaps it does not exist yet.
     pub(crate) fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// Where what the home's disk does not take is kept, absolute.
+    pub(crate) fn rescue_dir(&self) -> Option<&Path> {
+        self.rescue_dir.as_deref()
     }
 
     /// A variable of the environment; absent where it is empty, too.
@@ -72,7 +84,7 @@ impl App {
     /// # Errors
     /// Where the home is a file.
     pub(crate) fn store(&self) -> Result<Arc<dyn SessionStore>, CliError> {
-        open_store(&self.home)
+        open_store(&self.home, self.rescue_dir())
     }
 
     /// The same store, with what only a store in files can do.
@@ -80,7 +92,7 @@ impl App {
     /// # Errors
     /// Where the home is a file.
     pub(crate) fn file_store(&self) -> Result<Arc<FileStore>, CliError> {
-        open_file_store(&self.home)
+        open_file_store(&self.home, self.rescue_dir())
     }
 
     /// Runs a command. One thread serves it all: a turn waits more than it works, and what works runs on the blocking
@@ -99,16 +111,18 @@ impl App {
     }
 }
 
-/// The store in `home`. Makes nothing: what is not there is made with the first session.
+/// The store in `home`, which rescues to `rescue_dir` what the disk does not take. Makes nothing: what is not there is made
+/// when it is needed.
 ///
 /// # Errors
 /// Where the home is a file.
-pub(crate) fn open_store(home: &Path) -> Result<Arc<dyn SessionStore>, CliError> {
-    Ok(open_file_store(home)?)
+pub(crate) fn open_store(home: &Path, rescue_dir: Option<&Path>) -> Result<Arc<dyn SessionStore>, CliError> {
+    Ok(open_file_store(home, rescue_dir)?)
 }
 
-fn open_file_store(home: &Path) -> Result<Arc<FileStore>, CliError> {
+fn open_file_store(home: &Path, rescue_dir: Option<&Path>) -> Result<Arc<FileStore>, CliError> {
     let mut options = FileStoreOptions::new(home);
+    options.rescue_dir = rescue_dir.map(Path::to_path_buf);
     options.program = concat!("longhand ", env!("CARGO_PKG_VERSION")).to_owned();
     Ok(Arc::new(FileStore::open(options)?))
 }

@@ -36,6 +36,16 @@ pub(crate) struct Globals {
         help_heading = "Global options"
     )]
     pub(crate) home: Option<PathBuf>,
+    /// A folder on another disk, for what the disk of the home does not take; it is taken in when that works again
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "LONGHAND_RESCUE_DIR",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) rescue_dir: Option<PathBuf>,
     /// Say more about what happens, on standard error
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub(crate) verbose: u8,

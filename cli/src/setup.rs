@@ -13,8 +13,11 @@ use crate::commands::sessions::checked_name;
 use crate::error::CliError;
 use crate::instructions;
 use crate::models::{ModelName, Models};
+use crate::output;
 use crate::resolve;
-use agent_runtime::session_store::{Loaded, Message, Origin, Progress, Seq, SessionId, SessionListState, SessionStore, State};
+use agent_runtime::session_store::{
+    Loaded, Message, Origin, Progress, Rescued, Seq, SessionId, SessionListState, SessionStore, State,
+};
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -115,7 +118,7 @@ impl Plan {
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
         let home = nothing_kept.as_ref().map_or(app.home(), TempDir::path);
-        let store = app::open_store(home)?;
+        let store = app::open_store(home, app.rescue_dir().filter(|_| nothing_kept.is_none()))?;
         let mut plan = Self {
             prompt: typed.prompt.clone(),
             choice: SessionChoice::New,
@@ -240,8 +243,12 @@ impl Plan {
     pub(crate) async fn shutdown(&self) -> Result<(), CliError> {
         self.models.finish().await;
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let is_in_trouble = progress.is_some_and(|progress| progress.borrow().trouble.is_some());
-        Ok(self.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await?)
+        let is_in_trouble = progress.as_ref().is_some_and(|progress| progress.borrow().trouble.is_some());
+        let kept = self.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await;
+        if let Some(rescued) = progress.and_then(|progress| progress.borrow().rescued.clone()) {
+            output::stderr(&format!("warning: {}\n", rescued_words(&rescued)));
+        }
+        Ok(kept?)
     }
 
     fn store(&self) -> &Arc<dyn SessionStore> {
@@ -397,6 +404,15 @@ fn last_endpoint(state: &State) -> Option<String> {
         Some(Message::Assistant(message)) if !message.origin.provider.is_empty() => Some(message.origin.endpoint.clone()),
         _ => None,
     })
+}
+
+/// Where a session's events are, while they are not in its log.
+pub(crate) fn rescued_words(rescued: &Rescued) -> String {
+    format!(
+        "the disk of the session does not take it ({}); what it lacks is kept in `{}`, and goes back when the session is opened again with the same rescue folder, or when the disk works",
+        rescued.why,
+        rescued.path.display()
+    )
 }
 
 fn which_session() -> CliError {

@@ -17,7 +17,7 @@ use super::ui::{Effect, Start, TICK, Ui, Work};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::safe_text::safe_line;
-use crate::setup::{Opened, Plan, SessionChoice};
+use crate::setup::{Opened, Plan, SessionChoice, rescued_words};
 use crate::signals::{Caught, Signals};
 use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock, UserKind};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
@@ -106,6 +106,8 @@ pub(super) struct Chat<'a> {
     pub(super) mode: Option<PermissionMode>,
     progress: Option<watch::Receiver<Progress>>,
     is_in_trouble: bool,
+    /// The session's events go to the rescue folder, and the person was told.
+    is_rescued: bool,
     last_paint: Option<Instant>,
     /// The terminal's size, and when it last changed.
     size: (Size, Option<Instant>),
@@ -168,6 +170,7 @@ impl<'a> Chat<'a> {
             mode: None,
             progress: None,
             is_in_trouble: false,
+            is_rescued: false,
             last_paint: None,
             size: (screen::size(), None),
             signals,
@@ -544,7 +547,7 @@ impl<'a> Chat<'a> {
         }
         if self.session.as_ref().map(Session::id) != Some(session.id()) {
             self.progress = Some(session.progress());
-            self.is_in_trouble = false;
+            (self.is_in_trouble, self.is_rescued) = (false, false);
             self.choice = SessionChoice::Resume(session.id());
         }
         self.session = Some(session);
@@ -622,6 +625,16 @@ impl<'a> Chat<'a> {
             self.progress = None;
             return;
         };
+        let was_rescued = std::mem::replace(&mut self.is_rescued, progress.rescued.is_some());
+        if let Some(rescued) = progress.rescued.filter(|_| !was_rescued) {
+            self.is_in_trouble = false;
+            self.ui.tell(&format!("Nothing is lost: {}.", rescued_words(&rescued)), WARN);
+            return;
+        }
+        if was_rescued && !self.is_rescued && progress.trouble.is_none() {
+            self.ui.tell("The session's own disk works again and has all of it.", GOOD);
+            return;
+        }
         match (progress.trouble, self.is_in_trouble) {
             (Some(trouble), false) => {
                 self.is_in_trouble = true;

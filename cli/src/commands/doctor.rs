@@ -7,6 +7,7 @@ use crate::error::{CliError, Exit};
 use crate::models::Provider;
 use crate::output::Stdout;
 use crate::safe_text::safe_line;
+use crate::transcript::count_words;
 use crate::units::size_words;
 use agent_runtime::session_store::{FileSystem, RealFs, SessionId};
 use serde::Serialize;
@@ -36,6 +37,8 @@ struct Findings {
     platform: String,
     home: Home,
     sessions: Sessions,
+    /// The rescue folder; null where none is named.
+    rescue: Option<Rescue>,
     terminal: Terminal,
     keys: Vec<Key>,
     /// What should be changed, in sentences; empty where all is well.
@@ -65,6 +68,14 @@ struct Sessions {
     bytes: u64,
     /// What lies between the logs and is none of ours.
     foreign_files: Vec<PathBuf>,
+}
+
+/// Another place for what the home's disk does not take.
+#[derive(Serialize)]
+struct Rescue {
+    path: PathBuf,
+    /// Lines of sessions that are not in their logs, unless a process is at it now.
+    files: Vec<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -102,12 +113,15 @@ impl Findings {
     fn look(app: &App) -> Self {
         let home = Home::look(app.home());
         let sessions = Sessions::look(&app.home().join("sessions"));
-        let problems = problems(&home, &sessions);
+        let rescue = app.rescue_dir().map(Rescue::look);
+        let mut problems = problems(&home, &sessions);
+        problems.extend(rescue.iter().flat_map(Rescue::problems));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             home,
             sessions,
+            rescue,
             terminal: Terminal::look(app),
             keys: keys(app),
             problems,
@@ -129,6 +143,9 @@ impl Findings {
         }
         row("locks", if *locks_are_trusted { "tell whether another process lives" } else { "cannot be trusted here" })?;
         row("sessions", &format!("{}, {}", self.sessions.logs, size_words(self.sessions.bytes)))?;
+        if let Some(Rescue { path, files }) = &self.rescue {
+            row("rescue", &format!("{}, {}", path.display(), count_words(files.len() as u64, "file")))?;
+        }
         row("terminal", &self.terminal.words())?;
         for key in &self.keys {
             row("key", &format!("{} {}", key.variable, if key.is_set { "is set" } else { "is not set" }))?;
@@ -219,6 +236,30 @@ impl Sessions {
             }
         }
     }
+}
+
+impl Rescue {
+    fn look(folder: &Path) -> Self {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut files: Vec<PathBuf> = entries.filter(|path| session_of(path).is_some()).collect();
+        files.sort();
+        Self { path: folder.to_path_buf(), files }
+    }
+
+    fn problems(&self) -> impl Iterator<Item = String> + '_ {
+        self.files.iter().filter_map(|path| {
+            let id = session_of(path)?;
+            Some(format!(
+                "`{}` holds events that are not in their log; they are taken in when the session is opened with this rescue folder: `longhand -r {id}`",
+                path.display()
+            ))
+        })
+    }
+}
+
+/// The session whose rescue file `path` is: `<id>.<epoch>.jsonl`.
+fn session_of(path: &Path) -> Option<SessionId> {
+    path.file_name()?.to_str()?.strip_suffix(".jsonl")?.split('.').next()?.parse().ok()
 }
 
 impl Terminal {

@@ -1,13 +1,14 @@
 //! Disks that are full or cannot be written.
 
-use crate::support::Machine;
-use fault_server::{Answer, Reply, Script};
+use crate::support::{HUNG, Machine};
+use fault_server::{Answer, Reply, Script, wait_until};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// A file system of a few hundred kilobytes, there while this lives.
@@ -55,6 +56,65 @@ impl Drop for SmallDisk {
         // Lazily: a process of a failed test may still hold a file.
         let _ = unmount(&self.path, UnmountFlags::DETACH);
     }
+}
+
+/// A small ext4 of a test's own on a loop device, there while this lives: real blocks, which run out, and real failures.
+struct LoopDisk {
+    path: PathBuf,
+    image: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl LoopDisk {
+    /// Makes and mounts one, or says why not: it takes root, the tools, and a kernel with loop devices.
+    #[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
+    fn mount() -> Option<Self> {
+        let folder = tempfile::TempDir::with_prefix("longhand-loop-").expect("a temporary folder");
+        let disk = Self { path: folder.path().join("mnt"), image: folder.path().join("image"), folder };
+        fs::create_dir(&disk.path).expect("a folder");
+        fs::write(&disk.image, vec![0; 16 << 20]).expect("room for an image");
+        let image = disk.image.to_str().expect("UTF-8");
+        match run("mkfs.ext4", &["-q", "-F", image]).and_then(|()| disk.mount_again()) {
+            Ok(()) => Some(disk),
+            Err(why) => {
+                println!("skipped: a loop device cannot be mounted here ({why})");
+                None
+            }
+        }
+    }
+
+    fn mount_again(&self) -> Result<(), String> {
+        run("mount", &["-o", "loop", self.image.to_str().expect("UTF-8"), self.path.to_str().expect("UTF-8")])
+    }
+
+    /// What a kernel does whose disk failed: nothing is written any more, whoever has files open.
+    fn fail(&self) {
+        run("mount", &["-o", "remount,abort", self.path.to_str().expect("UTF-8")]).expect("root may");
+        // Reported with the next write of its own at the latest.
+        let _ = fs::write(self.path.join("probe"), "x");
+    }
+
+    fn unmount(&self) {
+        let is_unmounted = || unmount(&self.path, UnmountFlags::empty()).is_ok();
+        assert!(wait_until(Duration::from_secs(10), is_unmounted), "nobody uses it any more");
+    }
+
+    /// A folder on another disk.
+    fn elsewhere(&self) -> PathBuf {
+        self.folder.path().join("rescued")
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        let _ = unmount(&self.path, UnmountFlags::DETACH);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let words = || format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    if output.status.success() { Ok(()) } else { Err(words()) }
 }
 
 #[track_caller]
@@ -116,6 +176,68 @@ fn a_home_that_cannot_be_written_is_5_and_can_be_read() {
     assert_eq!(machine.server.requests().len(), asked, "nothing is asked that cannot be written down");
     sessions_can_be_read(&machine);
     disk.make_writable();
+    machine.assert_goes_on();
+}
+
+#[test]
+fn a_disk_that_fails_during_an_answer_ends_no_turn_where_there_is_a_rescue_folder() {
+    for is_killed in [false, true] {
+        let Some(disk) = LoopDisk::mount() else { return };
+        let words = "word ".repeat(300);
+        let machine = Machine::new([Answer::Reply(Reply::text(words.as_str()).paced(Duration::from_millis(10)))]);
+        let machine = machine.with_home(disk.path.join("home"));
+        let rescue = disk.elsewhere();
+        let rescue = rescue.to_str().expect("UTF-8");
+        let mut running = machine.print(&["--rescue-dir", rescue, "--output-format", "stream-json", "talk"]).start();
+        running.wait_for_output("the answer", |out| out.matches("assistant.delta").count() >= 20);
+        let id = machine.session();
+        disk.fail();
+        let in_log = machine.log().answers().len();
+        let file = disk.elsewhere().join(format!("{id}.1.jsonl"));
+        let is_rescued = || fs::read_to_string(&file).is_ok_and(|lines| lines.contains("assistant.text"));
+        assert!(wait_until(HUNG, is_rescued), "{}", running.stderr());
+        assert_eq!(fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o600);
+        if is_killed {
+            running.signal(rustix::process::Signal::KILL);
+            let _ = running.finish();
+        } else {
+            let run = running.finish();
+            run.assert_code(0);
+            assert!(run.stderr.contains(rescue), "where it is kept is told: {run:?}");
+        }
+        let doctor = machine.json(&["doctor", "--json", "--rescue-dir", rescue]);
+        assert_eq!(doctor["rescue"]["files"].as_array().map(Vec::len), Some(1), "{doctor}");
+
+        disk.unmount();
+        disk.mount_again().expect("it could be mounted before");
+        machine.server.follow([Answer::text("Going on.")]);
+        let run = machine.print(&["--rescue-dir", rescue, "-r", &id, "go on"]).finish();
+        assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Going on.\n"), "{run:?}");
+        assert!(!file.exists(), "the log has it");
+        machine.assert_sessions_are_well();
+        let answers = machine.log().answers();
+        if is_killed {
+            assert!(answers.len() > in_log, "more than what the disk had: {answers}");
+        } else {
+            assert_eq!(answers, format!("{words}Going on."));
+        }
+    }
+}
+
+#[test]
+fn blocks_that_run_out_are_5_and_all_is_well_when_there_is_room() {
+    let Some(disk) = LoopDisk::mount() else { return };
+    let machine = Machine::new([Answer::text("Hello there.")]).with_home(disk.path.join("home"));
+    machine.print(&["hello"]).finish().assert_code(0);
+    let filler = disk.path.join("filler");
+    let mut file = fs::File::create(&filler).expect("there is room for a name");
+    while file.write_all(&[b'x'; 1024]).is_ok() {}
+    drop(file);
+    machine.server.follow(Script::repeating(Answer::Reply(Reply::text("word ".repeat(2_000)).paced(Duration::from_millis(2)))));
+    let run = machine.print(&["-c", "go on"]).finish();
+    run.assert_code(5);
+    sessions_can_be_read(&machine);
+    fs::remove_file(filler).expect("it is there");
     machine.assert_goes_on();
 }
 
