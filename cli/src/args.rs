@@ -43,6 +43,7 @@ pub(crate) struct Globals {
         value_name = "DIR",
         env = "LONGHAND_RESCUE_DIR",
         hide_env_values = true,
+        hide_short_help = true,
         help_heading = "Global options"
     )]
     pub(crate) rescue_dir: Option<PathBuf>,
