@@ -22,6 +22,7 @@ mod safe_text;
 mod setup;
 mod signals;
 mod stdin;
+mod table;
 mod transcript;
 mod units;
 

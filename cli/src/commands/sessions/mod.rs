@@ -8,6 +8,7 @@ mod rename;
 mod rm;
 mod search;
 mod show;
+mod stats;
 mod tail;
 mod verify;
 
@@ -52,6 +53,8 @@ pub(crate) enum SessionsCommand {
     Rm(rm::RmArgs),
     /// Check every line of the logs; changes nothing
     Verify(verify::VerifyArgs),
+    /// Say what the sessions take, by age, directory and model
+    Stats(stats::StatsArgs),
     /// Write a session as JSONL, Markdown or one HTML page
     Export(export::ExportArgs),
 }
@@ -67,6 +70,7 @@ pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError>
         SessionsCommand::Fork(args) => fork::run(app, args).await,
         SessionsCommand::Rm(args) => rm::run(app, args).await,
         SessionsCommand::Verify(args) => verify::run(app, args).await,
+        SessionsCommand::Stats(args) => stats::run(app, args).await,
         SessionsCommand::Export(args) => export::run(app, args).await,
     }
 }
