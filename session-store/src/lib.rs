@@ -47,7 +47,7 @@ mod time;
 
 pub use error::{AppendError, ShutdownError, StoreError};
 pub use event::*;
-pub use file_store::{FileStore, FileStoreOptions, Machine, Quota, SessionSpace, Space};
+pub use file_store::{Advance, FileStore, FileStoreOptions, Machine, Mended, Quota, Repair, RepairAction, SessionSpace, Space};
 pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume};
 pub use id::{Seq, SeqRange, SessionId};
 pub use line::{Problem, ProblemKind};

@@ -124,6 +124,13 @@ pub(crate) fn claim(line: &[u8]) -> Option<(&[u8], u32)> {
     Some((body, hexadecimal(digits)?))
 }
 
+/// What follows the `seq` of a body that begins as every line does.
+pub(crate) fn after_seq(body: &[u8]) -> Option<&[u8]> {
+    let digits = body.strip_prefix(b"{\"seq\":")?;
+    let rest = digits.get(digits.iter().take_while(|byte| byte.is_ascii_digit()).count()..)?;
+    rest.starts_with(b",").then_some(rest)
+}
+
 /// The number that `digits`, at most eight in lower case, are.
 pub(crate) fn hexadecimal(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |number, digit| match digit {
@@ -207,7 +214,8 @@ fn splice_fields(out: &mut Vec<u8>, at: usize) {
     }
 }
 
-fn finish(out: &mut Vec<u8>, start: usize, previous_crc: u32) -> u32 {
+/// Ends the body that `out` has from `start` on with its checksum and a newline.
+pub(crate) fn finish(out: &mut Vec<u8>, start: usize, previous_crc: u32) -> u32 {
     let crc = crc32c::crc32c_append(previous_crc, &out[start..]);
     out.extend_from_slice(CRC_KEY);
     for place in (0..CRC_DIGITS).rev() {
@@ -251,7 +259,7 @@ pub struct Problem {
 }
 
 /// Kinds of damage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProblemKind {

@@ -36,6 +36,7 @@ mod log;
 mod open;
 mod owner;
 mod read;
+mod repair;
 mod rescue;
 mod session;
 mod syncer;
@@ -43,6 +44,7 @@ mod writer;
 
 pub use house::{Quota, SessionSpace, Space};
 pub use owner::Machine;
+pub use repair::{Advance, Mended, Repair, RepairAction};
 
 use crate::error::{ShutdownError, StoreError};
 use crate::event::{Event, SessionStarted, SideRef};
@@ -160,6 +162,44 @@ impl FileStore {
     pub async fn quota(&self) -> Result<Option<Quota>, StoreError> {
         let Some(limit_bytes) = self.engine.core.options.quota_bytes else { return Ok(None) };
         Ok(Some(Quota { used_bytes: self.space().await?.total(), limit_bytes }))
+    }
+
+    /// What [`FileStore::repair`] would do; changes nothing, and works on a session that is held. `advance` is told of the bytes that are read
+    /// besides those that [`SessionStore::verify`] reads: the log's length, once.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn plan_repair(&self, id: SessionId, advance: Advance) -> Result<Repair, StoreError> {
+        let problems = self.verify(id).await?.problems;
+        self.blocking(move |core| repair::plan(core, id, problems, &advance)).await
+    }
+
+    /// Writes the log of a session again without what [`SessionStore::verify`] finds wrong with it, after it has kept the log as it was in the folder
+    /// `repaired` of the home. What readers make of the session stays the same. A log without problems is not touched. Dropping
+    /// the future does not stop it. `advance` is told of the bytes that are read besides those that `verify` reads: about three times
+    /// the log's length.
+    ///
+    /// # Errors
+    /// [`StoreError::Held`] while it is open for writing anywhere; why it could not be read or written: then the log is as it was.
+    pub async fn repair(&self, id: SessionId, advance: Advance) -> Result<Repair, StoreError> {
+        self.settle(id).await?;
+        let problems = self.verify(id).await?.problems;
+        let engine = Arc::clone(&self.engine);
+        let (outcome, owned) = self
+            .blocking(move |core| {
+                let reservation = Reservation::new(core, id)?;
+                let repair::Attempt { outcome, owned } = repair::repair(core, id, problems, &advance);
+                drop(reservation);
+                let Some(session) = owned else { return Ok((outcome, None)) };
+                engine.serve(&session.device)?;
+                // Where nobody waits any more, the drop of this lets go of the session.
+                Ok((outcome, Some(FileLog { engine, session })))
+            })
+            .await?;
+        if let Some(log) = owned {
+            log.close().await?;
+        }
+        outcome
     }
 
     /// Runs `work` on a blocking thread.

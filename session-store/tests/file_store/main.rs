@@ -9,6 +9,7 @@ mod failures;
 mod ownership;
 mod reading;
 mod recovery;
+mod repairs;
 mod rescue;
 mod sim;
 mod writing;

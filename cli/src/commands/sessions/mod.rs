@@ -1,10 +1,11 @@
-//! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork` and
-//! `rm` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
+//! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork`,
+//! `rm` and `repair` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
 
 pub(crate) mod export;
 mod fork;
 mod list;
 mod rename;
+mod repair;
 mod rm;
 mod search;
 mod show;
@@ -53,6 +54,8 @@ pub(crate) enum SessionsCommand {
     Rm(rm::RmArgs),
     /// Check every line of the logs; changes nothing
     Verify(verify::VerifyArgs),
+    /// Mend damaged logs; each is kept as it was
+    Repair(repair::RepairArgs),
     /// Say what the sessions take, by age, directory and model
     Stats(stats::StatsArgs),
     /// Write a session as JSONL, Markdown or one HTML page
@@ -70,6 +73,7 @@ pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError>
         SessionsCommand::Fork(args) => fork::run(app, args).await,
         SessionsCommand::Rm(args) => rm::run(app, args).await,
         SessionsCommand::Verify(args) => verify::run(app, args).await,
+        SessionsCommand::Repair(args) => repair::run(app, args).await,
         SessionsCommand::Stats(args) => stats::run(app, args).await,
         SessionsCommand::Export(args) => export::run(app, args).await,
     }

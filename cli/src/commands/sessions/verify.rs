@@ -41,7 +41,9 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
     }
     let have = if damaged == 1 { "has" } else { "have" };
     let words = format!("{damaged} of {} {have} problems", count_words(ids.len() as u64, "session"));
-    Err(CliError::failed(words).hint("what is sound stays readable: nothing needs to be done to go on with a session"))
+    Err(CliError::failed(words).hint(
+        "what is sound stays readable, so nothing has to be done to go on with a session; `longhand sessions repair ID` mends a log, and keeps it as it was",
+    ))
 }
 
 /// Checks one session. That its file cannot be read at all is a problem like others: the next ones are checked all the same.
