@@ -39,6 +39,7 @@ mod line;
 #[cfg(test)]
 mod samples;
 mod scan;
+mod search;
 mod side;
 mod state;
 mod stats;
@@ -51,6 +52,9 @@ pub use file_store::{Advance, FileStore, FileStoreOptions, Machine, Mended, Quot
 pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume};
 pub use id::{Seq, SeqRange, SessionId};
 pub use line::{Problem, ProblemKind};
+pub use search::{
+    RefreshProgress, Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Snippet, scan,
+};
 pub use side::sha256_hex;
 pub use state::{InFlight, Message, OpenTurn, Slot, State, Unresolved};
 pub use stats::{Histogram, StoreStats};
