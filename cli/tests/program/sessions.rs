@@ -131,7 +131,6 @@ fn reading_changes_nothing_in_the_home() {
     for args in [
         &["sessions", "list"][..],
         &["sessions", "show", &id],
-        &["sessions", "search", "hello"],
         &["sessions", "verify"],
         &["sessions", "export", &id],
         &["sessions", "export", &id, "--format", "html"],
@@ -308,6 +307,61 @@ fn words_are_found_in_all_sessions_in_any_case() {
     assert!(found.iter().all(|finding| finding["session"] == first.as_str() && finding["seq"].is_u64()));
     assert!(found[1]["snippet"].as_str().expect("text").contains("The Quick brown fox"));
     assert_eq!(json(&run_ok(&world, &["sessions", "search", "fox", "else", "--json"])), json("[]"));
+}
+
+#[test]
+fn findings_are_shown_under_their_session_with_the_way_to_them() {
+    let world = World::new();
+    let id = converse(&world, "offline: shell echo The quick brown\u{1b}[31m fox", &["-n", "foxes"]);
+    converse(&world, "offline: repeat hens", &[]);
+    let output = world.run(&["sessions", "search", "quick", "brown*"]);
+    let shown = format!("{}--\n{}", stdout(&output), stderr(&output)).replace(&id, "[ID]");
+    snapshot("sessions_search", &replace(&shown, r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "[TIME]"));
+    let seq = replace(stderr(&output).trim(), r"(?s).*--at (\d+)`.*", "$1");
+    assert!(run_ok(&world, &["replay", &id, "--instant", "--at", &seq]).contains("quick"));
+}
+
+#[test]
+fn a_search_is_narrowed_by_who_what_where_and_when() {
+    let world = World::new();
+    converse(&world, "offline: shell echo fox", &[]);
+    converse(&world, "offline: repeat a red fox", &[]);
+    let count = |args: &[&str]| {
+        let found = json(&run_ok(&world, &[&["sessions", "search", "--json"], args].concat()));
+        found.as_array().expect("an array").len()
+    };
+    let all = count(&["fox"]);
+    assert!(all >= 6, "two questions, a call, its output, two answers: {all}");
+    assert_eq!(count(&["fox", "--role", "user"]), 2);
+    assert_eq!(count(&["fox", "--role", "user,tool", "--not", "red"]), 3);
+    assert_eq!(count(&["fox", "--tool", "shell"]), count(&["--tool", "shell"]));
+    assert_eq!(count(&["fox", "--model", "offline"]), all);
+    assert_eq!(count(&["fox", "--model", "another"]), 0);
+    assert_eq!((count(&["fox", "--cwd", "."]), count(&["fox", "--cwd", "/nowhere"])), (all, 0));
+    assert_eq!((count(&["fox", "--since", "1d"]), count(&["fox", "--until", "1d"])), (all, 0));
+    assert_eq!((count(&["a red fox"]), count(&["red a fox"]), count(&["fox", "-n", "1"])), (2, 0, 1));
+    assert_eq!(count(&["fox", "--best"]), all);
+    assert_eq!(code(&world.run(&["sessions", "search", "..."])), 2);
+    assert_eq!(code(&world.run(&["sessions", "search", "fox", "--since", "yesterday"])), 2);
+}
+
+#[test]
+fn a_search_works_without_its_index_and_with_a_damaged_one() {
+    let world = World::new();
+    converse(&world, "offline: repeat fox", &[]);
+    let found = run_ok(&world, &["sessions", "search", "fox", "--json"]);
+    let index = world.home().join("index");
+    fs::write(index.join("search.sqlite"), "x".repeat(10_000)).expect("written");
+    assert_eq!(run_ok(&world, &["sessions", "search", "fox", "--json"]), found);
+    let told = world.run(&["-v", "sessions", "search", "fox", "--json"]);
+    assert_eq!((code(&told), stderr(&told).as_str()), (0, ""), "it was made anew");
+    fs::remove_dir_all(&index).expect("removed");
+    assert_eq!(run_ok(&world, &["sessions", "search", "fox", "--json"]), found);
+    fs::remove_dir_all(&index).expect("removed");
+    fs::write(&index, "in the way").expect("written");
+    assert_eq!(run_ok(&world, &["sessions", "search", "fox", "--json"]), found);
+    let told = world.run(&["-v", "sessions", "search", "fox", "--json"]);
+    assert!(stderr(&told).contains("every log is read, because"), "{}", stderr(&told));
 }
 
 #[test]

@@ -212,7 +212,7 @@ impl Database {
     }
 
     /// Adds documents, all or nothing; how many.
-    pub(super) fn add(&mut self, parts: Vec<Part>) -> Result<u64, SearchError> {
+    pub(super) fn add(&mut self, parts: &[Part]) -> Result<u64, SearchError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let added = add(&transaction, parts)?;
         transaction.commit()?;
@@ -292,10 +292,10 @@ fn num_of(connection: &Connection, session: SessionId) -> Result<Option<i64>, Se
     Ok(rows.query_row([session.uuid().as_bytes()], |row| row.get(0)).optional()?)
 }
 
-fn add(connection: &Connection, parts: Vec<Part>) -> Result<u64, SearchError> {
+fn add(connection: &Connection, parts: &[Part]) -> Result<u64, SearchError> {
     let mut taken = HashSet::new();
     let mut rows = Vec::new();
-    for part in &parts {
+    for part in parts {
         if part.from.is_none() {
             forget(connection, part.session)?;
         }

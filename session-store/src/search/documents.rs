@@ -97,10 +97,8 @@ impl Documents {
             Event::ToolFinished(finished) => {
                 out.push(self.document(entry, SearchRole::Tool, Some(finished.name.clone()), finished.output.clone()));
             }
-            Event::ModelError(error) => {
-                if self.coming.as_ref().is_some_and(|(coming, ..)| coming.message == error.message) {
-                    self.end_coming(out);
-                }
+            Event::ModelError(error) if self.coming.as_ref().is_some_and(|(coming, ..)| coming.message == error.message) => {
+                self.end_coming(out);
             }
             Event::TurnEnded(_) | Event::Opened(_) => self.end_coming(out),
             _ => {}

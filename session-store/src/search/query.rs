@@ -328,7 +328,7 @@ mod tests {
             let fts = SearchQuery::parse(&text).to_fts();
             // Outside of quotes there is only what is written here.
             let outside: String = fts.split('"').step_by(2).collect();
-            prop_assert!(fts.matches('"').count() % 2 == 0);
+            prop_assert!(fts.matches('"').count().is_multiple_of(2));
             prop_assert!(outside.split([' ', '(', ')']).all(|word| ["", "AND", "OR", "NOT", "*"].contains(&word)), "{}", fts);
         }
     }

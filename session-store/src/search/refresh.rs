@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How much text goes into the index with one transaction. What a process that dies loses of its work, and what others wait for.
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 4 << 20;
 
 /// How many sessions are taken out with one transaction.
 const FORGET_AT_ONCE: usize = 256;
@@ -117,8 +117,8 @@ async fn refresh(
     let new_bytes = |session: &SessionSummary, known: Option<&Known>| {
         known.and_then(|known| session.bytes.checked_sub(known.bytes)).unwrap_or(session.bytes)
     };
-    let mut progress = RefreshProgress::default();
-    progress.total = changed.iter().map(|(session, known)| new_bytes(session, known.as_ref())).sum();
+    let total = changed.iter().map(|(session, known)| new_bytes(session, known.as_ref())).sum();
+    let mut progress = RefreshProgress { done: 0, total };
     for (session, known) in changed {
         let bytes = new_bytes(session, known.as_ref());
         match index(store, session, known, &mut writer).await {
@@ -239,7 +239,7 @@ impl Writer {
     async fn write(&mut self) -> Result<(), SearchError> {
         self.waiting_bytes = 0;
         let parts = std::mem::take(&mut self.parts);
-        self.run(move |database| database.add(parts)).await
+        self.run(move |database| database.add(&parts)).await
     }
 
     /// Runs `work` when what runs is done, and does not wait for it.
@@ -272,7 +272,11 @@ impl Writer {
         self.settle().await?;
         let database = self.database.take();
         // Closing it moves the last pages to their places.
-        blocking(move || Ok(drop(database))).await?;
+        blocking(move || {
+            drop(database);
+            Ok(())
+        })
+        .await?;
         Ok(self.added)
     }
 }

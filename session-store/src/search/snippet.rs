@@ -65,7 +65,8 @@ mod tests {
     fn a_snippet_is_one_line_with_its_marks_and_never_cuts_a_character() {
         let text = "日本語\n".repeat(100) + "Needle" + &"\téé".repeat(100);
         let at = text.find("Needle").expect("there");
-        let snippet = Snippet::cut(&text, &[at..at + 6]);
+        let place = at..at + 6;
+        let snippet = Snippet::cut(&text, std::slice::from_ref(&place));
         assert!(snippet.text.starts_with("...") && snippet.text.ends_with("..."), "{snippet:?}");
         assert!(snippet.text.contains("日本語 Needle éé éé") && !snippet.text.contains(['\n', '\t']));
         assert_eq!(snippet.marks.iter().map(|mark| &snippet.text[mark.clone()]).collect::<Vec<_>>(), ["Needle"]);

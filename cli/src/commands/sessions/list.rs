@@ -65,16 +65,21 @@ fn terminal_columns() -> Option<usize> {
 }
 
 /// A directory as typed, and as it is without links.
-struct Directory {
+pub(super) struct Directory {
     absolute: PathBuf,
     real: Option<PathBuf>,
 }
 
 impl Directory {
-    fn new(path: &Path) -> Result<Self, CliError> {
+    pub(super) fn new(path: &Path) -> Result<Self, CliError> {
         let absolute = std::path::absolute(path).map_err(CliError::io("find", path))?;
         let real = std::fs::canonicalize(&absolute).ok();
         Ok(Self { absolute, real })
+    }
+
+    /// Under which names it may be recorded.
+    pub(super) fn names(&self) -> Vec<String> {
+        std::iter::once(&self.absolute).chain(&self.real).map(|path| path.to_string_lossy().into_owned()).collect()
     }
 
     fn is(&self, cwd: Option<&str>) -> bool {

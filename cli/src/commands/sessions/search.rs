@@ -1,34 +1,250 @@
-//! `longhand sessions search`: a plain scan of all sessions, newest first; what it finds is printed while it goes on.
+//! `longhand sessions search`: messages of all sessions by their words, from the index, which is brought up to date first.
+//!
+//! The index is only a help. Where it cannot be used, every log is read, which finds the same.
 
-use super::{JsonArray, show::each_item};
+use super::JsonArray;
+use super::list::Directory;
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
+use crate::progress::Progress;
 use crate::safe_text::safe_line;
-use crate::transcript::{Item, ItemKind, Painter, ToolEnd};
-use regex::{Regex, RegexBuilder};
+use crate::transcript::{Painter, clock};
+use crate::units::parse_age;
+use clap::ValueEnum;
 use serde::Serialize;
-use session_store::{Block, Seq, SessionId, SessionSummary, Timestamp};
-use std::borrow::Cow;
+use session_store::{
+    Clock, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Seq, SessionId, SessionStore,
+    SessionSummary, Snippet, SystemClock, Timestamp, scan,
+};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::slice;
 
-/// How many bytes of a message are shown before and after the first word that was found.
-const BEFORE_BYTES: usize = 60;
-const AFTER_BYTES: usize = 120;
+/// How many findings people are shown where they do not say.
+const SHOWN_MAX: usize = 50;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct SearchArgs {
-    /// What to look for: messages that have all of these words, in any case; quote a phrase
-    #[arg(required = true)]
+    /// What to look for: messages that have all of these words; quote a phrase, end a word with `*` to find every word that begins so
+    #[arg(required_unless_present_any = ["role", "tool"])]
     words: Vec<String>,
-    /// Stop after N findings
-    #[arg(short, value_name = "N")]
-    n: Option<usize>,
+    /// Only messages without this word or phrase
+    #[arg(long, value_name = "WORDS")]
+    not: Vec<String>,
+    /// Only what these said
+    #[arg(long, value_enum, value_delimiter = ',')]
+    role: Vec<Role>,
+    /// Only calls of this tool and what came of them
+    #[arg(long, value_name = "NAME")]
+    tool: Option<String>,
+    /// Only with this model: `provider/name`, or either of them
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Only sessions that were started in this directory or below it
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<PathBuf>,
+    /// Not before this: `2026-01-31` (UTC), or an age as `12h`, `7d`, `6w`
+    #[arg(long, value_name = "WHEN", value_parser = parse_when)]
+    since: Option<When>,
+    /// Not after this
+    #[arg(long, value_name = "WHEN", value_parser = parse_when)]
+    until: Option<When>,
+    /// What fits best first, not the newest
+    #[arg(long)]
+    best: bool,
+    /// Stop after N findings [default: 50; with --json: all]
+    #[arg(short = 'n', long, value_name = "N")]
+    limit: Option<usize>,
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
 }
 
-/// A message that has all the words.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Role {
+    User,
+    Assistant,
+    Reasoning,
+    Tool,
+}
+
+impl From<Role> for SearchRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::User => Self::User,
+            Role::Assistant => Self::Assistant,
+            Role::Reasoning => Self::Reasoning,
+            Role::Tool => Self::Tool,
+        }
+    }
+}
+
+/// A time as typed: from its first to its last millisecond.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct When {
+    first: Timestamp,
+    last: Timestamp,
+}
+
+fn parse_when(text: &str) -> Result<When, String> {
+    when(text, SystemClock.now())
+}
+
+fn when(text: &str, now: Timestamp) -> Result<When, String> {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    if let Ok(first) = format!("{text}T00:00:00.000Z").parse::<Timestamp>() {
+        return Ok(When { first, last: Timestamp::from_ms(first.as_ms() + DAY_MS - 1) });
+    }
+    let at = text.parse::<Timestamp>().ok().or_else(|| {
+        let age = i64::try_from(parse_age(text).ok()?.as_millis()).ok()?;
+        Some(Timestamp::from_ms(now.as_ms().saturating_sub(age)))
+    });
+    at.map(|at| When { first: at, last: at }).ok_or_else(|| "not a date like `2026-01-31` or an age like `7d`".to_owned())
+}
+
+fn query(args: &SearchArgs) -> Result<SearchQuery, CliError> {
+    let mut query = args.words.iter().fold(SearchQuery::default(), |query, word| {
+        // What the shell passed on in one piece was quoted.
+        let is_phrase = word.contains(char::is_whitespace) && !word.contains('"');
+        if is_phrase { query.and_phrase(word) } else { query.and(SearchQuery::parse(word)) }
+    });
+    if !args.words.is_empty() && !query.has_words() {
+        return Err(CliError::usage("there is no word to search for")
+            .hint("letters, digits and pictographs can be found; punctuation only separates"));
+    }
+    for word in &args.not {
+        query = query.and_not(SearchQuery::default().and_phrase(word));
+    }
+    query.roles = args.role.iter().copied().map(SearchRole::from).collect();
+    query.tool.clone_from(&args.tool);
+    query.model.clone_from(&args.model);
+    if let Some(cwd) = &args.cwd {
+        query.folders = Directory::new(cwd)?.names();
+    }
+    query.since = args.since.map(|when| when.first);
+    query.until = args.until.map(|when| when.last);
+    query.order = if args.best { SearchOrder::Best } else { SearchOrder::Newest };
+    Ok(query)
+}
+
+pub(super) async fn run(app: &App, args: SearchArgs) -> Result<Exit, CliError> {
+    let query = query(&args)?;
+    let store = app.store()?;
+    let sessions = store.list().await?;
+    let limit = args.limit.unwrap_or(if args.json { usize::MAX } else { SHOWN_MAX });
+    let found = match by_index(app, store.as_ref(), &sessions, &query, limit).await {
+        Ok(found) => found,
+        Err(error) => {
+            if app.is_verbose() {
+                output::stderr(&format!("every log is read, because {error}\n"));
+            }
+            by_reading(store.as_ref(), &sessions, &query, limit).await
+        }
+    };
+    let sessions: HashMap<SessionId, &SessionSummary> = sessions.iter().map(|session| (session.id, session)).collect();
+    match args.json {
+        true => print_json(&found, &sessions)?,
+        false => print_text(Painter::new(app.colors_stdout()), &found, &sessions)?,
+    }
+    if found.hits.is_empty() {
+        output::stderr("nothing was found\n");
+    } else if found.is_cut && !args.json {
+        output::stderr("there is more; `-n N` shows N of it\n");
+    }
+    Ok(Exit::Done)
+}
+
+/// What was found, up to the limit.
+#[derive(Default)]
+struct Found {
+    hits: Vec<SearchHit>,
+    is_cut: bool,
+}
+
+impl Found {
+    fn take(&mut self, hit: SearchHit, limit: usize) -> ControlFlow<()> {
+        self.is_cut = self.hits.len() >= limit;
+        if self.is_cut {
+            return ControlFlow::Break(());
+        }
+        self.hits.push(hit);
+        ControlFlow::Continue(())
+    }
+}
+
+async fn by_index(
+    app: &App,
+    store: &dyn SessionStore,
+    sessions: &[SessionSummary],
+    query: &SearchQuery,
+    limit: usize,
+) -> Result<Found, SearchError> {
+    let index = SearchIndex::new(app.home());
+    refresh(app, &index, store, sessions).await?;
+    match search(&index, store, query, limit).await {
+        Err(SearchError::Damaged(why)) => {
+            if app.is_verbose() {
+                output::stderr(&format!("the search index is made anew, because it is damaged: {why}\n"));
+            }
+            index.remove().await?;
+            refresh(app, &index, store, sessions).await?;
+            search(&index, store, query, limit).await
+        }
+        found => found,
+    }
+}
+
+async fn search(index: &SearchIndex, store: &dyn SessionStore, query: &SearchQuery, limit: usize) -> Result<Found, SearchError> {
+    let mut found = Found::default();
+    index.search(store, query, &mut |hit| found.take(hit, limit)).await?;
+    Ok(found)
+}
+
+async fn refresh(
+    app: &App,
+    index: &SearchIndex,
+    store: &dyn SessionStore,
+    sessions: &[SessionSummary],
+) -> Result<(), SearchError> {
+    let progress = Progress::bytes("indexing", 0);
+    let (mut done, mut total) = (0, 0);
+    let mut report = |now: session_store::RefreshProgress| {
+        progress.add_total(now.total - total);
+        progress.add(now.done - done);
+        (done, total) = (now.done, now.total);
+    };
+    let refreshed = index.refresh(store, sessions, &mut report).await?;
+    drop(progress);
+    for (id, error) in &refreshed.unread {
+        output::stderr(&format!("warning: {id}: {error}\n"));
+    }
+    if refreshed.is_busy {
+        output::stderr("another process is indexing the sessions: what it has by now is searched\n");
+    }
+    if let Some(why) = refreshed.rebuilt.filter(|_| app.is_verbose()) {
+        output::stderr(&format!("the search index was made anew: {why}\n"));
+    }
+    Ok(())
+}
+
+async fn by_reading(store: &dyn SessionStore, sessions: &[SessionSummary], query: &SearchQuery, limit: usize) -> Found {
+    let progress = Progress::count("searching", sessions.len() as u64);
+    let mut found = Found::default();
+    for session in sessions {
+        for (id, error) in scan(store, slice::from_ref(session), query, &mut |hit| found.take(hit, limit)).await {
+            progress.suspend(|| output::stderr(&format!("warning: {id}: {error}\n")));
+        }
+        if found.is_cut {
+            break;
+        }
+        progress.add(1);
+    }
+    found
+}
+
+/// A message that was found, for programs.
 #[derive(Debug, Serialize)]
 struct Finding<'a> {
     session: SessionId,
@@ -36,141 +252,70 @@ struct Finding<'a> {
     title: Option<&'a str>,
     seq: Seq,
     at: Timestamp,
-    role: &'static str,
-    snippet: String,
+    role: SearchRole,
+    tool: Option<&'a str>,
+    snippet: &'a str,
+    /// What was found in the snippet, as ranges of its bytes in UTF-8.
+    marks: Vec<(usize, usize)>,
 }
 
-pub(super) async fn run(app: &App, args: SearchArgs) -> Result<Exit, CliError> {
-    let words = args.words.iter().map(|word| word_pattern(word)).collect::<Result<Vec<_>, _>>()?;
-    let store = app.store()?;
-    let mut report = match args.json {
-        true => Report::Json(JsonArray::begin(Stdout::new())?),
-        false => Report::Text { out: Stdout::new(), painter: Painter::new(app.colors_stdout()), session: None },
-    };
-    let limit = args.n.unwrap_or(usize::MAX);
-    let mut found = 0;
-    for session in store.list().await? {
-        if found >= limit {
-            break;
-        }
-        let searched = each_item(store.as_ref(), session.id, false, |item| match find(&words, &session, item) {
-            Some(finding) if found < limit => {
-                found += 1;
-                report.add(&finding)
-            }
-            _ => Ok(()),
-        });
-        match searched.await {
-            Ok(()) => report.show()?,
-            Err(CliError::StdoutClosed) => return Err(CliError::StdoutClosed),
-            Err(error) => output::stderr(&format!("warning: {}: {error}\n", session.id)),
-        }
+fn print_json(found: &Found, sessions: &HashMap<SessionId, &SessionSummary>) -> Result<(), CliError> {
+    let mut array = JsonArray::begin(Stdout::new())?;
+    for hit in &found.hits {
+        let session = sessions.get(&hit.session);
+        array.push(&Finding {
+            session: hit.session,
+            name: session.and_then(|session| session.name.as_deref()),
+            title: session.and_then(|session| session.title.as_deref()),
+            seq: hit.seq,
+            at: hit.at,
+            role: hit.role,
+            tool: hit.tool.as_deref(),
+            snippet: &hit.snippet.text,
+            marks: hit.snippet.marks.iter().map(|mark| (mark.start, mark.end)).collect(),
+        })?;
     }
-    report.end()?;
-    if found == 0 {
-        output::stderr("nothing was found\n");
-    }
-    Ok(Exit::Done)
+    array.end("\n")
 }
 
-/// What is printed, as it is found.
-enum Report {
-    Json(JsonArray),
-    /// Under a line for each session that has findings; `session` is the last that got one.
-    Text {
-        out: Stdout,
-        painter: Painter,
-        session: Option<SessionId>,
-    },
-}
-
-impl Report {
-    fn add(&mut self, finding: &Finding<'_>) -> Result<(), CliError> {
-        match self {
-            Self::Json(array) => array.push(finding),
-            Self::Text { out, painter, session } => {
-                if session.replace(finding.session) != Some(finding.session) {
-                    let title = finding.name.or(finding.title).unwrap_or("(untitled)");
-                    let head = painter.bold(&safe_line(&format!("{}  {title}", finding.session)));
-                    out.raw(format!("{head}\n").as_bytes())?;
-                }
-                let line = format!("  [{}] {}: {}\n", finding.seq, finding.role, safe_line(&finding.snippet));
-                out.raw(line.as_bytes())
-            }
+/// Prints the findings under a line for each session, in the order of the first finding of each.
+fn print_text(painter: Painter, found: &Found, sessions: &HashMap<SessionId, &SessionSummary>) -> Result<(), CliError> {
+    let mut out = Stdout::new();
+    let mut groups: Vec<(SessionId, Vec<&SearchHit>)> = Vec::new();
+    for hit in &found.hits {
+        match groups.iter_mut().find(|(session, _)| *session == hit.session) {
+            Some((_, hits)) => hits.push(hit),
+            None => groups.push((hit.session, vec![hit])),
         }
     }
-
-    fn show(&mut self) -> Result<(), CliError> {
-        if let Self::Text { out, .. } = self { out.flush() } else { Ok(()) }
-    }
-
-    fn end(self) -> Result<(), CliError> {
-        match self {
-            Self::Json(array) => array.end("\n"),
-            Self::Text { mut out, .. } => out.flush(),
+    for (id, hits) in groups {
+        let session = sessions.get(&id);
+        let title = session.and_then(|session| session.name.as_deref().or(session.title.as_deref())).unwrap_or("(untitled)");
+        out.raw(format!("{}\n", painter.bold(&safe_line(&format!("{id}  {title}")))).as_bytes())?;
+        for hit in hits {
+            let who = hit.tool.as_deref().map_or_else(|| hit.role.name().to_owned(), |tool| safe_line(tool).into_owned());
+            let head = painter.dim(&format!("{} {who}:", clock(hit.at)));
+            out.raw(format!("  [{}] {head} {}\n", hit.seq, marked(painter, &hit.snippet)).as_bytes())?;
         }
     }
-}
-
-fn word_pattern(word: &str) -> Result<Regex, CliError> {
-    if word.trim().is_empty() {
-        return Err(CliError::usage("a word to search for is empty"));
+    out.flush()?;
+    if let Some(hit) = found.hits.first() {
+        output::stderr(&format!(
+            "\nhint: `longhand replay {} --instant --at {}` shows a session up to a finding\n",
+            hit.session, hit.seq
+        ));
     }
-    RegexBuilder::new(&regex::escape(word))
-        .case_insensitive(true)
-        .build()
-        .map_err(|_| CliError::usage("a word to search for is too long"))
+    Ok(())
 }
 
-fn find<'a>(words: &[Regex], session: &'a SessionSummary, item: &Item) -> Option<Finding<'a>> {
-    let (role, text) = searchable(item)?;
-    let first = words.first()?.find(&text)?;
-    if !words.iter().all(|word| word.is_match(&text)) {
-        return None;
+fn marked(painter: Painter, snippet: &Snippet) -> String {
+    let (mut line, mut at) = (String::new(), 0);
+    for mark in &snippet.marks {
+        line += &safe_line(&snippet.text[at..mark.start]);
+        line += &painter.bold(&safe_line(&snippet.text[mark.clone()]));
+        at = mark.end;
     }
-    Some(Finding {
-        session: session.id,
-        name: session.name.as_deref(),
-        title: session.title.as_deref(),
-        seq: item.seq,
-        at: item.at,
-        role,
-        snippet: snippet(&text, first.start()),
-    })
-}
-
-/// What of an item is searched: words of people, models and tools.
-fn searchable(item: &Item) -> Option<(&'static str, Cow<'_, str>)> {
-    Some(match &item.kind {
-        ItemKind::User { text, .. } => ("user", Cow::Borrowed(text.as_str())),
-        ItemKind::Answer(answer) => {
-            let words = answer.blocks.iter().filter_map(|block| match block {
-                Block::Text { text } | Block::Reasoning { text, .. } => Some(text.as_str()),
-                _ => None,
-            });
-            ("assistant", Cow::Owned(words.collect::<Vec<_>>().join("\n")))
-        }
-        ItemKind::Tool { call, end } => {
-            let output = if let ToolEnd::Finished(finished) = end { finished.output.as_str() } else { "" };
-            ("tool", Cow::Owned(format!("{} {}\n{output}", call.name, call.arguments)))
-        }
-        ItemKind::Profile(_) | ItemKind::Note { .. } | ItemKind::Todos(_) | ItemKind::Remark { .. } => return None,
-    })
-}
-
-/// The text around `at` on one line, its runs of white space made one space.
-fn snippet(text: &str, at: usize) -> String {
-    let start = char_boundary(text, at.saturating_sub(BEFORE_BYTES));
-    let end = char_boundary(text, at + AFTER_BYTES);
-    let words: Vec<&str> = text[start..end].split_whitespace().collect();
-    let before = if start > 0 { "..." } else { "" };
-    let after = if end < text.len() { "..." } else { "" };
-    format!("{before}{}{after}", words.join(" "))
-}
-
-/// The last place up to `at` that is not inside a character.
-fn char_boundary(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0)
+    line + &safe_line(&snippet.text[at..])
 }
 
 #[cfg(test)]
@@ -178,18 +323,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snippet_never_cuts_a_character_and_stays_one_line() {
-        let text = "日本語\n".repeat(100) + "Needle" + &"\téé".repeat(100);
-        let at = text.find("Needle").expect("there");
-        let shown = snippet(&text, at);
-        assert!(shown.starts_with("...") && shown.ends_with("...") && shown.contains("日本語 Needle é"), "{shown}");
-        assert!(!shown.contains(['\n', '\t']));
-    }
-
-    #[test]
-    fn words_are_found_in_any_case_and_are_no_patterns() {
-        assert!(word_pattern("größe.").expect("a word").is_match("Die GRÖSSE. Die GRÖßE."));
-        assert!(!word_pattern("a.c").expect("a word").is_match("abc"));
-        assert!(word_pattern(" ").is_err());
+    fn a_date_is_a_whole_day_and_an_age_a_moment() {
+        let now: Timestamp = "2026-02-01T12:00:00.000Z".parse().expect("a time");
+        let texts = |when: When| (when.first.to_string(), when.last.to_string());
+        let day = when("2026-01-31", now).map(texts);
+        assert_eq!(day, Ok(("2026-01-31T00:00:00.000Z".to_owned(), "2026-01-31T23:59:59.999Z".to_owned())));
+        assert_eq!(when("12h", now).map(|when| when.first.to_string()), Ok("2026-02-01T00:00:00.000Z".to_owned()));
+        assert_eq!(when("2026-01-31T10:00:00Z", now).map(|when| when.first == when.last), Ok(true));
+        for text in ["", "yesterday", "2026-13-01", "-1d", "99999999999999999y"] {
+            assert!(when(text, now).is_err(), "{text}");
+        }
     }
 }
