@@ -22,6 +22,9 @@ pub enum StoreError {
         /// The last event that there is.
         last: Option<Seq>,
     },
+    /// No writer that had lost the session left anything that could be made a session of its own.
+    #[error("no stale writer left anything in session `{0}`")]
+    NothingStale(SessionId),
     /// The session exists already.
     #[error("session `{0}` exists already")]
     Exists(SessionId),
@@ -77,6 +80,7 @@ impl StoreError {
         match self {
             Self::NotFound(id) => Self::NotFound(*id),
             Self::Exists(id) => Self::Exists(*id),
+            Self::NothingStale(id) => Self::NothingStale(*id),
             Self::Held { id, owner, alive } => Self::Held { id: *id, owner: owner.clone(), alive: *alive },
             Self::Lost { id, why } => Self::Lost { id: *id, why: why.clone() },
             Self::Io { action, path, source } => {

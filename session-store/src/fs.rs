@@ -90,9 +90,39 @@ pub trait FileSystem: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// How much room there is for files of this user in the file system that holds `path`, in bytes; nothing where that is not known.
+    ///
+    /// # Errors
+    /// As of `statvfs(3)`.
+    fn free_bytes(&self, path: &Path) -> io::Result<Option<u64>> {
+        let _ = path;
+        Ok(None)
+    }
+
+    /// Tells of changes in a folder; nothing where it has to be looked at now and then.
+    ///
+    /// # Errors
+    /// Where the machine gives no more of them.
+    fn watch(&self, folder: &Path) -> io::Result<Option<Arc<dyn Watch>>> {
+        let _ = folder;
+        Ok(None)
+    }
+
     /// Whether a lock on a file in `path` is seen by everybody who can see the file: true on the file systems of one
     /// kernel, false on those of a network and where it is not known.
     fn locks_are_trusted(&self, path: &Path) -> bool;
+}
+
+/// Tells of changes in one folder.
+pub trait Watch: Send + Sync {
+    /// Returns when an entry may have come or gone since it returned last, or when it is woken; costs nothing meanwhile.
+    ///
+    /// # Errors
+    /// When it tells of nothing any more.
+    fn wait(&self) -> io::Result<()>;
+
+    /// Ends a wait, or the next one.
+    fn wake(&self);
 }
 
 /// An open file; closed when the last reference goes.
@@ -279,6 +309,16 @@ impl FileSystem for RealFs {
         Ok((tells && kernel_tells_of_failed_syncs()).then(|| Arc::new(RealVolume(folder)) as Arc<dyn Volume>))
     }
 
+    fn free_bytes(&self, path: &Path) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn watch(&self, folder: &Path) -> io::Result<Option<Arc<dyn Watch>>> {
+        Ok(Some(Arc::new(inotify::FolderWatch::begin(folder)?)))
+    }
+
     fn locks_are_trusted(&self, path: &Path) -> bool {
         is_of_one_kernel(path)
     }
@@ -305,6 +345,62 @@ fn kernel_tells_of_failed_syncs() -> bool {
     let mut numbers = name.release().to_str().unwrap_or_default().split(|letter: char| !letter.is_ascii_digit());
     let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
     (next(), next()) >= (5, 17)
+}
+
+#[cfg(target_os = "linux")]
+mod inotify {
+    //! A folder that is watched by the kernel.
+
+    use super::Watch;
+    use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+    use rustix::fd::OwnedFd;
+    use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+    use rustix::io::Errno;
+    use std::io;
+    use std::mem::MaybeUninit;
+    use std::path::Path;
+
+    pub(super) struct FolderWatch {
+        changes: OwnedFd,
+        /// Readable once somebody woke it.
+        woken: OwnedFd,
+    }
+
+    impl FolderWatch {
+        pub(super) fn begin(folder: &Path) -> io::Result<Self> {
+            let changes = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            let kinds = WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
+            add_watch(&changes, folder, kinds | WatchFlags::ONLYDIR)?;
+            Ok(Self { changes, woken: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+        }
+    }
+
+    impl Watch for FolderWatch {
+        fn wait(&self) -> io::Result<()> {
+            let mut descriptors = [PollFd::new(&self.changes, PollFlags::IN), PollFd::new(&self.woken, PollFlags::IN)];
+            match poll(&mut descriptors, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // What changed is looked up by name; here it only has to be taken away.
+            let mut room = [MaybeUninit::uninit(); 4096];
+            let mut events = Reader::new(&self.changes, &mut room);
+            loop {
+                match events.next() {
+                    // The folder is gone, or its file system.
+                    Ok(event) if event.events().contains(ReadFlags::IGNORED) => return Err(io::ErrorKind::NotFound.into()),
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+
+        fn wake(&self) {
+            // It fails only where it is woken already.
+            let _ = rustix::io::write(&self.woken, &1_u64.to_ne_bytes());
+        }
+    }
 }
 
 struct RealFile(std::fs::File);

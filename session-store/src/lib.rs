@@ -49,7 +49,7 @@ mod time;
 pub use error::{AppendError, ShutdownError, StoreError};
 pub use event::*;
 pub use file_store::{Advance, FileStore, FileStoreOptions, Machine, Mended, Quota, Repair, RepairAction, SessionSpace, Space};
-pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume};
+pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume, Watch};
 pub use id::{Seq, SeqRange, SessionId};
 pub use line::{Problem, ProblemKind};
 pub use search::{

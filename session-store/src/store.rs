@@ -60,6 +60,21 @@ pub trait SessionStore: Send + Sync + 'static {
     /// [`StoreError::Held`] while it is open for writing anywhere.
     async fn remove(&self, id: SessionId) -> Result<(), StoreError>;
 
+    /// Asks whoever holds a session to let go of it, and returns once nobody holds it: the holder is told through
+    /// [`Progress::asked`], and closes the session when it can. Nothing is taken from anybody. Cancel-safe: dropping the future
+    /// withdraws the request.
+    ///
+    /// # Errors
+    /// [`StoreError::Held`] where it is still held after `within`, or its holder takes no requests.
+    async fn release(&self, id: SessionId, within: Duration) -> Result<(), StoreError> {
+        let _ = within;
+        match self.load(id).await?.holder {
+            Holder::Nobody => Ok(()),
+            Holder::Alive(owner) => Err(StoreError::Held { id, owner, alive: true }),
+            Holder::Unknown(owner) => Err(StoreError::Held { id, owner, alive: false }),
+        }
+    }
+
     /// Returns when all that was accepted in any session before the call is durable.
     async fn flush(&self) -> Result<(), StoreError>;
 
@@ -210,6 +225,9 @@ pub struct Progress {
     /// Where the events go meanwhile, where the store has another place for them and that works: then there is no trouble, and what is
     /// in that place counts as written and durable. Gone when the log has it all.
     pub rescued: Option<Arc<Rescued>>,
+    /// Somebody asks for the session ([`SessionStore::release`]). To answer, close it when nothing goes on in it; to keep it, do nothing.
+    /// Gone when the request is withdrawn.
+    pub asked: Option<Arc<Owner>>,
     /// No more events will come.
     pub closed: bool,
 }

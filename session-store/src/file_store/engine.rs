@@ -9,6 +9,8 @@
 //! syncers sync many files at a time, with helpers that come and go. The threads of a device begin with the first session
 //! there that is opened for writing and end when the store and all its logs are gone; [`Engine::join`] waits for them.
 
+use super::ask::{self, Asks};
+use super::ballast::{self, Ballast};
 use super::buffer::Pool;
 use super::device::{DEVICES_MAX, Device};
 use super::files::OpenFiles;
@@ -53,6 +55,8 @@ pub(super) struct Core {
     /// The sessions that this process holds, until all of a released one is durable.
     pub(super) sessions: Mutex<HashMap<SessionId, Holding>>,
     pub(super) ownership: Ownership,
+    pub(super) asks: Asks,
+    pub(super) ballast: Ballast,
     /// No more sessions are opened.
     pub(super) closed: AtomicBool,
 }
@@ -90,6 +94,8 @@ impl Core {
         Self {
             layout: Layout::new(options.home.clone()),
             ownership: Ownership::default(),
+            asks: Asks::default(),
+            ballast: Ballast::default(),
             options,
             pool: Pool::default(),
             counters: Counters::default(),
@@ -170,6 +176,7 @@ impl Core {
     pub(super) fn failed(&self, session: &Arc<Session>, attempt: Attempt, error: StoreError, again: &Lane) {
         tracing::warn!(session = %session.id, %error, "events are kept in memory");
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        ballast::failed(self, &error);
         rescue::failed(self, session, &error);
         let is_lost = matches!(error, StoreError::Lost { .. });
         let given_up = session.fail(attempt, error);
@@ -233,6 +240,9 @@ impl Core {
     }
 }
 
+/// In the place of a device: the thread that serves none.
+const NO_DEVICE: u64 = u64::MAX;
+
 /// The core with its threads. The last of the store and its logs stops them.
 pub(super) struct Engine {
     pub(super) core: Arc<Core>,
@@ -251,6 +261,11 @@ impl Engine {
         if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
+        if threads.is_empty() {
+            let core = Arc::clone(&self.core);
+            let thread = std::thread::Builder::new().name("session-asks".to_owned()).spawn(move || ask::run(&core));
+            threads.push((NO_DEVICE, thread.map_err(StoreError::io("start a thread for", self.core.layout.home()))?));
+        }
         type Run = fn(&Core, &Device);
         // In the order in which they stop each other, so that one that cannot be started leaves none that does not end.
         let parts: [(&str, Run); 3] =
@@ -268,6 +283,7 @@ impl Engine {
     /// Lets the threads finish what they have, and end.
     pub(super) fn stop(&self) {
         self.core.closed.store(true, Ordering::Release);
+        self.core.asks.stop();
         // Each stops the next when it ends, because what fails in it is tried again by the next: commit, writer, background.
         self.core.devices().iter().for_each(|device| device.commit.stop());
     }

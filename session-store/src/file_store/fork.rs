@@ -11,7 +11,7 @@ use super::engine::Core;
 use super::open::{Prelude, Taken, disk_of};
 use super::read::{self, LogReader, is_hash, open_log};
 use super::session::Session;
-use super::{owner, syncer, writer};
+use super::{owner, stale, syncer, writer};
 use crate::error::StoreError;
 use crate::event::{FORMAT_VERSION, Opened, SessionForked};
 use crate::fs::{File, OpenMode, append_all, copy_all_at, read_full_at};
@@ -27,6 +27,17 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// durable, so no crash leaves a session that is a part of another.
 pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: SessionId) -> Result<Taken, StoreError> {
     let copy_end = end_of_copy(core, parent, at)?;
+    copy(core, parent, copy_end, &[], id)
+}
+
+/// The same with the lines that a stale writer of `parent` wrote, behind those that it had in common with the session.
+pub(super) fn fork_stale(core: &Arc<Core>, parent: SessionId, id: SessionId) -> Result<Taken, StoreError> {
+    let Some(stale) = stale::find(core, parent)? else { return Err(StoreError::NothingStale(parent)) };
+    copy(core, parent, stale.common, &stale.lines, id)
+}
+
+/// Copies the first `copy_end` bytes of the log of `parent`, and `lines` behind them.
+fn copy(core: &Arc<Core>, parent: SessionId, copy_end: u64, lines: &[u8], id: SessionId) -> Result<Taken, StoreError> {
     let (writer, owner) = owner::begin(core)?;
     let day = core.layout.day(id);
     core.create_dirs(&day)?;
@@ -34,6 +45,7 @@ pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: Ses
     let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
     let copied = (|| {
         copy_log(core, parent, copy_end, &part)?;
+        append_all(&*file, &mut [IoSlice::new(lines)], |_| {}).map_err(StoreError::io("write", &part))?;
         copy_sides(core, parent, id)?;
         let folded = fold_part(&*file, &part)?;
         let at_seq = folded.next_seq.saturating_sub(1);
@@ -43,7 +55,7 @@ pub(super) fn fork(core: &Arc<Core>, parent: SessionId, at: Option<Seq>, id: Ses
         append_all(&*file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &part))?;
         file.sync_data().map_err(StoreError::io("sync", &part))?;
         core.fs().rename(&part, &path).map_err(StoreError::io("rename", &part))?;
-        Ok(copy_end + prelude.bytes.len() as u64)
+        Ok(copy_end + (lines.len() + prelude.bytes.len()) as u64)
     })();
     let end = copied.inspect_err(|_| {
         let _ = core.fs().remove_file(&part);

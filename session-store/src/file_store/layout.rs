@@ -31,6 +31,16 @@ impl Layout {
         self.owners().join(writer.to_string())
     }
 
+    /// The folder of requests to an owner.
+    pub(super) fn asks(&self, writer: Uuid) -> PathBuf {
+        self.owners().join(format!("{writer}.asks"))
+    }
+
+    /// What is given up when the disk is full.
+    pub(super) fn ballast(&self) -> PathBuf {
+        self.home.join("ballast")
+    }
+
     /// The log. Its date is the id's own, so no search is needed.
     pub(super) fn log(&self, id: SessionId) -> PathBuf {
         self.with_ending(id, ".jsonl")

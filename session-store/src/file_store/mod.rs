@@ -4,6 +4,8 @@
 //!   sessions/YYYY/MM/DD/<id>.jsonl    the log
 //!   sessions/YYYY/MM/DD/<id>/         what is too large for a line, by its SHA-256
 //!   owners/<writer>                   locked as long as its process lives
+//!   owners/<writer>.asks/<id>         somebody asks it to let go of a session
+//!   ballast                           given up when the disk is full
 //! ```
 //!
 //! **Promises.** An accepted event is written within one window and durable soon after, at once where somebody waits; a
@@ -18,6 +20,8 @@
 //! **What it does not do.** It has no index: opening reads the whole log. It does not keep what was accepted through a
 //! `kill -9` within the window, nor defend against a process that ignores the ownership.
 
+mod ask;
+mod ballast;
 mod buffer;
 mod cost;
 mod device;
@@ -39,6 +43,7 @@ mod read;
 mod repair;
 mod rescue;
 mod session;
+mod stale;
 mod syncer;
 mod writer;
 
@@ -99,6 +104,9 @@ pub struct FileStoreOptions {
     /// Another folder, on another disk, that takes what the home's disk does not: `<id>.<epoch>.jsonl` for each session in need, taken
     /// in again when the disk works, or when the session is opened next with the same folder. None unless it is set.
     pub rescue_dir: Option<PathBuf>,
+    /// The length of a file in the home that is given up when the disk is full, so that sessions can say how they ended; 0: none.
+    /// Made where there is plenty of room. 1 MiB.
+    pub ballast_bytes: u64,
 }
 
 impl FileStoreOptions {
@@ -118,6 +126,7 @@ impl FileStoreOptions {
             fs: Arc::new(RealFs),
             machine: Machine::here(),
             rescue_dir: None,
+            ballast_bytes: 1 << 20,
         }
     }
 }
@@ -200,6 +209,17 @@ impl FileStore {
             log.close().await?;
         }
         outcome
+    }
+
+    /// Creates a session of what a stale writer of `parent` wrote (one that was suspended and overtaken, or whose events were rescued and
+    /// do not continue the log): the lines that both have, and the stale writer's own, copied byte for byte. Where there were several,
+    /// the newest counts. Works on a session that is held.
+    ///
+    /// # Errors
+    /// [`StoreError::NothingStale`] where there is nothing of that kind.
+    pub async fn fork_stale(&self, parent: SessionId) -> Result<OpenSession, StoreError> {
+        let id = SessionId::new(self.engine.core.options.clock.now());
+        self.take(id, move |core| fork::fork_stale(core, parent, id)).await
     }
 
     /// Runs `work` on a blocking thread.
@@ -310,7 +330,7 @@ impl SessionStore for FileStore {
             // What cannot be written now is not in the fork; the parent's owner is told why.
             let accepted = lock(&session.buffer).accepted;
             self.engine.core.commit(&session, accepted);
-            let _ = session.until(|buffer| buffer.written >= accepted).await;
+            let _ = session.until(|buffer| buffer.written.max(buffer.rescued) >= accepted).await;
         }
         let id = SessionId::new(self.engine.core.options.clock.now());
         self.take(id, move |core| fork::fork(core, parent, at, id)).await
@@ -373,6 +393,10 @@ impl SessionStore for FileStore {
             open::remove(core, id)
         })
         .await
+    }
+
+    async fn release(&self, id: SessionId, within: Duration) -> Result<(), StoreError> {
+        ask::release(&self.engine.core, id, within).await
     }
 
     async fn flush(&self) -> Result<(), StoreError> {

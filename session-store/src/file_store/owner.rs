@@ -9,7 +9,7 @@
 //! slept may find its lock gone only because its host was taken for dead elsewhere. Readers fence such a writer.
 
 use super::engine::{Core, Holding};
-use super::lock;
+use super::{ask, ballast, lock};
 use crate::error::StoreError;
 use crate::event::{Opened, Owner};
 use crate::fs::{File, OpenMode, write_all_at};
@@ -84,17 +84,23 @@ pub(super) fn begin(core: &Core) -> Result<(Uuid, Owner), StoreError> {
     let folder = core.layout.owners();
     core.create_dirs(&folder)?;
     remove_leftovers(core, &folder);
+    let owner = this_process(core);
+    let (writer, file) = create_locked(core, &owner)?;
+    *held = Some(Held { writer, owner: owner.clone(), process: std::process::id(), file });
+    ballast::make(core);
+    Ok((writer, owner))
+}
+
+/// This process, as others would be told of it now.
+pub(super) fn this_process(core: &Core) -> Owner {
     let machine = &core.options.machine;
-    let owner = Owner {
+    Owner {
         pid: machine.pid,
         host: machine.host.clone(),
         boot: machine.boot.clone(),
         since: core.options.clock.now(),
         program: core.options.program.clone(),
-    };
-    let (writer, file) = create_locked(core, &owner)?;
-    *held = Some(Held { writer, owner: owner.clone(), process: std::process::id(), file });
-    Ok((writer, owner))
+    }
 }
 
 /// Makes an owner's file and locks it. Between the two another process may take it for a leftover; then once more.
@@ -141,14 +147,23 @@ fn remove_leftovers(core: &Core, folder: &Path) {
             let _ = file.unlock();
         }
     }
+    let is_orphan = |name: &&str| name.strip_suffix(".asks").is_some_and(|owner| core.fs().stat(&folder.join(owner)).is_err());
+    for name in entries.iter().filter_map(|entry| entry.name.to_str()).filter(is_orphan).take(LEFTOVERS_MAX) {
+        ask::remove_folder(core, &folder.join(name));
+    }
 }
 
 /// Who has a session whose fold is `state`; where it is this process, too.
 pub(super) fn holder_of(core: &Core, id: SessionId, state: &State) -> Holder {
+    holder_now(core, id, state.owner.as_ref())
+}
+
+/// Who has a session that was opened last by `opened`; where it is this process, too.
+pub(super) fn holder_now(core: &Core, id: SessionId, opened: Option<&Opened>) -> Holder {
     let ours = matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_) | Holding::Released(_)));
-    match &state.owner {
+    match opened {
         Some(opened) if ours => Holder::Alive(opened.owner.clone()),
-        opened => holder(core, opened.as_ref()),
+        opened => holder(core, opened),
     }
 }
 

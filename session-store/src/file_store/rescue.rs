@@ -290,6 +290,14 @@ impl Leftovers {
         self.0.iter().filter(|leftover| leftover.fate == Fate::TakenIn).for_each(|leftover| remove(core, &leftover.path));
     }
 
+    /// The lines of each, as far as they continue one another.
+    pub(super) fn into_lines(self) -> impl Iterator<Item = Vec<u8>> {
+        self.0.into_iter().map(|mut leftover| {
+            leftover.bytes.truncate(leftover.lines.last().map_or(0, |line| line.place.end));
+            leftover.bytes
+        })
+    }
+
     /// What could not be taken in.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> + '_ {
         self.0.iter().filter(|leftover| leftover.fate == Fate::Kept).map(|leftover| {

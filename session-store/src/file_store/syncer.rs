@@ -24,7 +24,7 @@ use super::folders::SyncNumber;
 use super::lane::{Lane, Patience, Work};
 use super::session::{Attempt, Disk, Session};
 use super::writer::{self, in_parallel};
-use super::{fate, lock, rescue};
+use super::{ballast, fate, lock, rescue};
 use crate::error::StoreError;
 use crate::fs::{File, OpenMode, write_all_at};
 use crate::id::SessionId;
@@ -435,6 +435,7 @@ fn finish(core: &Core, session: &Session, job: &Job) {
         }
     }
     rescue::settle(core, session);
+    ballast::restore(core);
     core.pool.give_back(freed_chunks);
     core.freed(freed);
     // Last, so that whoever waited finds all counters right.

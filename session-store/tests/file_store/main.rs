@@ -6,6 +6,7 @@
 mod crash;
 mod disks;
 mod failures;
+mod handoff;
 mod ownership;
 mod reading;
 mod recovery;

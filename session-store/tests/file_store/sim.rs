@@ -461,11 +461,21 @@ impl FileSystem for SimFs {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk().take(path).map(|_| ())
+        let mut disk = self.disk();
+        let inode = disk.take(path)?;
+        let freed = disk.nodes[&inode].live.len();
+        if let Some(room) = &mut disk.room {
+            *room += freed;
+        }
+        Ok(())
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.disk().take(path).map(|_| ())
+    }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(self.disk().room.map(|room| room as u64))
     }
 
     fn locks_are_trusted(&self, _: &Path) -> bool {
