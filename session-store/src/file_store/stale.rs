@@ -52,7 +52,7 @@ pub(super) fn find(core: &Arc<Core>, id: SessionId) -> Result<Option<Stale>, Sto
     let path = core.layout.log(id);
     let log = open_log(core, id, &path, OpenMode::Read)?;
     let mut chains = chains(&*log).map_err(StoreError::io("read", &path))?;
-    chains.extend(Leftovers::find(core, id)?.into_lines().map(Chain::of_lines));
+    chains.extend(Leftovers::find(core, id)?.into_lines().map(|bytes| Chain::of_lines(&bytes)));
     chains.retain(|chain| chain.says_something);
     let starts: HashSet<(u32, Seq)> = chains.iter().map(|chain| chain.start).collect();
     let ends: HashSet<(Seq, u32)> = chains.iter().filter_map(|chain| chain.lines.last().copied()).collect();
@@ -129,7 +129,7 @@ impl Chain {
     }
 
     /// Of whole lines that continue one another.
-    fn of_lines(bytes: Vec<u8>) -> Self {
+    fn of_lines(bytes: &[u8]) -> Self {
         let mut chain = Self { start: (0, 0), bytes: Vec::new(), lines: Vec::new(), says_something: false };
         for text in bytes.split_inclusive(|byte| *byte == b'\n') {
             let Some(line) = Aside::of(text.strip_suffix(b"\n").unwrap_or(text)) else { break };
