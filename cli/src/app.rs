@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub(crate) struct App {
     home: PathBuf,
     rescue_dir: Option<PathBuf>,
+    quota_bytes: Option<u64>,
     env: Vec<(String, String)>,
     color: ColorWhen,
     verbose: u8,
@@ -38,7 +39,7 @@ impl App {
         if rescue_dir.as_ref().is_some_and(|path| path.starts_with(&home)) {
             return Err(CliError::usage("the rescue folder is inside the home").hint("it has to be on another disk"));
         }
-        Ok(Self { home, rescue_dir, env, color: globals.color, verbose: globals.verbose })
+        Ok(Self { home, rescue_dir, quota_bytes: globals.quota, env, color: globals.color, verbose: globals.verbose })
     }
 
     /// Where sessions are kept, absolute. Perhaps it does not exist yet.
@@ -49,6 +50,11 @@ impl App {
     /// Where what the home's disk does not take is kept, absolute.
     pub(crate) fn rescue_dir(&self) -> Option<&Path> {
         self.rescue_dir.as_deref()
+    }
+
+    /// What all sessions together should take at most.
+    pub(crate) fn quota_bytes(&self) -> Option<u64> {
+        self.quota_bytes
     }
 
     /// A variable of the environment; absent where it is empty, too.
@@ -84,7 +90,7 @@ impl App {
     /// # Errors
     /// Where the home is a file.
     pub(crate) fn store(&self) -> Result<Arc<dyn SessionStore>, CliError> {
-        open_store(&self.home, self.rescue_dir())
+        Ok(self.file_store()?)
     }
 
     /// The same store, with what only a store in files can do.
@@ -92,7 +98,10 @@ impl App {
     /// # Errors
     /// Where the home is a file.
     pub(crate) fn file_store(&self) -> Result<Arc<FileStore>, CliError> {
-        open_file_store(&self.home, self.rescue_dir())
+        open_store(&self.home, |options| {
+            options.rescue_dir.clone_from(&self.rescue_dir);
+            options.quota_bytes = self.quota_bytes;
+        })
     }
 
     /// Runs a command. One thread serves it all: a turn waits more than it works, and what works runs on the blocking
@@ -111,19 +120,14 @@ impl App {
     }
 }
 
-/// The store in `home`, which rescues to `rescue_dir` what the disk does not take. Makes nothing: what is not there is made
-/// when it is needed.
+/// A store in `home`, with what `choose` chooses. Makes nothing: what is not there is made when it is needed.
 ///
 /// # Errors
 /// Where the home is a file.
-pub(crate) fn open_store(home: &Path, rescue_dir: Option<&Path>) -> Result<Arc<dyn SessionStore>, CliError> {
-    Ok(open_file_store(home, rescue_dir)?)
-}
-
-fn open_file_store(home: &Path, rescue_dir: Option<&Path>) -> Result<Arc<FileStore>, CliError> {
+pub(crate) fn open_store(home: &Path, choose: impl FnOnce(&mut FileStoreOptions)) -> Result<Arc<FileStore>, CliError> {
     let mut options = FileStoreOptions::new(home);
-    options.rescue_dir = rescue_dir.map(Path::to_path_buf);
     options.program = concat!("longhand ", env!("CARGO_PKG_VERSION")).to_owned();
+    choose(&mut options);
     Ok(Arc::new(FileStore::open(options)?))
 }
 

@@ -5,6 +5,7 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::replay::ReplayArgs;
 use crate::commands::sessions::SessionsArgs;
 use crate::error::CliError;
+use crate::units::parse_size;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -47,6 +48,18 @@ pub(crate) struct Globals {
         help_heading = "Global options"
     )]
     pub(crate) rescue_dir: Option<PathBuf>,
+    /// What all sessions together should take at most, like `5GB`: a warning comes at 80% of it
+    #[arg(
+        long,
+        global = true,
+        value_name = "SIZE",
+        value_parser = parse_size,
+        env = "LONGHAND_QUOTA",
+        hide_env_values = true,
+        hide_short_help = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) quota: Option<u64>,
     /// Say more about what happens, on standard error
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub(crate) verbose: u8,

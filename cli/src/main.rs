@@ -16,6 +16,7 @@ mod models;
 mod output;
 mod print;
 mod progress;
+mod quota;
 mod raw_lines;
 mod resolve;
 mod safe_text;

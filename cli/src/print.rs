@@ -24,11 +24,14 @@ use serde::Serialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use writer::Writer;
 
 /// How long a signal waits for a standard output that nobody reads.
 const STUCK_OUTPUT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the end waits for what the store takes to be counted; it began with the turn.
+const COUNTING_LIMIT: Duration = Duration::from_secs(1);
 
 /// Whether one turn is printed: where it was asked for, or where there is no terminal to chat in.
 pub(crate) fn is_asked_for(typed: &RunArgs) -> bool {
@@ -91,7 +94,13 @@ impl Print {
         let Some((plan, message)) = self.signals.unless_caught(prepared).await.transpose()? else {
             return Ok(self.stopped_early());
         };
+        let counting = plan.count_quota();
         let ended = self.one_turn(&plan, approver, &message).await;
+        if let Some(counting) = counting
+            && let Ok(Ok(Some(warning))) = timeout(COUNTING_LIMIT, counting).await
+        {
+            output::stderr(&format!("warning: {warning}\n"));
+        }
         match (ended, plan.shutdown().await) {
             (ended, Ok(())) => ended,
             (Ok(exit), Err(error)) => {

@@ -14,9 +14,10 @@ use crate::error::CliError;
 use crate::instructions;
 use crate::models::{ModelName, Models};
 use crate::output;
+use crate::quota;
 use crate::resolve;
 use agent_runtime::session_store::{
-    Loaded, Message, Origin, Progress, Rescued, Seq, SessionId, SessionListState, SessionStore, State,
+    FileStore, Loaded, Message, Origin, Progress, Rescued, Seq, SessionId, SessionListState, SessionStore, State,
 };
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// The longest that leaving waits for turns, tools and the disk.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -76,6 +78,8 @@ pub(crate) struct Plan {
     models: Models,
     tools: Vec<Arc<dyn Tool>>,
     runtime: Runtime,
+    /// The store that the runtime has.
+    files: Arc<FileStore>,
     /// How the log of the session that was opened last fares; [`Plan::shutdown`] looks whether the disk is in trouble.
     progress: Mutex<Option<watch::Receiver<Progress>>>,
     /// With `--no-session`, the folder of the store; removed when the plan is dropped, or by the system after a crash.
@@ -118,7 +122,7 @@ impl Plan {
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
         let home = nothing_kept.as_ref().map_or(app.home(), TempDir::path);
-        let store = app::open_store(home, app.rescue_dir().filter(|_| nothing_kept.is_none()))?;
+        let files = if nothing_kept.is_some() { app::open_store(home, |_| {})? } else { app.file_store()? };
         let mut plan = Self {
             prompt: typed.prompt.clone(),
             choice: SessionChoice::New,
@@ -129,7 +133,8 @@ impl Plan {
             user_home: std::env::home_dir(),
             models: Models::new(app, home, typed.base_url.clone()),
             tools,
-            runtime: Runtime::new(store),
+            runtime: Runtime::new(Arc::clone(&files) as Arc<dyn SessionStore>),
+            files,
             progress: Mutex::new(None),
             _nothing_kept: nothing_kept,
             typed,
@@ -145,6 +150,11 @@ impl Plan {
     /// The runtime, over the store of the home (or, with `--no-session`, over one that is removed with this plan).
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// Counts what the store takes, beside other work, where there is a quota. What comes of it is what to tell.
+    pub(crate) fn count_quota(&self) -> Option<JoinHandle<Option<String>>> {
+        quota::count(&self.files)
     }
 
     /// The directory in which tools work, absolute.

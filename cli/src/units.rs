@@ -5,7 +5,6 @@ use std::time::Duration;
 const DAY: u64 = 24 * 60 * 60;
 const SIZES: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
 
-#[allow(dead_code, reason = "what takes sizes and ages is on its way")]
 /// Reads a size: `500MB`, `5 GB`, `2GiB`, or a bare number of bytes. A kB is 1,000 bytes, a KiB 1,024.
 ///
 /// # Errors

@@ -99,6 +99,8 @@ pub(super) struct Chat<'a> {
     is_export: bool,
     /// A slow folder that is read; one at a time. It changes nothing, so that it may be left behind.
     lookup: Option<JoinHandle<(Lookup, Completion)>>,
+    /// What the store takes is counted, once; it may be left behind.
+    counting: Option<JoinHandle<Option<String>>>,
     /// Somebody pressed Esc before the turn had begun.
     stop_wanted: bool,
     pub(super) pending: Pending,
@@ -165,6 +167,7 @@ impl<'a> Chat<'a> {
             is_shell: false,
             is_export: false,
             lookup: None,
+            counting: None,
             stop_wanted: false,
             pending: Pending::default(),
             mode: None,
@@ -189,6 +192,7 @@ impl<'a> Chat<'a> {
     pub(super) async fn run(&mut self) -> Result<Exit, CliError> {
         self.keys = Some(EventStream::new());
         self.start();
+        self.counting = self.plan.count_quota();
         loop {
             if let Some(exit) = self.exit.take() {
                 return exit;
@@ -211,6 +215,12 @@ impl<'a> Chat<'a> {
                 Some(found) = OptionFuture::from(self.lookup.as_mut()) => {
                     self.lookup = None;
                     self.found(found.ok());
+                }
+                Some(counted) = OptionFuture::from(self.counting.as_mut()) => {
+                    self.counting = None;
+                    if let Ok(Some(warning)) = counted {
+                        self.ui.tell(&warning, WARN);
+                    }
                 }
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),

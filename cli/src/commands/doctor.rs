@@ -9,7 +9,7 @@ use crate::output::Stdout;
 use crate::safe_text::safe_line;
 use crate::transcript::count_words;
 use crate::units::size_words;
-use agent_runtime::session_store::{FileSystem, RealFs, SessionId};
+use agent_runtime::session_store::{FileSystem, Quota, RealFs, SessionId};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
@@ -66,6 +66,17 @@ struct Home {
 struct Sessions {
     logs: u64,
     bytes: u64,
+    archived: u64,
+    archive_bytes: u64,
+    /// Indexes can be deleted at any time.
+    index_bytes: u64,
+    /// Logs as they were before a repair.
+    repaired_bytes: u64,
+    /// What a process left that ended in the middle of something, or is in the middle of it now.
+    leftovers: Vec<PathBuf>,
+    leftover_bytes: u64,
+    /// How much of the quota is used, where there is one.
+    quota: Option<Quota>,
     /// What lies between the logs and is none of ours.
     foreign_files: Vec<PathBuf>,
 }
@@ -112,7 +123,7 @@ pub(crate) fn run(app: &App, args: &DoctorArgs) -> Result<Exit, CliError> {
 impl Findings {
     fn look(app: &App) -> Self {
         let home = Home::look(app.home());
-        let sessions = Sessions::look(&app.home().join("sessions"));
+        let sessions = Sessions::look(app);
         let rescue = app.rescue_dir().map(Rescue::look);
         let mut problems = problems(&home, &sessions);
         problems.extend(rescue.iter().flat_map(Rescue::problems));
@@ -142,7 +153,22 @@ impl Findings {
             row("sync", &format!("{ms:.2} ms{}", if *ms < 0.5 { " (so fast that a cache of the host answers)" } else { "" }))?;
         }
         row("locks", if *locks_are_trusted { "tell whether another process lives" } else { "cannot be trusted here" })?;
-        row("sessions", &format!("{}, {}", self.sessions.logs, size_words(self.sessions.bytes)))?;
+        let sessions = &self.sessions;
+        row("sessions", &format!("{}, {}", sessions.logs, size_words(sessions.bytes)))?;
+        let others = sessions.others();
+        if !others.is_empty() {
+            row("beside them", &others.join("; "))?;
+        }
+        if !sessions.leftovers.is_empty() {
+            let names: Vec<_> = sessions.leftovers.iter().map(|path| path.display().to_string()).collect();
+            row(
+                "leftovers",
+                &format!("{}, unless a process is at it now: {}", size_words(sessions.leftover_bytes), names.join(", ")),
+            )?;
+        }
+        if let Some(quota) = &sessions.quota {
+            row("quota", &format!("{}% of {} used", quota.percent(), size_words(quota.limit_bytes)))?;
+        }
         if let Some(Rescue { path, files }) = &self.rescue {
             row("rescue", &format!("{}, {}", path.display(), count_words(files.len() as u64, "file")))?;
         }
@@ -170,6 +196,9 @@ fn problems(home: &Home, sessions: &Sessions) -> Vec<String> {
         problems.push(format!(
             "locks on the file system of `{path}` may not be seen by other machines: a session that was not closed counts as perhaps in use"
         ));
+    }
+    if sessions.quota.is_some_and(|quota| quota.is_near()) {
+        problems.push("the quota is nearly used up, or more: `longhand sessions prune` makes room".to_owned());
     }
     if !sessions.foreign_files.is_empty() {
         let names: Vec<_> = sessions.foreign_files.iter().map(|path| format!("`{}`", path.display())).collect();
@@ -211,30 +240,32 @@ fn measure_sync(folder: &Path) -> io::Result<f64> {
 }
 
 impl Sessions {
-    /// Walks the folder of sessions; what cannot be read is not counted.
-    fn look(folder: &Path) -> Self {
-        let mut found = Self::default();
-        found.walk(folder, 0);
-        found.foreign_files.sort();
-        found.foreign_files.truncate(FOREIGN_FILES_MAX);
-        found
+    /// What cannot be read is not counted.
+    fn look(app: &App) -> Self {
+        let store = app.file_store();
+        let space = store.and_then(|store| app.block_on(async move { Ok(store.space().await?) })?).unwrap_or_default();
+        let mut foreign_files = space.foreign.clone();
+        foreign_files.truncate(FOREIGN_FILES_MAX);
+        Self {
+            logs: space.sessions.len() as u64,
+            bytes: space.session_bytes(),
+            archived: space.archived.len() as u64,
+            archive_bytes: space.archive_bytes(),
+            index_bytes: space.index_bytes,
+            repaired_bytes: space.repaired_bytes,
+            leftover_bytes: space.leftover_bytes,
+            quota: app.quota_bytes().map(|limit| Quota::new(space.total(), limit)),
+            leftovers: space.leftovers,
+            foreign_files,
+        }
     }
 
-    /// Year, month and day are folders with numbers for names; below them are logs, and folders of what is beside a log.
-    fn walk(&mut self, folder: &Path, depth: u32) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            match (depth, is_dir) {
-                (0..=2, true) if name.bytes().all(|byte| byte.is_ascii_digit()) => self.walk(&entry.path(), depth + 1),
-                (3, true) if name.parse::<SessionId>().is_ok() => {}
-                (3, false) if name.strip_suffix(".jsonl").is_some_and(|id| id.parse::<SessionId>().is_ok()) => {
-                    self.logs += 1;
-                    self.bytes += entry.metadata().map_or(0, |metadata| metadata.len());
-                }
-                _ => self.foreign_files.push(entry.path()),
-            }
-        }
+    /// What lies beside the sessions.
+    fn others(&self) -> Vec<String> {
+        let sizes = [("index", self.index_bytes), ("kept by repairs", self.repaired_bytes)];
+        let sizes = sizes.iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| format!("{name} {}", size_words(*bytes)));
+        let archive = (self.archived > 0).then(|| format!("archive {}, {}", self.archived, size_words(self.archive_bytes)));
+        archive.into_iter().chain(sizes).collect()
     }
 }
 
@@ -318,24 +349,4 @@ fn file_system(_path: &Path) -> Option<String> {
 
 fn locks_are_trusted(path: &Path) -> bool {
     RealFs.locks_are_trusted(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn foreign_files_are_named_and_ours_are_not() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let day = dir.path().join("2026/01/31");
-        let id = "019c0000-0000-7000-8000-000000000000";
-        fs::create_dir_all(day.join(id)).expect("folders");
-        for name in [&format!("{id}.jsonl"), "notes.txt", "x.jsonl"] {
-            fs::write(day.join(name), "x").expect("file");
-        }
-        fs::write(dir.path().join("2026/README"), "x").expect("file");
-        let found = Sessions::look(dir.path());
-        assert_eq!((found.logs, found.bytes), (1, 1));
-        assert_eq!(found.foreign_files, [day.join("notes.txt"), day.join("x.jsonl"), dir.path().join("2026/README")]);
-    }
 }

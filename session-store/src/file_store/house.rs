@@ -89,6 +89,12 @@ pub struct Quota {
 }
 
 impl Quota {
+    /// Of a limit of `limit_bytes`, `used_bytes` are used.
+    #[must_use]
+    pub fn new(used_bytes: u64, limit_bytes: u64) -> Self {
+        Self { used_bytes, limit_bytes }
+    }
+
     /// Whether a warning is due: 80% are used.
     #[must_use]
     pub fn is_near(&self) -> bool {

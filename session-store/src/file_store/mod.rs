@@ -164,6 +164,12 @@ impl FileStore {
         self.blocking(|core| house::space(core)).await
     }
 
+    /// Whether there is a quota.
+    #[must_use]
+    pub fn has_quota(&self) -> bool {
+        self.engine.core.options.quota_bytes.is_some()
+    }
+
     /// How much of the quota is used; nothing where there is none. As costly as [`FileStore::space`]: ask beside other work.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod crash;
 mod disks;
 mod failures;
 mod handoff;
+mod house;
 mod ownership;
 mod reading;
 mod recovery;
