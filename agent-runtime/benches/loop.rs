@@ -454,7 +454,7 @@ fn fit_a_state() {
     let mut state = State::default();
     let mut next = 0;
     let mut add = |state: &mut State, event: Event| {
-        state.apply(&Entry { seq: next, at: Timestamp::from_ms(0), sound: true, event });
+        state.apply(&Entry::new(next, Timestamp::from_ms(0), event));
         next += 1;
     };
     earlier_turns(LONG, 0).into_iter().for_each(|event| add(&mut state, event));

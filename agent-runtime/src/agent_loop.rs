@@ -400,13 +400,17 @@ pub(crate) async fn hydrate(store: &Arc<dyn SessionStore>, shared: &Shared) -> R
         let state = shared.state();
         (state.prefix_changed, state.missing())
     };
-    let Some(&first) = missing.first() else { return Ok(()) };
+    let (Some(&first), Some(&last)) = (missing.first(), missing.last()) else { return Ok(()) };
     // What could not be read once is not looked for again with each request: the projection does without it.
     if std::mem::replace(&mut *lock(&shared.hydrated_for), changed) == changed {
         return Ok(());
     }
     let mut reader = store.read(shared.log.id(), first).await?;
     while let Some(entry) = reader.next().await? {
+        // An answer that a crash cut is missing by its request, and goes on until the next event that ends it.
+        if entry.seq > last && matches!(entry.event, Event::Opened(_) | Event::ModelRequest(_) | Event::AssistantMessage(_)) {
+            break;
+        }
         shared.state().hydrate(&entry);
     }
     Ok(())

@@ -299,7 +299,7 @@ mod tests {
     fn state(events: impl IntoIterator<Item = Event>) -> State {
         let mut state = State::default();
         for (seq, event) in events.into_iter().enumerate() {
-            state.apply(&Entry { seq: seq as u64, at: Timestamp::from_ms(0), sound: true, event });
+            state.apply(&Entry::new(seq as u64, Timestamp::from_ms(0), event));
         }
         state
     }
@@ -345,7 +345,7 @@ mod tests {
         counter.learn(uncounted.count());
         assert!(counter.uncounted(&state).is_none());
         let before = counter.estimate(&state, &profile(), 1.0);
-        state.apply(&Entry { seq: 2, at: Timestamp::from_ms(0), sound: true, event: note("hello world") });
+        state.apply(&Entry::new(2, Timestamp::from_ms(0), note("hello world")));
         assert_eq!(seqs(counter.uncounted(&state)), [2]);
         assert_eq!(counter.estimate(&state, &profile(), 1.0), before + 2 + MESSAGE_OVERHEAD);
     }

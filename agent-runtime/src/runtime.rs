@@ -161,7 +161,11 @@ impl Runtime {
     pub async fn shutdown(&self, limit: Duration) -> Result<(), ShutdownError> {
         let end = Instant::now() + limit;
         let open: Vec<_> = lock(&self.sessions).drain(..).filter_map(|session| session.upgrade()).collect();
-        let turns = open.into_iter().map(|shared| async { Session { shared }.stop_turn("shutdown").await });
+        let turns = open.into_iter().map(|shared| async {
+            let session = Session { shared };
+            session.stop_turn("shutdown").await;
+            session.shared.append_closing_checkpoint();
+        });
         let _ = tokio::time::timeout_at(end, join_all(turns)).await;
         if tokio::time::timeout_at(end, crate::tools::reaper().all_idle()).await.is_err() {
             crate::tools::reaper().kill_all();

@@ -124,9 +124,29 @@ impl Shared {
         let entry = append(&*self.log)?;
         state.apply(&entry);
         self.todos.hydrate(&state);
+        if state.checkpoint_due() {
+            self.append_checkpoint(&mut state);
+        }
         drop(state);
         self.bump();
         Ok(entry)
+    }
+
+    /// Writes a checkpoint of the state. It is only a cache: where the log does not take it, a later one will do.
+    fn append_checkpoint(&self, state: &mut State) {
+        if let Some(checkpoint) = state.checkpoint()
+            && let Ok(entry) = self.log.append(checkpoint.into())
+        {
+            state.apply(&entry);
+        }
+    }
+
+    /// Writes a checkpoint before the session is closed, where it spares the next owner some reading.
+    pub(crate) fn append_closing_checkpoint(&self) {
+        let mut state = lock(&self.state);
+        if state.closing_checkpoint_due() {
+            self.append_checkpoint(&mut state);
+        }
     }
 
     pub(crate) fn bump(&self) {
@@ -434,6 +454,7 @@ impl Session {
     /// The store's.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.stop_turn("shutdown").await;
+        self.shared.append_closing_checkpoint();
         self.shared.log.close().await
     }
 

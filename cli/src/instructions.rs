@@ -118,7 +118,7 @@ mod tests {
         };
         let mut events = vec![Event::from(profile)];
         events.extend(notes.iter().map(|text| Event::from(Note { text: (*text).to_owned() })));
-        let entries = events.into_iter().zip(0..).map(|(event, seq)| Entry { seq, at: Timestamp::default(), sound: true, event });
+        let entries = events.into_iter().zip(0..).map(|(event, seq)| Entry::new(seq, Timestamp::default(), event));
         State::fold(&entries.collect::<Vec<_>>())
     }
 

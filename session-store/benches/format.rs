@@ -30,7 +30,7 @@ fn main() {
     .into();
     println!("{:<16} {:>6}  {:>21}  {:>21}", "event", "bytes", "write: ours / Value", "read: ours / Value");
     for event in [piece, result] {
-        compare(&Entry { seq: 1001, at: Timestamp::from_ms(1_769_904_000_000), sound: false, event });
+        compare(&Entry { sound: false, ..Entry::new(1001, Timestamp::from_ms(1_769_904_000_000), event) });
     }
 }
 

@@ -5,18 +5,19 @@
 //! build does not know is kept as [`Event::Unknown`]; what a build does not know is never dropped from the file,
 //! because no line is ever rewritten and forks and exports copy bytes.
 
-use crate::id::{Seq, SeqRange, SessionId};
+use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// The version of the record format that this build writes, in each [`Opened`].
 pub const FORMAT_VERSION: u32 = 1;
 
-/// One event in its place: what a line of the log holds.
-#[derive(Clone, Debug, PartialEq)]
+/// One event in its place: what a line of the log holds. Two are equal where they say the same, wherever their lines stand.
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// The event's place: consecutive from 0.
     pub seq: Seq,
@@ -27,9 +28,23 @@ pub struct Entry {
     pub sound: bool,
     /// What happened.
     pub event: Event,
+    /// Where its line stands in the log, where that is known.
+    pub place: Place,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.seq, self.at, self.sound) == (other.seq, other.at, other.sound) && self.event == other.event
+    }
 }
 
 impl Entry {
+    /// A sound entry whose line stands nowhere yet.
+    #[must_use]
+    pub fn new(seq: Seq, at: Timestamp, event: impl Into<Event>) -> Self {
+        Self { seq, at, sound: true, event: event.into(), place: Place::default() }
+    }
+
     /// The `seq` of the event behind it: one more than its own, but for a sound `compacted` or `lost`, which stands for several events.
     #[must_use]
     pub fn next_seq(&self) -> Seq {
@@ -264,6 +279,36 @@ pub struct Owner {
 pub struct Closed {
     /// The epoch that ends.
     pub epoch: u64,
+    /// What a list of sessions shows, so that it needs no other line; absent where the writer does not make one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Box<Summary>>,
+}
+
+/// What a list of sessions shows of one, as of the end of an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Summary {
+    /// Where this line starts in the file. On a line that stands elsewhere the summary is not believed: a writer wrote it that had lost
+    /// the session.
+    pub offset: u64,
+    /// The name that a person gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The first line of the first message, 80 characters at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// The working directory that it was started in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// The model of its last profile, as `provider/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// How many messages (user, assistant, tool) there ever were.
+    pub messages: u64,
+    /// The sum over all calls.
+    pub usage: Usage,
 }
 
 /// `session.started`: what is known at birth.
@@ -743,10 +788,56 @@ pub struct ContextRestored {
 pub struct Checkpoint {
     /// The version of the fold that made it; another version does not read it.
     pub fold: u32,
-    /// SHA-256 of `state` in its JSON form.
+    /// SHA-256 of `state` as it stands in the line.
     pub hash: String,
+    /// How many bytes of the file were durable when this was accepted, as its writer knew; the store fills it in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub durable: u64,
     /// The state.
-    pub state: Value,
+    pub state: RawJson,
+}
+
+/// A JSON value as the text that it is in the log, on one line.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct RawJson(Box<RawValue>);
+
+impl RawJson {
+    /// The JSON form of `value`.
+    ///
+    /// # Errors
+    /// Where it has none.
+    pub fn new(value: &impl Serialize) -> serde_json::Result<Self> {
+        serde_json::value::to_raw_value(value).map(Self)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn get(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl PartialEq for RawJson {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        if !raw.get().contains(['\n', '\r']) {
+            return Ok(Self(raw));
+        }
+        // Another tool spread it over many lines; a line of the log is one.
+        let value: Value = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
+        Self::new(&value).map_err(serde::de::Error::custom)
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// `interrupted`.

@@ -10,6 +10,43 @@ use uuid::Uuid;
 /// The place of an event in its session: consecutive from 0.
 pub type Seq = u64;
 
+/// Where a line stands in the file of its log; of several lines, the first one's start and the last one's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The line, counted from 1.
+    pub line: u64,
+    /// The byte at which the record starts.
+    pub offset: u64,
+    /// Its bytes, without the last newline. 0: the place is not known.
+    pub len: u32,
+    /// The checksum that the (last) line claims; 0 where it claims none.
+    pub crc: u32,
+}
+
+impl Place {
+    /// Whether it says where something is.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self.len > 0
+    }
+
+    /// The byte behind its newline.
+    #[must_use]
+    pub fn end(self) -> u64 {
+        self.offset + u64::from(self.len) + 1
+    }
+
+    /// The place from here through `last`; unknown where either is, or where it is too long to be told.
+    #[must_use]
+    pub fn through(self, last: Self) -> Self {
+        let len = (last.end() - 1).checked_sub(self.offset).and_then(|len| u32::try_from(len).ok());
+        match len.filter(|_| self.is_known() && last.is_known()) {
+            Some(len) => Self { len, crc: last.crc, ..self },
+            None => Self::default(),
+        }
+    }
+}
+
 /// A session's name for machines: a UUID version 7, whose first 48 bits are its time of creation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

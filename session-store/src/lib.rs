@@ -50,13 +50,13 @@ pub use error::{AppendError, ShutdownError, StoreError};
 pub use event::*;
 pub use file_store::{Advance, FileStore, FileStoreOptions, Machine, Mended, Quota, Repair, RepairAction, SessionSpace, Space};
 pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume, Watch};
-pub use id::{Seq, SeqRange, SessionId};
+pub use id::{Place, Seq, SeqRange, SessionId};
 pub use line::{Problem, ProblemKind};
 pub use search::{
     RefreshProgress, Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Snippet, scan,
 };
 pub use side::sha256_hex;
-pub use state::{InFlight, Message, OpenTurn, Slot, State, Unresolved};
+pub use state::{InFlight, Message, OpenTurn, Slot, State, UNDO_MAX, UNDO_MESSAGES_MAX, Unresolved};
 pub use stats::{Histogram, StoreStats};
 pub use store::{
     EntryReader, Holder, Loaded, NewSession, OpenSession, Progress, Rescued, SessionListState, SessionLog, SessionStore,

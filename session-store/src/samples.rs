@@ -83,7 +83,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         usage: Some(usage),
         opaque: None,
     };
-    let state = json!({"next_seq": 19});
+    let state = RawJson::new(&json!({"next_seq": 19})).expect("JSON");
     vec![
         opened(1),
         SessionStarted {
@@ -141,12 +141,12 @@ pub(crate) fn every_event() -> Vec<Event> {
         }
         .into(),
         ContextRestored { undo: 17 }.into(),
-        Checkpoint { fold: 1, hash: sha256_hex(state.to_string().as_bytes()), state }.into(),
+        Checkpoint { fold: 1, hash: sha256_hex(state.get().as_bytes()), durable: 0, state }.into(),
         ContextRewound { to: 11 }.into(),
         Interrupted { by: "SIGINT".to_owned() }.into(),
         Error { scope: "store".to_owned(), message: "cannot write: the disk is full".to_owned() }.into(),
         TurnEnded { reason: "interrupted".to_owned(), error: None, model_calls: 2, usage, duration_ms: 5120 }.into(),
-        Closed { epoch: 1 }.into(),
+        Closed { epoch: 1, summary: None }.into(),
         Recovered { offset: 5120, bytes: 31, fragment: "{\"seq\":25,\"at\":\"2026-02-01T00:00".to_owned(), full: None }.into(),
         Compacted { from: 9, to: 10, count: 2 }.into(),
         Lost { from: 27, to: 27 }.into(),
@@ -232,7 +232,19 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             },
         }
         .into(),
-        "closed" => Closed { epoch: n[0] }.into(),
+        "closed" => {
+            let summary = Summary {
+                offset: n[1],
+                name: some(0),
+                title: some(1),
+                cwd: some(2),
+                model: some(3),
+                created_at: Timestamp::from_ms(n[2] as i64),
+                messages: n[3],
+                usage,
+            };
+            Closed { epoch: n[0], summary: n[1].is_multiple_of(2).then(|| Box::new(summary)) }.into()
+        }
         "session.started" => SessionStarted { session: id(0), cwd: some(1), program: word(2) }.into(),
         "session.forked" => SessionForked { session: id(0), parent: id(1), at_seq: n[2] }.into(),
         "session.renamed" => SessionRenamed { name: word(0) }.into(),
@@ -318,7 +330,9 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         .into(),
         "context.rewound" => ContextRewound { to: n[0] }.into(),
         "context.restored" => ContextRestored { undo: n[0] }.into(),
-        "checkpoint" => Checkpoint { fold: n[0] as u32, hash: word(0), state: json }.into(),
+        "checkpoint" => {
+            Checkpoint { fold: n[0] as u32, hash: word(0), durable: n[1], state: RawJson::new(&json).expect("JSON") }.into()
+        }
         "interrupted" => Interrupted { by: word(0) }.into(),
         "turn.ended" => TurnEnded { reason: word(0), error: some(1), model_calls: n[0], usage, duration_ms: n[1] }.into(),
         "error" => Error { scope: word(0), message: word(1) }.into(),

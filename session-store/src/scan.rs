@@ -24,7 +24,7 @@
 //! not defend against somebody who computes checksums.
 
 use crate::event::{Entry, Event, Recovered};
-use crate::id::Seq;
+use crate::id::{Place, Seq};
 use crate::line::{
     CRC_BYTES, CRC_DIGITS, CRC_END, CRC_KEY, Decoded, Problem, ProblemKind, SideLine, UNCHECKED, claim, decode, hexadecimal,
 };
@@ -46,30 +46,12 @@ const REMEMBERED: usize = 64;
 /// How every record begins.
 const RECORD_START: &[u8] = b"{\"seq\":";
 
-/// Where a record stands in its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The line, counted from 1.
-    pub(crate) line: u64,
-    /// The byte at which the record starts.
-    pub(crate) offset: u64,
-    /// Its bytes, without the newline.
-    pub(crate) len: u32,
-    /// The checksum that it claims; 0 where it claims none.
-    pub(crate) crc: u32,
-}
-
 /// What was found.
 #[expect(clippy::large_enum_variant, reason = "nearly everything that is found is an entry")]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Scanned {
     /// An event of the session.
-    Entry {
-        /// The event.
-        entry: Entry,
-        /// Where its line stands.
-        place: Place,
-    },
+    Entry(Entry),
     /// An event of the session whose fields are in a side file.
     Side {
         /// What its line says.
@@ -206,8 +188,7 @@ impl Scanner {
     }
 
     /// A scanner at a place that is known, for the tail of a file that was read before. Stale writers that were
-    /// overtaken before it are still set aside, without being told from repeated lines. Nothing reads tails yet; its tests keep it true.
-    #[cfg(test)]
+    /// overtaken before it are still set aside, without being told from repeated lines.
     pub(crate) fn resume(at: Position) -> Self {
         let head = Head { crc: at.crc, next: at.next_seq };
         Self {
@@ -241,11 +222,6 @@ impl Scanner {
     /// The end of the last whole line.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
-    }
-
-    /// The last epoch that a sound `opened` took; 0 where there is none.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
     }
 
     /// Reads on.
@@ -493,7 +469,8 @@ impl Scanner {
             Decoded::Entry(mut entry) => {
                 self.explain_pending(&entry.event, out);
                 entry.sound = sound;
-                out.push(Scanned::Entry { entry, place });
+                entry.place = place;
+                out.push(Scanned::Entry(entry));
             }
             Decoded::Side(mut side) => {
                 self.report_pending(out);

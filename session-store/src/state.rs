@@ -4,17 +4,32 @@
 //! accepts anything (a log may be torn, foreign or damaged) and never reads anything but its argument.
 //!
 //! What is *in the context* is a list of [`Slot`]s: places of messages, with their bodies as a cache. A trim or a rewind
-//! moves slots aside without their bodies, so the state's size follows the context and not the history; undoing one
-//! brings back slots whose bodies have to be read again ([`State::missing`], [`State::hydrate`]).
+//! moves slots aside without their bodies; undoing one brings back slots whose bodies have to be read again
+//! ([`State::missing`], [`State::hydrate`]).
+//!
+//! **The size of a state follows the context, not the history.** The newest [`UNDO_MAX`] trims and rewinds can be undone, and of
+//! these as many of the newest as hold [`UNDO_MESSAGES_MAX`] messages together (the newest always). Older ones are forgotten,
+//! by every reader at the same event.
 
 use crate::event::{
     AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, Opened, Origin, Profile, StopReason,
     Todo, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
 };
-use crate::id::{Seq, SeqRange, SessionId};
+use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
-use std::collections::{BTreeMap, BTreeSet};
+use serde::{Deserialize, Serialize};
+use snapshot::Trail;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+mod snapshot;
+
+pub(crate) use snapshot::FOLD_VERSION;
+
+/// How many trims and rewinds can be undone.
+pub const UNDO_MAX: usize = 32;
+/// How many messages they may hold together; more only where the newest alone does.
+pub const UNDO_MESSAGES_MAX: usize = 8_192;
 
 /// A message as a reader or a model sees it: one event, or the pieces of an answer that a crash cut.
 #[expect(clippy::large_enum_variant, reason = "messages are kept behind an `Arc`, one by one")]
@@ -74,17 +89,51 @@ pub struct Slot {
     pub order: u64,
     /// The message, or nothing where it has to be read again.
     pub message: Option<Arc<Message>>,
+    /// Where its line stands in the log; for an answer cut by a crash, from its request through its last piece.
+    pub place: Place,
+    /// For the note of a trim: the first event that it stands for.
+    stands_for: Option<Seq>,
+}
+
+impl Slot {
+    /// Without an order yet.
+    fn new(seq: Seq, place: Place, message: Option<Arc<Message>>) -> Self {
+        Self { seq, order: 0, message, place, stands_for: None }
+    }
+
+    /// Fills in the body from an entry that is it, or a part of it.
+    fn hydrate(&mut self, entry: &Entry) {
+        match (&entry.event, self.message.as_ref().map(Arc::as_ref)) {
+            // Only an answer that was cut has the `seq` of its request; its text follows in pieces.
+            (Event::ModelRequest(request), None) => {
+                self.message = Some(Arc::new(cut_answer(self.seq, request.origin.clone(), String::new())));
+            }
+            (Event::AssistantText(piece), Some(Message::Assistant(answer))) if answer.stop == StopReason::Cut => {
+                let mut text = answer.text();
+                add_piece(&mut text, piece.offset, &piece.text);
+                self.message = Some(Arc::new(cut_answer(self.seq, answer.origin.clone(), text)));
+            }
+            (event, None) => self.message = Message::from_event(event).map(Arc::new),
+            _ => {}
+        }
+    }
+
+    /// Whether it stands, as a whole or in part, for what was said up to the event `to`.
+    fn is_up_to(&self, to: Seq) -> bool {
+        self.seq <= to || self.stands_for.is_some_and(|first| first <= to)
+    }
 }
 
 impl PartialEq for Slot {
-    /// Bodies are a cache and do not count.
+    /// Bodies and places are a cache and do not count.
     fn eq(&self, other: &Self) -> bool {
-        (self.seq, self.order) == (other.seq, other.order)
+        (self.seq, self.order, self.stands_for) == (other.seq, other.order, other.stands_for)
     }
 }
 
 /// What is known of a tool call that has no result.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Unresolved {
     /// Somebody approved it.
     pub approved: bool,
@@ -109,6 +158,8 @@ pub struct InFlight {
     pub text: String,
     /// The reasoning so far.
     pub reasoning: String,
+    /// From the request through the last piece.
+    place: Hint<Place>,
     /// Users' messages that came in meanwhile; they stand behind the answer.
     waiting: Vec<Slot>,
 }
@@ -139,6 +190,25 @@ pub struct OpenTurn {
     pub model_calls: u64,
 }
 
+/// What helps to find something in a log and is no part of what a state is: all values are equal.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hint<T>(T);
+
+impl<T> PartialEq for Hint<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// Which profile holds, and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+struct ProfileSlot {
+    seq: Seq,
+    hash: String,
+    model: String,
+    place: Hint<Place>,
+}
+
 /// All that a session is, besides its text outside the context.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -162,7 +232,7 @@ pub struct State {
     pub epoch: u64,
     /// The owner of that epoch, until it closed.
     pub owner: Option<Opened>,
-    /// What requests are built with.
+    /// What requests are built with; nothing also where it has to be read again ([`State::missing`]).
     pub profile: Option<Arc<Profile>>,
     /// The messages in the context, in order.
     pub context: Vec<Slot>,
@@ -189,10 +259,23 @@ pub struct State {
     pub messages: u64,
     /// The trims and rewinds that can be undone, oldest first, by the `seq` of their events.
     set_aside: Vec<SetAside>,
+    /// The messages that were forgotten with older trims and rewinds, as ranges of events in which no other message is. What lies
+    /// before everything else is left out.
+    forgotten: Vec<SeqRange>,
     next_order: u64,
+    profile_slot: Option<ProfileSlot>,
+    /// Where the log is that was folded.
+    trail: Hint<Trail>,
+    /// Whether bodies are left out from the start.
+    is_outline: Hint<bool>,
 }
 
 impl State {
+    /// A state that keeps no bodies: for who wants to know what is where, and not what it says.
+    pub(crate) fn outline() -> Self {
+        Self { is_outline: Hint(true), ..Self::default() }
+    }
+
     /// The state after `entry`. Entries are expected in the order of `seq`; a gap is noticed and marked.
     pub fn apply(&mut self, entry: &Entry) {
         // A line that cannot be checked may have been another one.
@@ -202,6 +285,7 @@ impl State {
         self.next_seq = self.next_seq.max(entry.next_seq());
         self.created_at.get_or_insert(entry.at);
         self.updated_at = Some(entry.at);
+        self.trail.0.pass(entry);
         match &entry.event {
             Event::Opened(opened) => self.opened(opened),
             Event::Closed(_) => self.owner = None,
@@ -218,23 +302,35 @@ impl State {
             }
             Event::SessionRenamed(renamed) => self.name = Some(renamed.name.clone()).filter(|name| !name.is_empty()),
             Event::Profile(profile) => {
-                if self.profile.as_ref().is_some_and(|before| before.hash != profile.hash) {
+                if self.profile_slot.as_ref().is_some_and(|before| before.hash != profile.hash) {
                     self.change_prefix(entry.seq);
                 }
-                self.profile = Some(Arc::new(profile.clone()));
+                self.profile_slot = Some(ProfileSlot {
+                    seq: entry.seq,
+                    hash: profile.hash.clone(),
+                    model: profile.model.clone(),
+                    place: Hint(entry.place),
+                });
+                self.profile = (!self.is_outline.0).then(|| Arc::new(profile.clone()));
             }
             Event::UserMessage(user) => self.user_message(entry, user.kind, &user.text),
             Event::Note(_) => self.push_or_wait(entry),
             Event::ModelRequest(request) => {
                 self.end_in_flight();
                 self.unresolved.values_mut().for_each(|call| call.settled = true);
-                self.in_flight = Some(InFlight { message: entry.seq, origin: request.origin.clone(), ..InFlight::default() });
+                self.in_flight = Some(InFlight {
+                    message: entry.seq,
+                    origin: request.origin.clone(),
+                    place: Hint(entry.place),
+                    ..InFlight::default()
+                });
                 let turn = self.turn.get_or_insert(OpenTurn { user: entry.seq, model_calls: 0 });
                 turn.model_calls += 1;
             }
             Event::AssistantText(piece) => {
                 if let Some(answer) = self.answer(piece.message) {
                     add_piece(&mut answer.text, piece.offset, &piece.text);
+                    answer.place.0 = answer.place.0.through(entry.place);
                 }
             }
             Event::AssistantReasoning(piece) => {
@@ -292,31 +388,57 @@ impl State {
         state
     }
 
-    /// The messages in the context whose bodies have to be read again, in the order of `seq`.
+    /// The messages in the context, and the profile, whose bodies have to be read again, in the order of `seq`.
     #[must_use]
     pub fn missing(&self) -> Vec<Seq> {
         let mut missing: Vec<Seq> = self.context.iter().filter(|slot| slot.message.is_none()).map(|slot| slot.seq).collect();
+        missing.extend(self.missing_profile().map(|profile| profile.seq));
         missing.sort_unstable();
         missing
+    }
+
+    fn missing_profile(&self) -> Option<&ProfileSlot> {
+        self.profile_slot.as_ref().filter(|_| self.profile.is_none())
+    }
+
+    /// The places of what [`State::missing`] names, in the order of the file; those that are not known come first.
+    pub(crate) fn missing_places(&self) -> Vec<(Seq, Place)> {
+        let slots = self.context.iter().filter(|slot| slot.message.is_none()).map(|slot| (slot.seq, slot.place));
+        let mut places: Vec<(Seq, Place)> =
+            slots.chain(self.missing_profile().map(|profile| (profile.seq, profile.place.0))).collect();
+        places.sort_unstable_by_key(|(_, place)| (place.is_known(), place.offset));
+        places
+    }
+
+    /// The model of the last profile, as `provider/name`.
+    pub(crate) fn model(&self) -> Option<&str> {
+        self.profile_slot.as_ref().map(|profile| profile.model.as_str())
     }
 
     /// Fills in bodies of the context from `entry`, where they are missing. Feed it the log from the smallest
     /// [`State::missing`] on.
     pub fn hydrate(&mut self, entry: &Entry) {
+        if let Event::Profile(profile) = &entry.event
+            && self.missing_profile().is_some_and(|missing| missing.seq == entry.seq)
+        {
+            self.profile = Some(Arc::new(profile.clone()));
+            return;
+        }
         let seq = if let Event::AssistantText(piece) = &entry.event { piece.message } else { entry.seq };
-        let Some(slot) = self.context.iter_mut().find(|slot| slot.seq == seq) else { return };
-        match (&entry.event, slot.message.as_ref().map(Arc::as_ref)) {
-            // Only an answer that was cut has the `seq` of its request; its text follows in pieces.
-            (Event::ModelRequest(request), None) => {
-                slot.message = Some(Arc::new(cut_answer(seq, request.origin.clone(), String::new())));
+        if let Some(slot) = self.context.iter_mut().find(|slot| slot.seq == seq) {
+            slot.hydrate(entry);
+        }
+    }
+
+    /// The same for many entries, in the order of the log.
+    pub(crate) fn hydrate_all(&mut self, entries: impl Iterator<Item = Entry>) {
+        let places: BTreeMap<Seq, usize> = self.context.iter().enumerate().map(|(place, slot)| (slot.seq, place)).collect();
+        for entry in entries {
+            let seq = if let Event::AssistantText(piece) = &entry.event { piece.message } else { entry.seq };
+            match places.get(&seq).and_then(|place| self.context.get_mut(*place)) {
+                Some(slot) => slot.hydrate(&entry),
+                None => self.hydrate(&entry),
             }
-            (Event::AssistantText(piece), Some(Message::Assistant(answer))) if answer.stop == StopReason::Cut => {
-                let mut text = answer.text();
-                add_piece(&mut text, piece.offset, &piece.text);
-                slot.message = Some(Arc::new(cut_answer(seq, answer.origin.clone(), text)));
-            }
-            (event, None) => slot.message = Message::from_event(event).map(Arc::new),
-            _ => {}
         }
     }
 
@@ -325,15 +447,12 @@ impl State {
     /// messages.
     #[must_use]
     pub fn context_ranges(&self) -> Vec<SeqRange> {
-        let first = self.context.iter().map(|slot| slot.seq).min().unwrap_or(0);
-        let away = self.set_aside.iter().flat_map(|aside| &aside.slots).map(|away| away.slot.seq).filter(|seq| *seq > first);
-        let notes: BTreeSet<Seq> = self.set_aside.iter().map(|aside| aside.by).collect();
-        let all = self.context.iter().map(|slot| slot.seq).chain(away);
-        let mut messages: Vec<Seq> = all.filter(|seq| !notes.contains(seq)).collect();
-        messages.sort_unstable();
+        let known = self.known_messages();
+        let is_note = |seq: Seq| known.binary_search(&seq).is_err();
         let follows = |before: Seq, seq: Seq| {
-            let next = messages.partition_point(|message| *message <= before);
-            messages.get(next) == Some(&seq) && !notes.contains(&before)
+            let next = known.partition_point(|message| *message <= before);
+            let between = self.forgotten.partition_point(|range| range.1 <= before);
+            known.get(next) == Some(&seq) && !is_note(before) && self.forgotten.get(between).is_none_or(|range| range.0 >= seq)
         };
         let mut ranges: Vec<SeqRange> = Vec::new();
         for slot in &self.context {
@@ -343,6 +462,15 @@ impl State {
             }
         }
         ranges
+    }
+
+    /// The messages in the context and those that an undo would bring back into it, without the notes of trims, in the order of `seq`.
+    fn known_messages(&self) -> Vec<Seq> {
+        let away = self.set_aside.iter().flat_map(|aside| &aside.slots).map(|away| &away.slot);
+        let slots = self.context.iter().chain(away);
+        let mut known: Vec<Seq> = slots.filter(|slot| slot.stands_for.is_none()).map(|slot| slot.seq).collect();
+        known.sort_unstable();
+        known
     }
 
     /// The trims and rewinds that can be undone, oldest first.
@@ -359,7 +487,7 @@ impl State {
 
     fn user_message(&mut self, entry: &Entry, kind: UserKind, text: &str) {
         if self.title.is_none() {
-            self.title = text.lines().map(str::trim).find(|line| !line.is_empty()).map(|line| line.chars().take(80).collect());
+            self.title = title_of(text);
         }
         self.messages += 1;
         if kind != UserKind::Steer {
@@ -385,7 +513,7 @@ impl State {
                 self.last_usage = Some((entry.seq, *usage));
             }
         }
-        self.push(entry.seq, Message::from_event(&entry.event).map(Arc::new));
+        self.push(Slot::new(entry.seq, entry.place, self.body(&entry.event)));
         self.push_waiting(waiting);
     }
 
@@ -394,7 +522,8 @@ impl State {
         let Some(answer) = self.in_flight.take() else { return };
         if !answer.text.trim().is_empty() {
             self.messages += 1;
-            self.push(answer.message, Some(Arc::new(cut_answer(answer.message, answer.origin, answer.text))));
+            let body = (!self.is_outline.0).then(|| Arc::new(cut_answer(answer.message, answer.origin, answer.text)));
+            self.push(Slot::new(answer.message, answer.place.0, body));
         }
         self.push_waiting(answer.waiting);
     }
@@ -410,24 +539,28 @@ impl State {
         }
     }
 
+    fn body(&self, event: &Event) -> Option<Arc<Message>> {
+        if self.is_outline.0 { None } else { Message::from_event(event).map(Arc::new) }
+    }
+
     fn push_or_wait(&mut self, entry: &Entry) {
-        let message = Message::from_event(&entry.event).map(Arc::new);
+        let slot = Slot::new(entry.seq, entry.place, self.body(&entry.event));
         match &mut self.in_flight {
-            Some(answer) => answer.waiting.push(Slot { seq: entry.seq, order: 0, message }),
-            None => self.push(entry.seq, message),
+            Some(answer) => answer.waiting.push(slot),
+            None => self.push(slot),
         }
     }
 
     fn push_waiting(&mut self, waiting: Vec<Slot>) {
         for slot in waiting {
-            self.push(slot.seq, slot.message);
+            self.push(slot);
         }
     }
 
-    fn push(&mut self, seq: Seq, message: Option<Arc<Message>>) {
+    fn push(&mut self, slot: Slot) {
         let order = self.next_order;
         self.next_order += 1;
-        self.context.push(Slot { seq, order, message });
+        self.context.push(Slot { order, ..slot });
     }
 
     fn trimmed(&mut self, entry: &Entry, trim: &ContextTrimmed) {
@@ -435,9 +568,11 @@ impl State {
         let (removed, kept): (Vec<Slot>, Vec<Slot>) = std::mem::take(&mut self.context).into_iter().partition(leaves);
         self.context = kept;
         let order = removed.first().map_or(0, |slot| slot.order);
-        let note = Message::from_event(&entry.event).map(Arc::new);
+        let first = removed.iter().map(|slot| slot.stands_for.map_or(slot.seq, |first| first.min(slot.seq))).min();
+        let note =
+            Slot { order, stands_for: first.or(Some(entry.seq)), ..Slot::new(entry.seq, entry.place, self.body(&entry.event)) };
         let place = self.context.partition_point(|slot| slot.order < order);
-        self.context.insert(place, Slot { seq: entry.seq, order, message: note });
+        self.context.insert(place, note);
         self.put_aside(entry.seq, None, away(removed, None));
         self.change_prefix(entry.seq);
     }
@@ -448,11 +583,8 @@ impl State {
         // A note that stays stands for messages before `to` and, perhaps, for some after it: those go as well, so that
         // undoing its trim does not bring them back.
         let live = self.set_aside.iter().filter(|aside| self.is_live_trim(aside));
-        let late: Vec<Seq> = live
-            .flat_map(|trim| &trim.slots)
-            .filter(|away| !self.is_up_to(&away.slot, rewind.to))
-            .map(|away| away.slot.seq)
-            .collect();
+        let late: Vec<Seq> =
+            live.flat_map(|trim| &trim.slots).filter(|away| !away.slot.is_up_to(rewind.to)).map(|away| away.slot.seq).collect();
         for trim in self.set_aside.iter_mut().filter(|aside| aside.rewound_to.is_none()) {
             let taken = trim.slots.extract_if(.., |away| late.contains(&away.slot.seq));
             removed.extend(taken.map(|away| Away { trim: Some(trim.by), ..away }));
@@ -462,10 +594,10 @@ impl State {
     }
 
     fn restored(&mut self, by: Seq, restored: &ContextRestored) {
+        self.end_in_flight();
         let Some(place) = self.set_aside.iter().position(|aside| aside.by == restored.undo) else { return };
         let aside = self.set_aside.remove(place);
         if let Some(to) = aside.rewound_to {
-            self.end_in_flight();
             let since = away(self.take_after(to), None);
             self.put_aside(by, Some(to), since);
             self.bring_back(aside.slots);
@@ -502,16 +634,9 @@ impl State {
     /// Takes what stands after the event `to` out of the context; the note of a trim stands where its messages stood.
     fn take_after(&mut self, to: Seq) -> Vec<Slot> {
         let (kept, taken): (Vec<Slot>, Vec<Slot>) =
-            std::mem::take(&mut self.context).into_iter().partition(|slot| self.is_up_to(slot, to));
+            std::mem::take(&mut self.context).into_iter().partition(|slot| slot.is_up_to(to));
         self.context = kept;
         taken
-    }
-
-    fn is_up_to(&self, slot: &Slot, to: Seq) -> bool {
-        let is_note_up_to = |aside: &SetAside| {
-            aside.by == slot.seq && aside.rewound_to.is_none() && aside.slots.iter().any(|away| self.is_up_to(&away.slot, to))
-        };
-        slot.seq <= to || self.set_aside.iter().any(is_note_up_to)
     }
 
     /// Whether the note of a trim is in the context, or would be but for a later trim.
@@ -530,7 +655,48 @@ impl State {
     fn put_aside(&mut self, by: Seq, rewound_to: Option<Seq>, mut slots: Vec<Away>) {
         slots.iter_mut().for_each(|away| away.slot.message = None);
         self.set_aside.push(SetAside { by, rewound_to, slots });
+        let mut messages: usize = self.set_aside.iter().map(|aside| aside.slots.len()).sum();
+        let mut old = 0;
+        while self.set_aside.len() - old > 1 && (self.set_aside.len() - old > UNDO_MAX || messages > UNDO_MESSAGES_MAX) {
+            messages -= self.set_aside[old].slots.len();
+            old += 1;
+        }
+        if old > 0 {
+            self.forget(old);
+        }
     }
+
+    /// Forgets the oldest `count` trims and rewinds: they can no longer be undone.
+    fn forget(&mut self, count: usize) {
+        let old: Vec<SetAside> = self.set_aside.drain(..count).collect();
+        let mut gone: Vec<Away> = Vec::new();
+        for SetAside { by, slots, .. } in old {
+            gone.extend(slots);
+            // What a rewind took from among the messages of a trim would go back there.
+            for aside in &mut self.set_aside {
+                gone.extend(aside.slots.extract_if(.., |away| away.trim == Some(by)));
+            }
+        }
+        let gone = gone.iter().filter(|away| away.slot.stands_for.is_none()).map(|away| SeqRange(away.slot.seq, away.slot.seq));
+        self.forgotten.extend(gone);
+        self.forgotten.sort_unstable();
+        let known = self.known_messages();
+        let mut merged: Vec<SeqRange> = Vec::new();
+        for range in self.forgotten.drain(..).filter(|range| known.first().is_some_and(|first| range.1 > *first)) {
+            match merged.last_mut() {
+                Some(last) if known.partition_point(|seq| *seq <= last.1) == known.partition_point(|seq| *seq <= range.0) => {
+                    last.1 = last.1.max(range.1);
+                }
+                _ => merged.push(range),
+            }
+        }
+        self.forgotten = merged;
+    }
+}
+
+/// The first line of `text` that is not blank, 80 characters at most.
+pub(crate) fn title_of(text: &str) -> Option<String> {
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(|line| line.chars().take(80).collect())
 }
 
 fn away(slots: impl IntoIterator<Item = Slot>, trim: Option<Seq>) -> Vec<Away> {

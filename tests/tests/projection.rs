@@ -147,7 +147,7 @@ impl Writer {
 
     fn push(&mut self, event: impl Into<Event>) -> u64 {
         let seq = self.state.next_seq + std::mem::take(&mut self.lost);
-        let entry = Entry { seq, at: Timestamp::from_ms(0), sound: true, event: event.into() };
+        let entry = Entry::new(seq, Timestamp::from_ms(0), event);
         self.state.apply(&entry);
         self.entries.push(entry);
         self.sent.push(None);

@@ -67,7 +67,7 @@ impl Chat {
     }
 
     fn event(&mut self, event: impl Into<Event>) {
-        let entry = Entry { seq: self.seq, at: Timestamp::default(), sound: true, event: event.into() };
+        let entry = Entry::new(self.seq, Timestamp::default(), event);
         self.seq += 1;
         self.ui.turn_event(&TurnEvent::Entry(Arc::new(entry)));
     }

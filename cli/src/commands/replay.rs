@@ -106,8 +106,7 @@ mod tests {
 
     fn pauses(speed: Option<f64>, times_ms: &[i64]) -> Vec<u128> {
         let mut pace = Pace { speed, last: None };
-        let entry =
-            |ms: &i64| Entry { seq: 0, at: Timestamp::from_ms(*ms), sound: true, event: Note { text: String::new() }.into() };
+        let entry = |ms: &i64| Entry::new(0, Timestamp::from_ms(*ms), Note { text: String::new() });
         times_ms.iter().map(|ms| pace.before(&entry(ms)).as_millis()).collect()
     }
 

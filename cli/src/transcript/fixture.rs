@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// Gives events their places and times, 1.5 s apart.
 pub(crate) fn entries(events: Vec<Event>) -> Vec<Entry> {
     let start: Timestamp = "2026-01-31T23:59:50.000Z".parse().expect("a time");
-    let place = |(seq, event)| Entry { seq, at: Timestamp::from_ms(start.as_ms() + seq as i64 * 1_500), sound: true, event };
+    let place = |(seq, event)| Entry::new(seq, Timestamp::from_ms(start.as_ms() + seq as i64 * 1_500), event);
     (0..).zip(events).map(place).collect()
 }
 

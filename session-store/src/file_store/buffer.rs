@@ -4,12 +4,13 @@
 //! takes back what was written before it. Chunks come from a pool that all sessions share, and an idle session has none.
 
 use crate::error::StoreError;
-use crate::event::{Entry, SideRef};
+use crate::event::{Entry, SideRef, Summary};
 use crate::file_store::lock;
+use crate::file_store::summary::Tally;
 use crate::fs::File;
-use crate::id::Seq;
+use crate::id::{Place, Seq};
 use crate::line;
-use crate::scan::seed_of;
+use crate::scan::{Position, seed_of};
 use crate::store::Rescued;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -123,8 +124,11 @@ pub(super) struct Buffer {
     pub(super) durable: Seq,
     /// The checksum that the next line continues.
     crc: u32,
-    /// Where the file ends once all is written.
+    /// Where the file ends once all is written, and how many lines it has then.
     end: u64,
+    lines: u64,
+    /// What the list shows of the session.
+    tally: Box<Tally>,
     /// Up to where the file is known to be durable.
     pub(super) durable_end: u64,
     /// The chunk that lines are added to; empty: none yet.
@@ -156,15 +160,17 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer for a file that holds the events before `next` in its first `end` bytes, all durable.
-    pub(super) fn new(next: Seq, crc: u32, end: u64) -> Self {
+    /// A buffer for a file that ends at `at`, all of it durable.
+    pub(super) fn new(at: Position, tally: Tally) -> Self {
         Self {
-            accepted: next,
-            written: next,
-            durable: next,
-            crc,
-            end,
-            durable_end: end,
+            accepted: at.next_seq,
+            written: at.next_seq,
+            durable: at.next_seq,
+            crc: at.crc,
+            end: at.offset,
+            lines: at.lines,
+            tally: Box::new(tally),
+            durable_end: at.offset,
             tail: Vec::new(),
             tail_since: None,
             chunks: VecDeque::new(),
@@ -175,7 +181,7 @@ impl Buffer {
             write_due: None,
             write_trouble: None,
             sync_trouble: None,
-            rescued: next,
+            rescued: at.next_seq,
             rescue: None,
             failing_since: None,
             failures: 0,
@@ -199,6 +205,17 @@ impl Buffer {
         self.end
     }
 
+    /// Where a line of `length` bytes that is added next will stand.
+    pub(super) fn next_place(&self, length: usize, crc: u32) -> Place {
+        let len = u32::try_from(length.saturating_sub(1)).unwrap_or(0);
+        Place { line: self.lines + 1, offset: self.end, len, crc }
+    }
+
+    /// What `closed` says of the session, where that is the next line.
+    pub(super) fn summary(&self) -> Summary {
+        self.tally.summary(self.end)
+    }
+
     /// Adds the line that `encode` makes from the chain's checksum and the next `seq`; says how long it is, and its checksum.
     /// Nothing else changes until [`Buffer::commit_line`].
     pub(super) fn encode_line(&mut self, pool: &Pool, encode: impl FnOnce(&mut Vec<u8>, u32, Seq) -> u32) -> (usize, u32) {
@@ -216,15 +233,17 @@ impl Buffer {
     }
 
     /// Makes the line that was just added count; `side_bytes` of its event are beside it.
-    pub(super) fn commit_line(&mut self, length: usize, side_bytes: u64, crc: u32, entry: &Arc<Entry>) {
+    pub(super) fn commit_line(&mut self, length: usize, side_bytes: u64, entry: &Arc<Entry>) {
         if self.tail_since.is_none() {
             let now = Instant::now();
             self.tail_since = Some(now);
             self.last_append = Some(now);
         }
-        self.crc = crc;
+        self.crc = entry.place.crc;
         self.accepted += 1;
         self.end += length as u64;
+        self.lines += 1;
+        self.tally.pass(entry);
         if self.tail.len() >= CHUNK_BYTES {
             self.seal();
         }

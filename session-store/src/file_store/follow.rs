@@ -115,14 +115,14 @@ impl Entries {
 
 fn read_chunk(core: &Arc<Core>, id: SessionId, reader: &mut LogReader, from: Seq, follows: bool) -> Result<Read, StoreError> {
     let mut items = Vec::new();
-    let is_end = !reader.read(&mut items)?;
+    let mut is_end = !reader.read(&mut items)?;
     if is_end && follows && reader.is_replaced()? {
         *reader = LogReader::open(core, id)?;
         return Ok(Read { entries: Vec::new(), is_end: false });
     }
     if is_end && !follows {
         // A follower waits for the rest of the last line; a reader takes what is there of it.
-        reader.finish(&mut items);
+        is_end = reader.finish(&mut items);
     }
     Ok(Read { entries: entries_from(items, from), is_end })
 }

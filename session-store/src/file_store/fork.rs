@@ -11,12 +11,13 @@ use super::engine::Core;
 use super::open::{Prelude, Taken, disk_of};
 use super::read::{self, LogReader, is_hash, open_log};
 use super::session::Session;
+use super::summary::Tally;
 use super::{owner, stale, syncer, writer};
 use crate::error::StoreError;
 use crate::event::{FORMAT_VERSION, Opened, SessionForked};
 use crate::fs::{File, OpenMode, append_all, copy_all_at, read_full_at};
 use crate::id::{Seq, SessionId};
-use crate::scan::Scanner;
+use crate::scan::{Position, Scanner};
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,10 +48,10 @@ fn copy(core: &Arc<Core>, parent: SessionId, copy_end: u64, lines: &[u8], id: Se
         copy_log(core, parent, copy_end, &part)?;
         append_all(&*file, &mut [IoSlice::new(lines)], |_| {}).map_err(StoreError::io("write", &part))?;
         copy_sides(core, parent, id)?;
-        let folded = fold_part(&*file, &part)?;
-        let at_seq = folded.next_seq.saturating_sub(1);
-        let mut prelude = Prelude::new(folded.crc, folded.next_seq);
-        prelude.push(core, Opened { epoch: folded.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
+        let copied = end_of_part(&*file, &part)?;
+        let at_seq = copied.next_seq.saturating_sub(1);
+        let mut prelude = Prelude::new(copied);
+        prelude.push(core, Opened { epoch: copied.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
         prelude.push(core, SessionForked { session: id, parent, at_seq }.into());
         append_all(&*file, &mut [IoSlice::new(&prelude.bytes)], |_| {}).map_err(StoreError::io("write", &part))?;
         file.sync_data().map_err(StoreError::io("sync", &part))?;
@@ -63,21 +64,22 @@ fn copy(core: &Arc<Core>, parent: SessionId, copy_end: u64, lines: &[u8], id: Se
     syncer::sync_day(core, &day)?;
     let folded = read::fold(core, id)?;
     let disk = disk_of(&path, &file, end)?;
-    let buffer = Buffer::new(folded.next_seq, folded.crc, end);
+    let buffer = Buffer::new(Position { offset: end, ..folded.position }, Tally::new(folded.state.summary()));
     let session = Arc::new(Session::new(core, id, folded.state.epoch, buffer, disk));
-    Ok(Taken { session, state: folded.state, problems: folded.problems })
+    Ok(Taken { session, state: folded.state, problems: folded.problems, read: folded.read })
 }
 
 /// Where the line of the last event that is copied ends.
 fn end_of_copy(core: &Arc<Core>, parent: SessionId, at: Option<Seq>) -> Result<u64, StoreError> {
     let mut reader = LogReader::open(core, parent)?;
+    reader.seek(at.map_or(Seq::MAX, |at| at.saturating_add(1)))?;
     let mut items = Vec::new();
     let mut end = 0;
     while reader.read(&mut items)? {
         for item in items.drain(..) {
-            let read::Item::Entry(entry, place) = item else { continue };
+            let read::Item::Entry(entry) = item else { continue };
             if at.is_none_or(|at| entry.seq <= at) {
-                end = place.offset + u64::from(place.len) + 1;
+                end = entry.place.end();
             } else if entry.sound {
                 // An unchecked one may be in its place, with a damaged `seq`.
                 return Ok(end);
@@ -117,21 +119,15 @@ fn copy_side(core: &Core, from: &Path, to: &Path) -> Result<(), StoreError> {
     syncer::sync_file(core, &*file, to)
 }
 
-/// Where a chain ends.
-struct ChainEnd {
-    crc: u32,
-    next_seq: Seq,
-    epoch: u64,
-}
-
-fn fold_part(file: &dyn File, part: &Path) -> Result<ChainEnd, StoreError> {
+/// Where a copy ends.
+fn end_of_part(file: &dyn File, part: &Path) -> Result<Position, StoreError> {
     let mut scanner = Scanner::new();
     let mut chunk = vec![0; CHUNK_BYTES];
     let (mut offset, mut found) = (0, Vec::new());
     loop {
         let length = read_full_at(file, &mut chunk, offset).map_err(StoreError::io("read", part))?;
         if length == 0 {
-            return Ok(ChainEnd { crc: scanner.last_crc(), next_seq: scanner.next_seq(), epoch: scanner.epoch() });
+            return Ok(scanner.position());
         }
         scanner.feed(&chunk[..length], &mut found);
         found.clear();

@@ -1,15 +1,22 @@
-//! The list of sessions: every log in `sessions/YYYY/MM/DD/` is folded. What is no log is passed over, what cannot be read
-//! is listed as damaged.
+//! The list of sessions: of every log in `sessions/YYYY/MM/DD/` the last line, which says all that a list shows where the session was
+//! closed; else the log is folded from its newest checkpoint on. What is no log is passed over, what cannot be read is listed as damaged.
 
 use super::engine::{Core, Holding};
+use super::tail::{self, Log};
 use super::{lock, owner, read};
 use crate::error::StoreError;
+use crate::event::{Closed, Entry, Event, Summary};
+use crate::fs::OpenMode;
 use crate::id::SessionId;
+use crate::line::{Decoded, claim, decode};
 use crate::store::{Holder, SessionListState, SessionSummary};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How much of the end of a log is read for its last line.
+const END_BYTES: u64 = 2 << 10;
 
 pub(super) fn list(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> {
     let ids = ids(core)?;
@@ -70,11 +77,40 @@ fn logs(core: &Core, day: &Path) -> impl Iterator<Item = SessionId> + use<> {
 
 /// Nothing where the session is gone by now.
 fn summary(core: &Arc<Core>, id: SessionId) -> Option<SessionSummary> {
-    match read::fold(core, id) {
+    if let Ok(Some(summary)) = closed_summary(core, id) {
+        return Some(summary);
+    }
+    match read::fold_for_list(core, id) {
         Ok(folded) => Some(summary_of(core, id, folded)),
         Err(StoreError::NotFound(_)) => None,
         Err(_) => Some(SessionSummary { state: SessionListState::Damaged, ..unknown(id) }),
     }
+}
+
+/// What the last line says, where the session was closed with it.
+fn closed_summary(core: &Core, id: SessionId) -> Result<Option<SessionSummary>, StoreError> {
+    let path = core.layout.log(id);
+    let file = read::open_log(core, id, &path, OpenMode::Read)?;
+    let bytes = file.stat().map_err(StoreError::io("look at", &path))?.size;
+    let log = Log { core, id, file: &*file };
+    let start = bytes.saturating_sub(END_BYTES);
+    let end = log.read(start, bytes - start)?;
+    let Some(line) = end.strip_suffix(b"\n") else { return Ok(None) };
+    let Some(before) = line.iter().rposition(|byte| *byte == b'\n').map(|newline| newline + 1) else { return Ok(None) };
+    let line = &line[before..];
+    let continues = |(body, crc)| tail::seed_before(&end[..before]).is_some_and(|seed| crc32c::crc32c_append(seed, body) == crc);
+    if !claim(line).is_some_and(continues) {
+        return Ok(None);
+    }
+    let Some(Decoded::Entry(Entry { at, event: Event::Closed(Closed { summary: Some(closed), .. }), .. })) = decode(line) else {
+        return Ok(None);
+    };
+    if closed.offset != start + before as u64 {
+        return Ok(None);
+    }
+    let state = if is_ours(core, id) { SessionListState::Open } else { SessionListState::Idle };
+    let Summary { name, title, cwd, model, created_at, messages, .. } = *closed;
+    Ok(Some(SessionSummary { id, name, title, cwd, model, created_at, updated_at: at, messages, bytes, state }))
 }
 
 fn summary_of(core: &Core, id: SessionId, folded: read::Folded) -> SessionSummary {
@@ -86,13 +122,14 @@ fn summary_of(core: &Core, id: SessionId, folded: read::Folded) -> SessionSummar
         SessionListState::Idle
     };
     let unknown = unknown(id);
+    let model = folded.state.model().map(str::to_owned);
     let fold = folded.state;
     SessionSummary {
         id,
         name: fold.name,
         title: fold.title,
         cwd: fold.cwd,
-        model: fold.profile.map(|profile| profile.model.clone()),
+        model,
         created_at: fold.created_at.unwrap_or(unknown.created_at),
         updated_at: fold.updated_at.unwrap_or(unknown.updated_at),
         messages: fold.messages,
@@ -102,9 +139,12 @@ fn summary_of(core: &Core, id: SessionId, folded: read::Folded) -> SessionSummar
 }
 
 fn is_open(core: &Core, id: SessionId, folded: &read::Folded) -> bool {
-    // Its first line may not be written yet.
-    let ours = matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_)));
-    ours || !matches!(owner::holder_of(core, id, &folded.state), Holder::Nobody)
+    is_ours(core, id) || !matches!(owner::holder_of(core, id, &folded.state), Holder::Nobody)
+}
+
+/// Whether this process has it open; its first line may not be written yet.
+fn is_ours(core: &Core, id: SessionId) -> bool {
+    matches!(lock(&core.sessions).get(&id), Some(Holding::Open(_)))
 }
 
 fn unknown(id: SessionId) -> SessionSummary {

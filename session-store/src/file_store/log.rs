@@ -43,8 +43,11 @@ impl FileLog {
 }
 
 /// Adds an event to a buffer.
-fn accept(core: &Core, buffer: &mut Buffer, event: Event) -> Result<Arc<Entry>, AppendError> {
+fn accept(core: &Core, buffer: &mut Buffer, mut event: Event) -> Result<Arc<Entry>, AppendError> {
     refuse_if_ended(buffer)?;
+    if let Event::Checkpoint(checkpoint) = &mut event {
+        checkpoint.durable = buffer.durable_end;
+    }
     let room = Room::of(core, event.is_closing());
     room.check(core, buffer, 0)?;
     let at = core.options.clock.now();
@@ -61,8 +64,8 @@ fn accept(core: &Core, buffer: &mut Buffer, event: Event) -> Result<Arc<Entry>, 
         buffer.take_back_line(length);
         return Err(full);
     }
-    let entry = Arc::new(Entry { seq: buffer.accepted, at, sound: true, event });
-    buffer.commit_line(length, side_bytes, crc, &entry);
+    let entry = Arc::new(Entry { place: buffer.next_place(length, crc), ..Entry::new(buffer.accepted, at, event) });
+    buffer.commit_line(length, side_bytes, &entry);
     core.in_memory.fetch_add(length as u64, Ordering::Relaxed);
     core.counters.events.fetch_add(1, Ordering::Relaxed);
     Ok(entry)
@@ -138,7 +141,8 @@ impl Room {
 pub(super) fn release(core: &Core, session: &Arc<Session>) -> Result<(), AppendError> {
     let mut buffer = lock(&session.buffer);
     if buffer.ended.is_none() {
-        accept(core, &mut buffer, Closed { epoch: session.epoch }.into())?;
+        let summary = Some(Box::new(buffer.summary()));
+        accept(core, &mut buffer, Closed { epoch: session.epoch, summary }.into())?;
         buffer.ended = Some(Ended::Closed);
         session.publish(&buffer);
     }

@@ -17,7 +17,10 @@
 //! **Parties.** Appends put lines into a session's buffer ([`buffer`]); three threads take them to the disk ([`engine`], [`writer`],
 //! [`syncer`]); everything that reads or opens runs on the runtime's blocking threads ([`open`], [`read`], [`follow`], [`list`]).
 //!
-//! **What it does not do.** It has no index: opening reads the whole log. It does not keep what was accepted through a
+//! **What reading costs.** Opening reads the end of a log, from its newest checkpoint on, and the bodies of the context ([`tail`]); the list reads
+//! the last line of each log ([`list`]). Neither has an index that could be wrong.
+//!
+//! **What it does not do.** It does not keep what was accepted through a
 //! `kill -9` within the window, nor defend against a process that ignores the ownership.
 
 mod ask;
@@ -44,7 +47,10 @@ mod repair;
 mod rescue;
 mod session;
 mod stale;
+mod summary;
 mod syncer;
+mod tail;
+mod verify;
 mod writer;
 
 pub use house::{Quota, SessionSpace, Space};
@@ -55,10 +61,9 @@ use crate::error::{ShutdownError, StoreError};
 use crate::event::{Event, SessionStarted, SideRef};
 use crate::fs::{FileSystem, RealFs};
 use crate::id::{Seq, SessionId};
-use crate::line::{Problem, ProblemKind};
 use crate::state::State;
 use crate::stats::StoreStats;
-use crate::store::{EntryReader, Holder, Loaded, NewSession, OpenSession, SessionLog, SessionStore, SessionSummary, Verified};
+use crate::store::{EntryReader, Loaded, NewSession, OpenSession, SessionLog, SessionStore, SessionSummary, Verified};
 use crate::time::{Clock, SystemClock};
 use async_trait::async_trait;
 use buffer::Buffer;
@@ -72,6 +77,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// A session that took more than this to be folded gets a checkpoint when it is opened.
+const LONG_BYTES: u64 = 4 << 20;
 
 /// How a [`FileStore`] works. [`FileStoreOptions::new`] has the defaults.
 #[derive(Clone)]
@@ -250,10 +258,17 @@ impl FileStore {
         let engine = Arc::clone(&self.engine);
         self.blocking(move |core| {
             let reservation = Reservation::new(core, id)?;
-            let Taken { session, state, problems } = work(core)?;
+            let Taken { session, mut state, problems, read } = work(core)?;
             engine.serve(&session.device)?;
             reservation.fulfil(&session)?;
-            Ok(OpenSession { log: Arc::new(FileLog { engine, session }), state, problems })
+            let log = FileLog { engine, session };
+            if read > LONG_BYTES
+                && let Some(checkpoint) = state.checkpoint()
+                && let Ok(entry) = log.append(checkpoint.into())
+            {
+                state.apply(&entry);
+            }
+            Ok(OpenSession { log: Arc::new(log), state, problems })
         })
         .await
     }
@@ -286,7 +301,14 @@ impl FileStore {
     }
 
     async fn entries(&self, id: SessionId, from: Seq, follows: bool) -> Result<Box<dyn EntryReader>, StoreError> {
-        let reader = self.blocking(move |core| LogReader::open(core, id)).await?;
+        let open = move |core: &Arc<Core>| {
+            let mut reader = LogReader::open(core, id)?;
+            if from > 0 {
+                reader.seek(from)?;
+            }
+            Ok(reader)
+        };
+        let reader = self.blocking(open).await?;
         Ok(Box::new(Entries::new(reader, &self.engine.core, id, from, follows)))
     }
 }
@@ -368,24 +390,7 @@ impl SessionStore for FileStore {
     }
 
     async fn verify(&self, id: SessionId) -> Result<Verified, StoreError> {
-        self.blocking(move |core| {
-            let mut scanned = read::scan(core, id, |entry, place, problems| {
-                if let Some(side) = side_of(&entry.event)
-                    && read::read_side(core, id, side).is_err()
-                {
-                    problems.push(read::missing_side(side, place));
-                }
-            })?;
-            // A line that its owner is writing is not torn.
-            let is_torn = |problem: &Problem| problem.kind == ProblemKind::TornTail;
-            if scanned.problems.iter().any(is_torn)
-                && matches!(owner::holder_of(core, id, &read::fold(core, id)?.state), Holder::Alive(_))
-            {
-                scanned.problems.retain(|problem| !is_torn(problem));
-            }
-            Ok(Verified { id, ok: scanned.problems.is_empty(), events: scanned.events, problems: scanned.problems })
-        })
-        .await
+        self.blocking(move |core| verify::verify(core, id)).await
     }
 
     async fn list(&self) -> Result<Vec<SessionSummary>, StoreError> {
@@ -467,15 +472,6 @@ impl FileStore {
         let session = self.all_sessions().into_iter().find(|session| session.id == id)?;
         let buffer = lock(&session.buffer);
         buffer.sides.iter().find(|kept| kept.side == *side).map(|kept| kept.bytes.clone())
-    }
-}
-
-/// The side file that an event names.
-fn side_of(event: &Event) -> Option<&SideRef> {
-    match event {
-        Event::ToolFinished(finished) => finished.full.as_ref(),
-        Event::Recovered(recovered) => recovered.full.as_ref(),
-        _ => None,
     }
 }
 

@@ -16,12 +16,14 @@ use super::owner;
 use super::read::{self, Folded, open_log};
 use super::rescue::Leftovers;
 use super::session::{Disk, Session};
+use super::summary::Tally;
 use super::{fragment, lock, syncer};
 use crate::error::StoreError;
 use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner};
 use crate::fs::{File, OpenMode, append_all, for_each_chunk, read_full_at, write_all_at};
-use crate::id::{Seq, SessionId};
+use crate::id::{Place, SessionId};
 use crate::line::{self, Problem};
+use crate::scan::Position;
 use crate::state::State;
 use crate::store::Holder;
 use std::io::{self, IoSlice};
@@ -40,26 +42,42 @@ pub(super) struct Taken {
     pub(super) session: Arc<Session>,
     pub(super) state: State,
     pub(super) problems: Vec<Problem>,
+    /// How much of the log was read for it, bodies aside.
+    pub(super) read: u64,
 }
 
 /// The lines that an owner writes before anybody may append.
 pub(super) struct Prelude {
     pub(super) bytes: Vec<u8>,
-    crc: u32,
     entries: Vec<Entry>,
-    next: Seq,
+    /// Where its last line ends.
+    end: Position,
 }
 
 impl Prelude {
-    pub(super) fn new(crc: u32, next: Seq) -> Self {
-        Self { bytes: Vec::new(), crc, entries: Vec::new(), next }
+    /// For a file that ends at `end`.
+    pub(super) fn new(end: Position) -> Self {
+        Self { bytes: Vec::new(), entries: Vec::new(), end }
+    }
+
+    /// Ends the line that is there without a newline.
+    fn end_line(&mut self) {
+        self.bytes.push(b'\n');
+        self.end.offset += 1;
+        self.end.lines += 1;
     }
 
     pub(super) fn push(&mut self, core: &Core, event: Event) {
-        let at = core.options.clock.now();
-        self.crc = line::encode(&mut self.bytes, self.crc, self.next, at, &event);
-        self.entries.push(Entry { seq: self.next, at, sound: true, event });
-        self.next += 1;
+        let (at, before) = (core.options.clock.now(), self.bytes.len());
+        let seq = self.end.next_seq;
+        self.end.crc = line::encode(&mut self.bytes, self.end.crc, seq, at, &event);
+        let length = (self.bytes.len() - before) as u64;
+        self.end.lines += 1;
+        self.end.next_seq += 1;
+        let len = u32::try_from(length - 1).unwrap_or(0);
+        let place = Place { line: self.end.lines, offset: self.end.offset, len, crc: self.end.crc };
+        self.end.offset += length;
+        self.entries.push(Entry { place, ..Entry::new(seq, at, event) });
     }
 }
 
@@ -76,7 +94,7 @@ pub(super) fn create(core: &Core, id: SessionId) -> Result<(Arc<Session>, Opened
     let mut disk = disk_of(&path, &file, 0)?;
     disk.entry = Some(core.folders.entry_made(&day));
     let opened = Opened { epoch: 1, writer, format: FORMAT_VERSION, owner };
-    Ok((Arc::new(Session::new(core, id, 1, Buffer::new(0, 0, 0), disk)), opened))
+    Ok((Arc::new(Session::new(core, id, 1, Buffer::new(Position::default(), Tally::default()), disk)), opened))
 }
 
 pub(super) fn disk_of(path: &Path, file: &Arc<dyn File>, end: u64) -> Result<Disk, StoreError> {
@@ -112,7 +130,7 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
         if rescued.take_in(core, id, &**file, &folded)? {
             continue;
         }
-        let epoch = folded.epoch.max(folded.state.epoch) + 1;
+        let epoch = folded.position.epoch.max(folded.state.epoch) + 1;
         let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner: owner.clone() };
         let prelude = open_prelude(core, id, &**file, &folded, opened)?;
         if folded.state.owner.is_some() {
@@ -137,17 +155,18 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
     fragment::blank(core, id, &folded)?;
     prelude.entries.iter().for_each(|entry| folded.state.apply(entry));
     let disk = disk_of(&path, file, end)?;
-    let session = Session::new(core, id, epoch, Buffer::new(prelude.next, prelude.crc, end), disk);
-    Ok(Taken { session: Arc::new(session), state: folded.state, problems: folded.problems })
+    let buffer = Buffer::new(prelude.end, Tally::new(folded.state.summary()));
+    let session = Arc::new(Session::new(core, id, epoch, buffer, disk));
+    Ok(Taken { session, state: folded.state, problems: folded.problems, read: folded.read })
 }
 
 /// Writes again, in the same place, what the owner before may have failed to make durable: it did not close, and a failed
 /// sync may have left what is only shown. The next sync would say that all is well. No owner has more than its bound
-/// in that state.
+/// in that state, nor anything that its checkpoints say was durable.
 fn write_tail_again(core: &Core, id: SessionId, file: &dyn File, folded: &Folded) -> Result<(), StoreError> {
     // A fragment is kept elsewhere and about to go.
     let end = fragment::range(folded).map_or(folded.length, |fragment| fragment.start);
-    let tail = end.saturating_sub(core.options.session_bytes_max)..end;
+    let tail = end.saturating_sub(core.options.session_bytes_max).max(folded.durable).min(end)..end;
     let path = core.layout.log(id);
     let in_place = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
     for_each_chunk(file, tail, |chunk, offset| write_all_at(&*in_place, chunk, offset)).map_err(StoreError::io("write", &path))
@@ -155,9 +174,9 @@ fn write_tail_again(core: &Core, id: SessionId, file: &dyn File, folded: &Folded
 
 /// What a new owner appends: the newline that a fragment lacks, `opened`, and what became of the fragment.
 fn open_prelude(core: &Core, id: SessionId, file: &dyn File, folded: &Folded, opened: Opened) -> Result<Prelude, StoreError> {
-    let mut prelude = Prelude::new(folded.crc, folded.next_seq);
+    let mut prelude = Prelude::new(Position { offset: folded.length, ..folded.position });
     if folded.fragment.is_some() {
-        prelude.bytes.push(b'\n');
+        prelude.end_line();
     }
     prelude.push(core, opened.into());
     if let Some(recovered) = fragment::keep(core, id, file, folded)? {
@@ -183,9 +202,10 @@ fn settle_race(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uu
         None => Err(StoreError::Lost { id, why: "another process opened and closed it at the same time".to_owned() }),
         Some(_) => {
             let disk = disk_of(&core.layout.log(id), file, folded.length)?;
-            let buffer = Buffer::new(folded.next_seq, folded.crc, folded.length);
+            let at = Position { offset: folded.length, ..folded.position };
+            let buffer = Buffer::new(at, Tally::new(folded.state.summary()));
             let session = Arc::new(Session::new(core, id, epoch, buffer, disk));
-            Ok(Taken { session, state: folded.state, problems: folded.problems })
+            Ok(Taken { session, state: folded.state, problems: folded.problems, read: folded.read })
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Reading a log: in chunks, so that memory follows the chunk and the longest line and not the file.
 
 use super::engine::Core;
+use super::tail::Log;
 use crate::error::StoreError;
 use crate::event::{Entry, Event, SideRef, Unknown};
 use crate::fs::{self, File, OpenMode, read_full_at};
-use crate::id::{Seq, SessionId};
+use crate::id::{Place, Seq, SessionId};
 use crate::line::{Problem, ProblemKind, SideLine};
-use crate::scan::{Place, Scanned, Scanner};
+use crate::scan::{Position, Scanned, Scanner};
 use crate::side::sha256_hex;
 use crate::state::State;
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Something in a log, with side files read.
 #[expect(clippy::large_enum_variant, reason = "nearly all items are entries")]
 pub(super) enum Item {
-    Entry(Entry, Place),
+    Entry(Entry),
     Problem(Problem),
     /// What is after the last newline.
     Fragment {
@@ -29,7 +30,7 @@ pub(super) enum Item {
     },
 }
 
-/// Reads one log from its start.
+/// Reads one log from its start, or from a checkpoint on ([`LogReader::seek`]).
 pub(super) struct LogReader {
     core: Arc<Core>,
     id: SessionId,
@@ -40,6 +41,8 @@ pub(super) struct LogReader {
     pub(super) offset: u64,
     chunk: Vec<u8>,
     found: Vec<Scanned>,
+    /// It began at a checkpoint, and nothing since then asked for what is before that.
+    is_anchored: bool,
 }
 
 impl LogReader {
@@ -56,7 +59,32 @@ impl LogReader {
             offset: 0,
             chunk: Vec::new(),
             found: Vec::new(),
+            is_anchored: false,
         })
+    }
+
+    /// Goes to the newest checkpoint of events before `from`, and gives the state there, without bodies; stays at the start
+    /// where there is none.
+    pub(super) fn seek(&mut self, from: Seq) -> Result<Option<State>, StoreError> {
+        let log = self.log();
+        let length = log.file.stat().map_err(StoreError::io("look at", self.core.layout.log(self.id)))?.size;
+        let end = if from == Seq::MAX { length } else { log.end_for(from, length)? };
+        let Some(anchor) = log.anchor(end, from)? else { return Ok(None) };
+        self.scanner = Scanner::resume(anchor.position);
+        self.offset = anchor.position.offset;
+        self.is_anchored = true;
+        Ok(Some(anchor.state))
+    }
+
+    /// Whether it still reads from the checkpoint that it was sent to. Where a line there does not continue the chain, only what is before can
+    /// tell what it is: the reader goes back to the start by itself, and gives all again.
+    pub(super) fn is_anchored(&self) -> bool {
+        self.is_anchored
+    }
+
+    /// The file, to be read at any place.
+    pub(super) fn log(&self) -> Log<'_> {
+        Log { core: &self.core, id: self.id, file: &*self.file }
     }
 
     /// Reads on; false at the end of what there is.
@@ -69,6 +97,9 @@ impl LogReader {
         let length = read_full_at(&*self.file, &mut self.chunk, self.offset).map_err(StoreError::io("read", path))?;
         self.offset += length as u64;
         self.scanner.feed(&self.chunk[..length], &mut self.found);
+        if self.goes_back() {
+            return Ok(true);
+        }
         self.resolve(out);
         if length == 0 {
             self.chunk = Vec::new();
@@ -76,10 +107,33 @@ impl LogReader {
         Ok(length > 0)
     }
 
-    /// Ends the reading: tells what is after the last newline.
-    pub(super) fn finish(&mut self, out: &mut Vec<Item>) {
+    /// Ends the reading: tells what is after the last newline. False where there is more to read, from the start.
+    pub(super) fn finish(&mut self, out: &mut Vec<Item>) -> bool {
         self.scanner.finish(&mut self.found);
+        if self.goes_back() {
+            return false;
+        }
         self.resolve(out);
+        true
+    }
+
+    /// Goes back to the start where something was found that cannot be judged from a checkpoint on.
+    fn goes_back(&mut self) -> bool {
+        let is_sound = |found: &Scanned| match found {
+            Scanned::Entry(entry) => entry.sound,
+            Scanned::Side { side, .. } => side.sound,
+            Scanned::Problem(_) => false,
+            // Without a problem it is an `opened` that came too late for its epoch.
+            Scanned::SetAside { .. } | Scanned::Fragment { .. } => true,
+        };
+        if !self.is_anchored || self.found.iter().all(is_sound) {
+            return false;
+        }
+        self.found.clear();
+        self.scanner = Scanner::new();
+        self.offset = 0;
+        self.is_anchored = false;
+        true
     }
 
     /// Whether its path leads to another file by now, or to a shorter one.
@@ -92,7 +146,7 @@ impl LogReader {
     fn resolve(&mut self, out: &mut Vec<Item>) {
         for scanned in self.found.drain(..) {
             match scanned {
-                Scanned::Entry { entry, place } => out.push(Item::Entry(entry, place)),
+                Scanned::Entry(entry) => out.push(Item::Entry(entry)),
                 Scanned::Side { side, place } => read_fields(&self.core, self.id, side, place, out),
                 Scanned::SetAside { .. } => {}
                 Scanned::Problem(problem) => out.push(Item::Problem(problem)),
@@ -131,7 +185,7 @@ fn read_fields(core: &Core, id: SessionId, line: SideLine, place: Place, out: &m
         let fields = serde_json::Map::from_iter([("side".to_owned(), serde_json::json!(line.side))]);
         Event::Unknown(Unknown { type_name: line.type_name, fields })
     });
-    out.push(Item::Entry(Entry { seq: line.seq, at: line.at, sound: line.sound, event }, place));
+    out.push(Item::Entry(Entry { seq: line.seq, at: line.at, sound: line.sound, event, place }));
 }
 
 pub(super) fn missing_side(side: &SideRef, place: Place) -> Problem {
@@ -167,54 +221,91 @@ pub(super) fn is_hash(name: &str) -> bool {
 /// The fold of a log, and where its writer would go on.
 pub(super) struct Folded {
     pub(super) state: State,
+    /// What is wrong in what was read.
     pub(super) problems: Vec<Problem>,
-    /// Sound events.
+    /// Sound events in what was read.
     pub(super) events: u64,
-    /// The checksum that the next line continues, its `seq`, and the last epoch.
-    pub(super) crc: u32,
-    pub(super) next_seq: Seq,
-    pub(super) epoch: u64,
-    /// How much was read.
+    /// The end of the last whole line, the lines before it, the checksum that the next line continues, its `seq`, and the last epoch.
+    pub(super) position: Position,
+    /// The file's length.
     pub(super) length: u64,
+    /// How much of it was read for the fold, bodies aside.
+    pub(super) read: u64,
     /// What is after the last newline: its place, and whether only its newline is missing.
     pub(super) fragment: Option<(u64, bool)>,
+    /// Up to where the log itself says that it is durable.
+    pub(super) durable: u64,
 }
 
-/// Folds a log.
+/// Folds a log, from its newest checkpoint on where that gives the same.
 pub(super) fn fold(core: &Arc<Core>, id: SessionId) -> Result<Folded, StoreError> {
+    let mut reader = LogReader::open(core, id)?;
+    if let Some(state) = reader.seek(Seq::MAX)?
+        && let Some(mut folded) = fold_tail(&mut reader, state)?
+        && reader.log().hydrate(&mut folded.state)?
+    {
+        return Ok(folded);
+    }
+    fold_whole(core, id)
+}
+
+/// Like [`fold`], but without the bodies of what a checkpoint is for.
+pub(super) fn fold_for_list(core: &Arc<Core>, id: SessionId) -> Result<Folded, StoreError> {
+    let mut reader = LogReader::open(core, id)?;
+    if let Some(state) = reader.seek(Seq::MAX)?
+        && let Some(folded) = fold_tail(&mut reader, state)?
+    {
+        return Ok(folded);
+    }
+    fold_whole(core, id)
+}
+
+/// Folds on from a checkpoint; nothing where the reader had to go back.
+fn fold_tail(reader: &mut LogReader, mut state: State) -> Result<Option<Folded>, StoreError> {
+    let mut folded = scan_with(reader, true, |entry, _| state.apply(&entry))?;
+    Ok(reader.is_anchored().then(|| {
+        folded.state = state;
+        folded
+    }))
+}
+
+/// Folds a log from its start, whatever checkpoints it has.
+pub(super) fn fold_whole(core: &Arc<Core>, id: SessionId) -> Result<Folded, StoreError> {
     let mut state = State::default();
     let mut in_order = true;
-    let mut folded = scan(core, id, |entry, _, _| {
+    let mut folded = scan(core, id, |entry, _| {
         in_order &= entry.seq >= state.next_seq;
         if in_order {
             state.apply(&entry);
         }
     })?;
-    folded.state = if in_order { state } else { fold_sorted(core, id, folded.next_seq)? };
+    folded.state = if in_order { state } else { fold_sorted(core, id, folded.position.next_seq)? };
     hydrate(core, id, &mut folded.state)?;
     Ok(folded)
 }
 
 /// Reads a log to its end and gives each entry to `sink`, which may add problems. The state is left empty.
-pub(super) fn scan(
-    core: &Arc<Core>,
-    id: SessionId,
-    mut sink: impl FnMut(Entry, Place, &mut Vec<Problem>),
-) -> Result<Folded, StoreError> {
-    let mut reader = LogReader::open(core, id)?;
-    let (mut problems, mut events, mut fragment) = (Vec::new(), 0, None);
+pub(super) fn scan(core: &Arc<Core>, id: SessionId, sink: impl FnMut(Entry, &mut Vec<Problem>)) -> Result<Folded, StoreError> {
+    scan_with(&mut LogReader::open(core, id)?, false, sink)
+}
+
+/// The same from where `reader` is; stops where it goes back to the start and `stops` says so.
+fn scan_with(reader: &mut LogReader, stops: bool, mut sink: impl FnMut(Entry, &mut Vec<Problem>)) -> Result<Folded, StoreError> {
+    let from = reader.offset;
+    let (mut problems, mut events, mut fragment, mut durable) = (Vec::new(), 0, None, Durable::default());
     let mut items = Vec::new();
     let mut more = true;
     while more {
-        more = reader.read(&mut items)?;
-        if !more {
-            reader.finish(&mut items);
+        more = reader.read(&mut items)? || !reader.finish(&mut items);
+        if stops && !reader.is_anchored() {
+            break;
         }
         for item in items.drain(..) {
             match item {
-                Item::Entry(entry, place) => {
+                Item::Entry(entry) => {
                     events += u64::from(entry.sound);
-                    sink(entry, place, &mut problems);
+                    durable.pass(&entry);
+                    sink(entry, &mut problems);
                 }
                 Item::Problem(problem) => problems.push(problem),
                 Item::Fragment { offset, holds_records } => fragment = Some((offset, holds_records)),
@@ -226,19 +317,40 @@ pub(super) fn scan(
         state: State::default(),
         problems,
         events,
-        crc: reader.scanner.last_crc(),
-        next_seq: reader.scanner.next_seq(),
-        epoch: reader.scanner.epoch(),
+        position: reader.scanner.position(),
         length: reader.offset,
+        read: reader.offset.saturating_sub(from),
         fragment,
+        durable: durable.end,
     })
+}
+
+/// Up to where a log is durable by what it says itself.
+#[derive(Default)]
+struct Durable {
+    end: u64,
+    /// Where the last `opened` stands that nothing was appended behind. Its owner appends once all before it is durable: only a
+    /// line of its own says that this went well.
+    opened: u64,
+}
+
+impl Durable {
+    fn pass(&mut self, entry: &Entry) {
+        match &entry.event {
+            _ if !entry.sound => {}
+            Event::Opened(_) => self.opened = entry.place.offset,
+            Event::Recovered(_) => {}
+            Event::Checkpoint(checkpoint) => self.end = self.end.max(checkpoint.durable.min(entry.place.offset)),
+            _ => self.end = self.end.max(self.opened),
+        }
+    }
 }
 
 /// The fold of a log with lines out of their order: they are few, and the whole is taken into memory for it. An
 /// event at `next_seq`, where the log goes on, or behind it has a damaged `seq`; it must not come before what is appended.
 fn fold_sorted(core: &Arc<Core>, id: SessionId, next_seq: Seq) -> Result<State, StoreError> {
     let mut entries: BTreeMap<Seq, Entry> = BTreeMap::new();
-    scan(core, id, |entry, _, _| {
+    scan(core, id, |entry, _| {
         if entry.seq < next_seq {
             keep_better(&mut entries, entry);
         }
@@ -255,8 +367,11 @@ fn keep_better(entries: &mut BTreeMap<Seq, Entry>, entry: Entry) {
 
 /// Reads the bodies again that a restored context misses.
 fn hydrate(core: &Arc<Core>, id: SessionId, state: &mut State) -> Result<(), StoreError> {
+    if state.missing().is_empty() || LogReader::open(core, id)?.log().hydrate(state)? {
+        return Ok(());
+    }
     let Some(first) = state.missing().first().copied() else { return Ok(()) };
-    scan(core, id, |entry, _, _| {
+    scan(core, id, |entry, _| {
         if entry.seq >= first {
             state.hydrate(&entry);
         }
@@ -267,7 +382,7 @@ fn hydrate(core: &Arc<Core>, id: SessionId, state: &mut State) -> Result<(), Sto
 /// The entries of a chunk from `from` on, in the order of `seq` as far as the chunk goes.
 pub(super) fn entries_from(items: Vec<Item>, from: Seq) -> Vec<Arc<Entry>> {
     let entries = items.into_iter().filter_map(|item| match item {
-        Item::Entry(entry, _) if entry.seq >= from => Some(entry),
+        Item::Entry(entry) if entry.seq >= from => Some(entry),
         _ => None,
     });
     let mut sorted = BTreeMap::new();

@@ -252,8 +252,8 @@ fn write_again(
     }
     let survey = Survey::of(&*file, &log, advance)?;
     let mended = survey.mended(problems);
-    let mut expected = read::fold(core, id)?.state;
-    let more = [repaired(&mended, &kept.path).into(), Closed { epoch: session.epoch }.into()];
+    let mut expected = read::fold_whole(core, id)?.state;
+    let more = [repaired(&mended, &kept.path).into(), Closed { epoch: session.epoch, summary: None }.into()];
 
     match core.fs().remove_file(&part) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", part)(error)),
@@ -315,7 +315,7 @@ fn check(
     let mut state = State::default();
     let mut problem = None;
     scan_file(file, path, advance, |item| match item {
-        Scanned::Entry { entry, .. } => state.apply(&entry),
+        Scanned::Entry(entry) => state.apply(&entry),
         Scanned::Side { side, .. } => state.apply(&entry_of(core, id, side)),
         Scanned::SetAside { place } => problem = Some(format!("line {} was set aside", place.line)),
         Scanned::Fragment { .. } => problem = Some("it does not end in a newline".to_owned()),
@@ -332,7 +332,7 @@ fn entry_of(core: &Core, id: SessionId, line: SideLine) -> Entry {
     let fields = read::read_side(core, id, &line.side).ok();
     let event = fields.and_then(|json| Event::read_fields(&line.type_name, &json).ok());
     let unknown = || Event::Unknown(Unknown { type_name: line.type_name, fields: serde_json::Map::new() });
-    Entry { seq: line.seq, at: line.at, sound: line.sound, event: event.unwrap_or_else(unknown) }
+    Entry { sound: line.sound, ..Entry::new(line.seq, line.at, event.unwrap_or_else(unknown)) }
 }
 
 /// Scans a whole file.
@@ -401,7 +401,8 @@ impl Survey {
 
     fn take(&mut self, item: Scanned) {
         match item {
-            Scanned::Entry { entry, place } => {
+            Scanned::Entry(entry) => {
+                let place = entry.place;
                 let kind = match entry.event {
                     _ if !entry.sound => Kind::Unchecked,
                     Event::Checkpoint(_) => Kind::Checkpoint,
@@ -527,7 +528,7 @@ struct LogWriter<'a> {
 impl LogWriter<'_> {
     /// Writes an event in the next place.
     fn push(&mut self, at: Timestamp, event: Event) -> io::Result<Entry> {
-        let entry = Entry { seq: self.next, at, sound: true, event };
+        let entry = Entry::new(self.next, at, event);
         self.crc = entry.write_line(&mut self.out, self.crc);
         self.next = entry.next_seq();
         self.flush_if_long()?;

@@ -268,8 +268,13 @@ impl Leftovers {
             }
             let known = leftover.known_lines(core, id, folded)?;
             let is_at_end = match known.checked_sub(1) {
-                Some(last) => (leftover.lines[last].crc, leftover.lines[last].seq + 1) == (folded.crc, folded.next_seq),
-                None => leftover.lines.first().is_some_and(|line| (line.seed, line.seq) == (folded.crc, folded.next_seq)),
+                Some(last) => {
+                    (leftover.lines[last].crc, leftover.lines[last].seq + 1) == (folded.position.crc, folded.position.next_seq)
+                }
+                None => leftover
+                    .lines
+                    .first()
+                    .is_some_and(|line| (line.seed, line.seq) == (folded.position.crc, folded.position.next_seq)),
             };
             leftover.fate = if is_at_end || known == leftover.lines.len() { Fate::TakenIn } else { Fate::Kept };
             if !is_at_end {
@@ -315,19 +320,20 @@ impl Leftover {
     /// How many of its lines the log has.
     fn known_lines(&self, core: &Arc<Core>, id: SessionId, folded: &Folded) -> Result<usize, StoreError> {
         // Mostly the log ends within them, or right before them.
-        let ends = self.lines.iter().rposition(|line| (line.crc, line.seq + 1) == (folded.crc, folded.next_seq));
+        let ends =
+            self.lines.iter().rposition(|line| (line.crc, line.seq + 1) == (folded.position.crc, folded.position.next_seq));
         if let Some(last) = ends {
             return Ok(last + 1);
         }
-        if self.lines.first().is_none_or(|line| (line.seed, line.seq) == (folded.crc, folded.next_seq)) {
+        if self.lines.first().is_none_or(|line| (line.seed, line.seq) == (folded.position.crc, folded.position.next_seq)) {
             return Ok(0);
         }
         let ends: HashMap<(Seq, u32), usize> =
             self.lines.iter().enumerate().map(|(index, line)| ((line.seq, line.crc), index + 1)).collect();
         let mut known = 0;
-        read::scan(core, id, |entry, place, _| {
+        read::scan(core, id, |entry, _| {
             if entry.sound {
-                known = known.max(ends.get(&(entry.seq, place.crc)).copied().unwrap_or(0));
+                known = known.max(ends.get(&(entry.seq, entry.place.crc)).copied().unwrap_or(0));
             }
         })?;
         Ok(known)

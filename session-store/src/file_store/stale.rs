@@ -32,7 +32,7 @@ struct Aside {
     seed: u32,
     seq: Seq,
     crc: u32,
-    /// It says no more than who held the session.
+    /// It says no more than who held the session, or what was known.
     is_owner: bool,
 }
 
@@ -59,12 +59,13 @@ pub(super) fn find(core: &Arc<Core>, id: SessionId) -> Result<Option<Stale>, Sto
     let (mut common, mut known) = (HashMap::new(), HashSet::new());
     // A chain may begin with the session itself.
     common.insert((0, 0), 0);
-    read::scan(core, id, |entry, place, _| {
+    read::scan(core, id, |entry, _| {
+        let place = entry.place;
         if !entry.sound {
             return;
         }
         if starts.contains(&(place.crc, entry.seq + 1)) {
-            common.insert((place.crc, entry.seq + 1), place.offset + u64::from(place.len) + 1);
+            common.insert((place.crc, entry.seq + 1), place.end());
         }
         if ends.contains(&(entry.seq, place.crc)) {
             known.insert((entry.seq, place.crc));
@@ -116,7 +117,8 @@ impl Aside {
     fn of(text: &[u8]) -> Option<Self> {
         let (body, crc) = line::claim(text)?;
         let decoded = line::decode(text)?;
-        let is_owner = matches!(&decoded, Decoded::Entry(Entry { event: Event::Opened(_) | Event::Closed(_), .. }));
+        let is_owner =
+            matches!(&decoded, Decoded::Entry(Entry { event: Event::Opened(_) | Event::Closed(_) | Event::Checkpoint(_), .. }));
         Some(Self { seed: seed_of(body, crc), seq: decoded.seq(), crc, is_owner })
     }
 }

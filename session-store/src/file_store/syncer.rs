@@ -446,13 +446,16 @@ fn finish(core: &Core, session: &Session, job: &Job) {
 mod tests {
     use super::*;
     use crate::file_store::FileStoreOptions;
+    use crate::file_store::summary::Tally;
+    use crate::scan::Position;
     use crate::time::Timestamp;
 
     #[test]
     fn a_failure_that_is_told_after_another_lane_cured_it_goes_with_the_next_try() {
         let core = Core::new(FileStoreOptions::new("/nowhere"));
         let id = SessionId::new(Timestamp::from_ms(0));
-        let session = Session::new(&core, id, 1, Buffer::new(0, 0, 0), Disk::new((0, 0), 0));
+        let buffer = Buffer::new(Position::default(), Tally::default());
+        let session = Session::new(&core, id, 1, buffer, Disk::new((0, 0), 0));
         let progress = session.progress.subscribe();
         session.fail(Attempt::Sync, StoreError::Closed);
         assert!(progress.borrow().trouble.is_some());

@@ -14,7 +14,7 @@ fn small_log() -> Vec<Vec<u8>> {
         note("one"),
         note("{\"seq\":1,\"at\":"),
         note("three \u{1f30a}\n"),
-        Closed { epoch: 1 }.into(),
+        Closed { epoch: 1, summary: None }.into(),
         opened(2),
         note("six"),
         note(""),
@@ -35,7 +35,7 @@ fn scan_in_chunks(bytes: &[u8], size: usize) -> Vec<Scanned> {
 }
 
 fn entries(found: &[Scanned]) -> impl Iterator<Item = &Entry> {
-    found.iter().filter_map(|item| if let Scanned::Entry { entry, .. } = item { Some(entry) } else { None })
+    found.iter().filter_map(|item| if let Scanned::Entry(entry) = item { Some(entry) } else { None })
 }
 
 fn kinds(found: &[Scanned]) -> Vec<ProblemKind> {
@@ -83,7 +83,7 @@ fn a_whole_log_is_sound_and_without_problems() {
     let (mut line, mut offset) = (0, 0);
     for (item, bytes) in found.iter().zip(&log) {
         line += 1;
-        let Scanned::Entry { place, .. } = item else { panic!("{item:?}") };
+        let Scanned::Entry(Entry { place, .. }) = item else { panic!("{item:?}") };
         let crc = claim(&bytes[..bytes.len() - 1]).expect("a checksum").1;
         assert_eq!(*place, Place { line, offset, len: bytes.len() as u32 - 1, crc });
         offset += bytes.len() as u64;
@@ -513,7 +513,7 @@ fn reading_goes_on_from_any_known_position() {
         second.finish(&mut out);
         assert_eq!(entries(&out).cloned().collect::<Vec<_>>(), all);
         assert_eq!((kinds(&out), second.offset()), (vec![], log.concat().len() as u64));
-        assert_eq!(second.epoch(), 2);
+        assert_eq!(second.position().epoch, 2);
     }
 }
 

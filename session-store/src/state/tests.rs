@@ -17,7 +17,7 @@ struct Log {
 impl Log {
     fn add(&mut self, event: impl Into<Event>) -> Seq {
         let seq = self.entries.len() as Seq;
-        self.entries.push(Entry { seq, at: Timestamp::from_ms(seq as i64 * 1000), sound: true, event: event.into() });
+        self.entries.push(Entry::new(seq, Timestamp::from_ms(seq as i64 * 1000), event));
         seq
     }
 
@@ -105,7 +105,7 @@ fn events_that_are_left_out_are_no_gap() {
     log.answer(request, "running", &["call_1_0"]);
     let mut state = State::fold(&log.entries);
     let left_out = Compacted { from: 3, to: 7, count: 5 };
-    let entry = |sound| Entry { seq: 3, at: Timestamp::from_ms(0), sound, event: left_out.clone().into() };
+    let entry = |sound| Entry { sound, ..Entry::new(3, Timestamp::from_ms(0), left_out.clone()) };
     let mut unchecked = state.clone();
     state.apply(&entry(true));
     assert_eq!((state.next_seq, state.unresolved["call_1_0"].gap), (8, false));
@@ -120,7 +120,7 @@ fn events_that_a_repair_found_missing_are_a_gap() {
     let request = log.request();
     log.answer(request, "running", &["call_1_0"]);
     let mut state = State::fold(&log.entries);
-    state.apply(&Entry { seq: 3, at: Timestamp::from_ms(0), sound: true, event: Lost { from: 3, to: 7 }.into() });
+    state.apply(&Entry::new(3, Timestamp::from_ms(0), Lost { from: 3, to: 7 }));
     assert_eq!((state.next_seq, state.unresolved["call_1_0"].gap), (8, true));
 }
 
@@ -260,11 +260,11 @@ fn what_a_session_is_called_and_whose_it_is() {
     assert_eq!((before.session, before.cwd.as_deref(), before.name.as_deref()), (Some(parent), Some("/tmp"), Some("tides")));
     assert_eq!((before.epoch, before.owner.is_some(), before.todos.len(), before.todos_seq), (1, true, 1, Some(3)));
 
-    log.add(Closed { epoch: 1 });
+    log.add(Closed { epoch: 1, summary: None });
     log.add(opened(2));
     log.add(SessionForked { session: id, parent, at_seq: 3 });
     log.add(SessionRenamed { name: String::new() });
-    log.add(Closed { epoch: 2 });
+    log.add(Closed { epoch: 2, summary: None });
     let after = log.state();
     assert_eq!((after.session, after.parent, after.name, after.owner), (Some(id), Some((parent, 3)), None, None));
     assert_eq!((after.epoch, after.created_at), (2, Some(Timestamp::from_ms(6000))));
@@ -434,7 +434,7 @@ proptest! {
         let mut seq = 0;
         let entry = |(event, gap): (Event, u64)| {
             seq += 1 + gap;
-            Entry { seq, at: Timestamp::from_ms(0), sound: gap != 1, event }
+            Entry { sound: gap != 1, ..Entry::new(seq, Timestamp::from_ms(0), event) }
         };
         let entries: Vec<Entry> = events.into_iter().zip(gaps).map(entry).collect();
         let state = State::fold(&entries);
@@ -471,8 +471,7 @@ fn bodies_are_read_again_as_they_were_also_of_an_answer_that_was_cut() {
 
 #[test]
 fn one_event_of_every_type_folds_to_what_it_says() {
-    let entries =
-        every_event().into_iter().zip(0..).map(|(event, seq)| Entry { seq, at: Timestamp::from_ms(0), sound: true, event });
+    let entries = every_event().into_iter().zip(0..).map(|(event, seq)| Entry::new(seq, Timestamp::from_ms(0), event));
     let entries: Vec<Entry> = entries.collect();
     let state = State::fold(&entries);
     assert_eq!((state.name.as_deref(), state.epoch, state.owner), (Some("tides"), 1, None));

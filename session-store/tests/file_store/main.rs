@@ -13,5 +13,6 @@ mod reading;
 mod recovery;
 mod repairs;
 mod rescue;
+mod resume;
 mod sim;
 mod writing;

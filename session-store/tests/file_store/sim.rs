@@ -52,6 +52,8 @@ pub(crate) struct Control {
     syncs: AtomicU64,
     folder_syncs: AtomicU64,
     writes: AtomicU64,
+    /// How many bytes were read.
+    read_bytes: AtomicU64,
     /// The sync with which the power goes, counted from 1; 0: never.
     power_off_at: AtomicU64,
     failing_syncs: AtomicU64,
@@ -218,6 +220,10 @@ impl SimFs {
 
     pub(crate) fn folder_syncs(&self) -> u64 {
         self.0.folder_syncs.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.0.read_bytes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn writes(&self) -> u64 {
@@ -504,6 +510,7 @@ impl File for SimFile {
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
         drop(disk);
+        self.fs.0.read_bytes.fetch_add(length as u64, Ordering::SeqCst);
         let left = &self.fs.0.end_to_hang;
         if length == 0 && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1) {
             self.fs.0.end_gate.pass();

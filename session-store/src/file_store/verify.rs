@@ -1,0 +1,60 @@
+//! Checking a whole log: every line, every side file, and each checkpoint against the fold of what is before it.
+
+use super::engine::Core;
+use super::{owner, read, tail};
+use crate::error::StoreError;
+use crate::event::{Checkpoint, Entry, Event, SideRef};
+use crate::id::SessionId;
+use crate::line::{Problem, ProblemKind};
+use crate::state::{FOLD_VERSION, State};
+use crate::store::{Holder, Verified};
+use std::sync::Arc;
+
+pub(super) fn verify(core: &Arc<Core>, id: SessionId) -> Result<Verified, StoreError> {
+    let mut state = State::outline();
+    // Behind damage the state is what its readers made of it, which takes more than one pass.
+    let mut is_whole = true;
+    let mut scanned = read::scan(core, id, |entry, problems| {
+        if let Some(side) = side_of(&entry.event)
+            && read::read_side(core, id, side).is_err()
+        {
+            problems.push(read::missing_side(side, entry.place));
+        }
+        is_whole &= problems.is_empty() && entry.sound && entry.seq == state.next_seq;
+        if let Event::Checkpoint(checkpoint) = &entry.event
+            && is_whole
+            && !is_fold(checkpoint, &entry, &state)
+        {
+            let detail = format!("the checkpoint at event {} is not the fold of what is before it", entry.seq);
+            problems.push(Problem { line: entry.place.line, offset: entry.place.offset, kind: ProblemKind::Checkpoint, detail });
+        }
+        state.apply(&entry);
+    })?;
+    // A line that its owner is writing is not torn.
+    let is_torn = |problem: &Problem| problem.kind == ProblemKind::TornTail;
+    if scanned.problems.iter().any(is_torn) && matches!(owner::holder_of(core, id, &state), Holder::Alive(_)) {
+        scanned.problems.retain(|problem| !is_torn(problem));
+    }
+    Ok(Verified { id, ok: scanned.problems.is_empty(), events: scanned.events, problems: scanned.problems })
+}
+
+/// Whether a checkpoint that readers would use holds `state`.
+fn is_fold(checkpoint: &Checkpoint, entry: &Entry, state: &State) -> bool {
+    if checkpoint.fold != FOLD_VERSION {
+        return true;
+    }
+    match tail::state_of(checkpoint, entry.seq, entry.place.offset) {
+        Some(_) => state.checkpoint().is_some_and(|own| own.hash == checkpoint.hash),
+        // Nobody uses one that was copied from another place of a file; one that does not hold what its hash says is damaged.
+        None => State::from_checkpoint(checkpoint).is_some(),
+    }
+}
+
+/// The side file that an event names.
+fn side_of(event: &Event) -> Option<&SideRef> {
+    match event {
+        Event::ToolFinished(finished) => finished.full.as_ref(),
+        Event::Recovered(recovered) => recovered.full.as_ref(),
+        _ => None,
+    }
+}
