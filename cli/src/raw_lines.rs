@@ -3,20 +3,23 @@
 //! Only whole lines are given, newline included; what comes after the last newline is perhaps being written, or was torn by a crash.
 //! A log only grows, so a reader keeps its place; bytes that are not there yet are asked for again at the next call.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 /// Reads a log line by line.
-pub(crate) struct RawLines {
-    file: BufReader<File>,
+pub(crate) struct RawLines<Log> {
+    log: BufReader<Log>,
     line: Vec<u8>,
 }
 
-impl RawLines {
-    /// Opens the log at `path`, at its start.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: BufReader::with_capacity(1 << 16, File::open(path)?), line: Vec::new() })
+impl<Log: Read + Seek> RawLines<Log> {
+    /// Reads `log`, from where it is.
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log: BufReader::with_capacity(1 << 16, log), line: Vec::new() }
+    }
+
+    /// What is read.
+    pub(crate) fn log(&self) -> &Log {
+        self.log.get_ref()
     }
 
     /// The next whole line, or nothing where there is none yet.
@@ -24,7 +27,7 @@ impl RawLines {
         if self.line.ends_with(b"\n") {
             self.line.clear();
         }
-        self.file.read_until(b'\n', &mut self.line)?;
+        self.log.read_until(b'\n', &mut self.line)?;
         Ok(self.line.ends_with(b"\n").then_some(self.line.as_slice()))
     }
 
@@ -44,7 +47,7 @@ impl RawLines {
             starts.drain(..starts.len().saturating_sub(n + 1));
         }
         self.line.clear();
-        self.file.seek(SeekFrom::Start(starts.front().copied().unwrap_or(0)))?;
+        self.log.seek(SeekFrom::Start(starts.front().copied().unwrap_or(0)))?;
         Ok(())
     }
 }
@@ -54,7 +57,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn all(lines: &mut RawLines) -> Vec<String> {
+    fn all(lines: &mut RawLines<std::fs::File>) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(line) = lines.next_line().expect("readable") {
             all.push(String::from_utf8_lossy(line).into_owned());
@@ -65,7 +68,7 @@ mod tests {
     #[test]
     fn a_line_is_given_when_it_is_whole_and_once() {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
-        let mut lines = RawLines::open(file.path()).expect("opens");
+        let mut lines = RawLines::new(file.reopen().expect("opens"));
         file.write_all(b"one\ntw").expect("written");
         assert_eq!(all(&mut lines), ["one\n"]);
         assert_eq!((all(&mut lines).len(), lines.held_back()), (0, 2));
@@ -79,11 +82,11 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         file.write_all(b"one\ntwo\nthree\nfo").expect("written");
         for (n, expected) in [(0, &[][..]), (2, &["two\n", "three\n"]), (9, &["one\n", "two\n", "three\n"])] {
-            let mut lines = RawLines::open(file.path()).expect("opens");
+            let mut lines = RawLines::new(file.reopen().expect("opens"));
             lines.skip_to_last(n).expect("readable");
             assert_eq!(all(&mut lines), expected, "{n}");
         }
-        let mut lines = RawLines::open(file.path()).expect("opens");
+        let mut lines = RawLines::new(file.reopen().expect("opens"));
         lines.skip_to_last(0).expect("readable");
         file.write_all(b"ur\n").expect("written");
         assert_eq!(all(&mut lines), ["four\n"]);

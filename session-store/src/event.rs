@@ -76,6 +76,22 @@ impl Entry {
     }
 }
 
+impl Event {
+    /// Whether it says nothing of the conversation, only who has the log and what is kept in it: a session is not newer for it.
+    pub(crate) fn is_upkeep(&self) -> bool {
+        matches!(
+            self,
+            Self::Opened(_)
+                | Self::Closed(_)
+                | Self::Checkpoint(_)
+                | Self::Recovered(_)
+                | Self::Compacted(_)
+                | Self::Lost(_)
+                | Self::Repaired(_)
+        )
+    }
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $name:literal => $variant:ident),+ $(,)?) => {
         /// Everything that can happen in a session.
@@ -305,6 +321,9 @@ pub struct Summary {
     pub model: Option<String>,
     /// When it was created.
     pub created_at: Timestamp,
+    /// When its last event was written, those aside that only say who had it; absent: when this line was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
     /// How many messages (user, assistant, tool) there ever were.
     pub messages: u64,
     /// The sum over all calls.

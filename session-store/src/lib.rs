@@ -48,7 +48,10 @@ mod time;
 
 pub use error::{AppendError, ShutdownError, StoreError};
 pub use event::*;
-pub use file_store::{Advance, FileStore, FileStoreOptions, Machine, Mended, Quota, Repair, RepairAction, SessionSpace, Space};
+pub use file_store::{
+    Advance, Compressed, FileStore, FileStoreOptions, KeepCold, Kept, Machine, Mended, Quota, RawLog, Repair, RepairAction,
+    SessionSpace, Space,
+};
 pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume, Watch};
 pub use id::{Place, Seq, SeqRange, SessionId};
 pub use line::{Problem, ProblemKind};

@@ -240,6 +240,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
                 cwd: some(2),
                 model: some(3),
                 created_at: Timestamp::from_ms(n[2] as i64),
+                updated_at: number(0).map(|ms| Timestamp::from_ms(ms as i64)),
                 messages: n[3],
                 usage,
             };

@@ -226,7 +226,7 @@ pub struct State {
     pub title: Option<String>,
     /// When its first event was written.
     pub created_at: Option<Timestamp>,
-    /// When its last event was written.
+    /// When its last event was written, those aside that only say who had it, or what is kept in its log.
     pub updated_at: Option<Timestamp>,
     /// The last epoch.
     pub epoch: u64,
@@ -284,7 +284,9 @@ impl State {
         }
         self.next_seq = self.next_seq.max(entry.next_seq());
         self.created_at.get_or_insert(entry.at);
-        self.updated_at = Some(entry.at);
+        if !entry.event.is_upkeep() {
+            self.updated_at = Some(entry.at);
+        }
         self.trail.0.pass(entry);
         match &entry.event {
             Event::Opened(opened) => self.opened(opened),

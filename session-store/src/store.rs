@@ -256,11 +256,11 @@ pub struct SessionSummary {
     pub model: Option<String>,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When its last event was written.
+    /// When its last event was written; that somebody opened, closed or compressed it makes it no newer.
     pub updated_at: Timestamp,
     /// How many messages it has.
     pub messages: u64,
-    /// The size of its log.
+    /// What its log takes on the disk, in bytes.
     pub bytes: u64,
     /// `open` while a process writes it, `idle`, or `damaged` where it holds no sound record.
     pub state: SessionListState,

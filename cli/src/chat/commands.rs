@@ -4,7 +4,7 @@ use super::driver::{Chat, Done, change, short_id, words};
 use super::feed::todo_lines;
 use super::slash::{COMMANDS, ExportFormat, Slash};
 use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
-use crate::commands::sessions::{export, log_path};
+use crate::commands::sessions::export;
 use crate::error::CliError;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
@@ -177,7 +177,7 @@ impl Chat<'_> {
         let id = session.id();
         let path = path.unwrap_or_else(|| format!("longhand-{}.{}", short_id(id), format.extension()));
         let path = self.plan.cwd().join(path);
-        let (store, log, session) = (Arc::clone(self.plan.runtime().store()), log_path(self.app, id), session.clone());
+        let (store, session) = (self.app.file_store(), session.clone());
         let target = path.clone();
         self.run_export(Box::pin(async move {
             let written = async {
@@ -189,7 +189,7 @@ impl Chat<'_> {
                 };
                 // Files are read and written there, and synced: a thread of its own keeps the keys and the turn going.
                 let runtime = Handle::current();
-                let write = move || runtime.block_on(export::write_file(store.as_ref(), &log, id, format, &target));
+                let write = move || runtime.block_on(export::write_file(&*store?, id, format, &target));
                 spawn_blocking(write).await.map_err(|error| CliError::failed(format!("the export broke off: {error}")))?
             };
             Done::Told(vec![match written.await {

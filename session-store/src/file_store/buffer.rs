@@ -124,9 +124,11 @@ pub(super) struct Buffer {
     pub(super) durable: Seq,
     /// The checksum that the next line continues.
     crc: u32,
-    /// Where the file ends once all is written, and how many lines it has then.
+    /// Where the file ends once all is written, and how many lines the log has then.
     end: u64,
     lines: u64,
+    /// How much of the log is cold, and not in the file.
+    base: u64,
     /// What the list shows of the session.
     tally: Box<Tally>,
     /// Up to where the file is known to be durable.
@@ -160,17 +162,19 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer for a file that ends at `at`, all of it durable.
-    pub(super) fn new(at: Position, tally: Tally) -> Self {
+    /// A buffer for a log that ends at `at`, all of it durable; the first `base` bytes are not in the file.
+    pub(super) fn new(at: Position, base: u64, tally: Tally) -> Self {
+        let end = at.offset - base;
         Self {
             accepted: at.next_seq,
             written: at.next_seq,
             durable: at.next_seq,
             crc: at.crc,
-            end: at.offset,
+            end,
             lines: at.lines,
+            base,
             tally: Box::new(tally),
-            durable_end: at.offset,
+            durable_end: end,
             tail: Vec::new(),
             tail_since: None,
             chunks: VecDeque::new(),
@@ -208,12 +212,17 @@ impl Buffer {
     /// Where a line of `length` bytes that is added next will stand.
     pub(super) fn next_place(&self, length: usize, crc: u32) -> Place {
         let len = u32::try_from(length.saturating_sub(1)).unwrap_or(0);
-        Place { line: self.lines + 1, offset: self.end, len, crc }
+        Place { line: self.lines + 1, offset: self.base + self.end, len, crc }
+    }
+
+    /// How much of the log is durable.
+    pub(super) fn durable_bytes(&self) -> u64 {
+        self.base + self.durable_end
     }
 
     /// What `closed` says of the session, where that is the next line.
     pub(super) fn summary(&self) -> Summary {
-        self.tally.summary(self.end)
+        self.tally.summary(self.base + self.end)
     }
 
     /// Adds the line that `encode` makes from the chain's checksum and the next `seq`; says how long it is, and its checksum.

@@ -12,6 +12,7 @@
 use super::ask::{self, Asks};
 use super::ballast::{self, Ballast};
 use super::buffer::Pool;
+use super::cold::Stop;
 use super::device::{DEVICES_MAX, Device};
 use super::files::OpenFiles;
 use super::folders::Folders;
@@ -52,6 +53,8 @@ pub(super) struct Core {
     pub(super) in_memory: AtomicU64,
     /// Told when buffers shrink or a session ends.
     pub(super) room: Notify,
+    /// Told when a session is no longer reserved.
+    pub(super) let_go: Notify,
     /// The sessions that this process holds, until all of a released one is durable.
     pub(super) sessions: Mutex<HashMap<SessionId, Holding>>,
     pub(super) ownership: Ownership,
@@ -65,6 +68,8 @@ pub(super) struct Core {
 pub(super) enum Holding {
     /// It is being opened, forked into or removed.
     Reserved,
+    /// It is being made cold, or moved into the archive; raising the flag ends that soon.
+    Packing(Arc<Stop>),
     /// Somebody has its log.
     Open(Arc<Session>),
     /// Its log was dropped or closed; `closed` is on its way to the disk.
@@ -105,6 +110,7 @@ impl Core {
             cores: std::thread::available_parallelism().map_or(1, usize::from).min(CORES_MAX),
             in_memory: AtomicU64::new(0),
             room: Notify::new(),
+            let_go: Notify::new(),
             sessions: Mutex::default(),
             closed: AtomicBool::new(false),
         }

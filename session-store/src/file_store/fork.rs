@@ -12,6 +12,7 @@ use super::open::{Prelude, Taken, disk_of};
 use super::read::{self, LogReader, is_hash, open_log};
 use super::session::Session;
 use super::summary::Tally;
+use super::text::Files;
 use super::{owner, stale, syncer, writer};
 use crate::error::StoreError;
 use crate::event::{FORMAT_VERSION, Opened, SessionForked};
@@ -43,7 +44,7 @@ fn copy(core: &Arc<Core>, parent: SessionId, copy_end: u64, lines: &[u8], id: Se
     let day = core.layout.day(id);
     core.create_dirs(&day)?;
     let (part, path) = (core.layout.part(id), core.layout.log(id));
-    let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
+    let file = core.open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
     let copied = (|| {
         copy_log(core, parent, copy_end, &part)?;
         append_all(&*file, &mut [IoSlice::new(lines)], |_| {}).map_err(StoreError::io("write", &part))?;
@@ -63,8 +64,8 @@ fn copy(core: &Arc<Core>, parent: SessionId, copy_end: u64, lines: &[u8], id: Se
     })?;
     syncer::sync_day(core, &day)?;
     let folded = read::fold(core, id)?;
-    let disk = disk_of(&path, &file, end)?;
-    let buffer = Buffer::new(Position { offset: end, ..folded.position }, Tally::new(folded.state.summary()));
+    let disk = disk_of(&path, &file, 0, end)?;
+    let buffer = Buffer::new(Position { offset: end, ..folded.position }, 0, Tally::new(folded.state.summary()));
     let session = Arc::new(Session::new(core, id, folded.state.epoch, buffer, disk));
     Ok(Taken { session, state: folded.state, problems: folded.problems, read: folded.read })
 }
@@ -92,14 +93,16 @@ fn end_of_copy(core: &Arc<Core>, parent: SessionId, at: Option<Seq>) -> Result<u
 /// Copies the first `end` bytes of the log of `parent`, by the kernel where it can.
 fn copy_log(core: &Core, parent: SessionId, end: u64, part: &Path) -> Result<(), StoreError> {
     let path = core.layout.log(parent);
-    let from = open_log(core, parent, &path, OpenMode::Read)?;
+    let from = open_log(core, parent, OpenMode::Read)?;
     // A descriptor that appends cannot be copied to by the kernel.
-    let into = core.fs().open(part, OpenMode::InPlace).map_err(StoreError::io("open", part))?;
+    let into = core.open(part, OpenMode::InPlace).map_err(StoreError::io("open", part))?;
     copy_all_at(&*into, 0, &*from, 0..end).map_err(StoreError::io("copy", path))
 }
 
 fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), StoreError> {
-    let (from, to) = (core.layout.sides(parent), core.layout.sides(id));
+    let is_archived = Files::find(core, parent)?.is_archived;
+    let from = if is_archived { core.layout.archived_sides(parent) } else { core.layout.sides(parent) };
+    let to = core.layout.sides(id);
     let entries = match core.fs().read_dir(&from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(StoreError::io("read", &from))?,
@@ -112,7 +115,7 @@ fn copy_sides(core: &Core, parent: SessionId, id: SessionId) -> Result<(), Store
 }
 
 fn copy_side(core: &Core, from: &Path, to: &Path) -> Result<(), StoreError> {
-    let source = core.fs().open(from, OpenMode::Read).map_err(StoreError::io("open", from))?;
+    let source = core.open(from, OpenMode::Read).map_err(StoreError::io("open", from))?;
     let bytes = source.stat().map_err(StoreError::io("look at", from))?.size;
     let file = writer::open_or_create(core, to).map_err(StoreError::io("create", to))?;
     copy_all_at(&*file, 0, &*source, 0..bytes).map_err(StoreError::io("copy", from))?;

@@ -5,7 +5,7 @@
 //! can read the file as JSON lines.
 
 use super::engine::Core;
-use super::read::Folded;
+use super::read::{Folded, open_log};
 use super::{syncer, writer};
 use crate::error::StoreError;
 use crate::event::{Recovered, SideRef};
@@ -76,7 +76,7 @@ fn as_text(bytes: Vec<u8>, goes_on: bool) -> String {
 pub(super) fn blank(core: &Core, id: SessionId, folded: &Folded) -> Result<(), StoreError> {
     let Some(Range { start: mut offset, end }) = range(folded) else { return Ok(()) };
     let path = core.layout.log(id);
-    let file = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
+    let file = open_log(core, id, OpenMode::InPlace)?;
     let blanks = vec![b' '; 64 << 10];
     while offset < end {
         let length = usize::try_from(end - offset).unwrap_or(usize::MAX).min(blanks.len());

@@ -51,6 +51,30 @@ impl Layout {
         self.with_ending(id, ".part")
     }
 
+    /// The log of a session that is cold, or the part of it that is.
+    pub(super) fn cold(&self, id: SessionId) -> PathBuf {
+        self.with_ending(id, ".jsonl.zst")
+    }
+
+    /// The same while it is written; no reader takes it for a session.
+    pub(super) fn cold_part(&self, id: SessionId) -> PathBuf {
+        self.with_ending(id, ".jsonl.zst.part")
+    }
+
+    pub(super) fn archive(&self) -> PathBuf {
+        self.home.join("archive")
+    }
+
+    /// The log of a session that is in the archive.
+    pub(super) fn archived(&self, id: SessionId) -> PathBuf {
+        self.in_archive(id, ".jsonl.zst")
+    }
+
+    /// The folder of what is too large for it.
+    pub(super) fn archived_sides(&self, id: SessionId) -> PathBuf {
+        self.in_archive(id, "")
+    }
+
     /// The folder of what is too large for the log.
     pub(super) fn sides(&self, id: SessionId) -> PathBuf {
         self.with_ending(id, "")
@@ -71,8 +95,16 @@ impl Layout {
     }
 
     fn with_ending(&self, id: SessionId, ending: &str) -> PathBuf {
-        let mut path = self.sessions().join(id.relative_path()).into_os_string();
-        path.push(ending);
-        path.into()
+        dated(&self.sessions(), id, ending)
     }
+
+    fn in_archive(&self, id: SessionId, ending: &str) -> PathBuf {
+        dated(&self.archive(), id, ending)
+    }
+}
+
+fn dated(root: &Path, id: SessionId, ending: &str) -> PathBuf {
+    let mut path = root.join(id.relative_path()).into_os_string();
+    path.push(ending);
+    path.into()
 }

@@ -3,6 +3,7 @@
 
 use super::engine::{Core, Holding};
 use super::tail::{self, Log};
+use super::text::{Files, Text};
 use super::{lock, owner, read};
 use crate::error::StoreError;
 use crate::event::{Closed, Entry, Event, Summary};
@@ -19,7 +20,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const END_BYTES: u64 = 2 << 10;
 
 pub(super) fn list(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> {
-    let ids = ids(core)?;
+    summaries(core, &ids(core, &core.layout.sessions())?)
+}
+
+/// The sessions in the archive, and nowhere else.
+pub(super) fn list_archived(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> {
+    let mut ids = ids(core, &core.layout.archive())?;
+    ids.retain(|id| Files::find(core, *id).is_ok_and(|files| files.is_archived));
+    summaries(core, &ids)
+}
+
+fn summaries(core: &Arc<Core>, ids: &[SessionId]) -> Result<Vec<SessionSummary>, StoreError> {
     let next = AtomicUsize::new(0);
     let worker = || {
         std::iter::from_fn(|| ids.get(next.fetch_add(1, Ordering::Relaxed)))
@@ -41,13 +52,12 @@ pub(super) fn list(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> 
     Ok(summaries)
 }
 
-fn ids(core: &Core) -> Result<Vec<SessionId>, StoreError> {
-    let root = core.layout.sessions();
-    match core.fs().read_dir(&root) {
+fn ids(core: &Core, root: &Path) -> Result<Vec<SessionId>, StoreError> {
+    match core.fs().read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(StoreError::io("read", &root))?,
+        entries => entries.map_err(StoreError::io("read", root))?,
     };
-    let days = folders(core, &root).flat_map(|year| folders(core, &year)).flat_map(|month| folders(core, &month));
+    let days = folders(core, root).flat_map(|year| folders(core, &year)).flat_map(|month| folders(core, &month));
     let mut ids: Vec<SessionId> = days.flat_map(|day| logs(core, &day)).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -70,8 +80,10 @@ fn logs(core: &Core, day: &Path) -> impl Iterator<Item = SessionId> + use<> {
     let layout = core.layout.clone();
     let day = day.to_path_buf();
     entries.filter_map(move |entry| {
-        let id: SessionId = entry.name.to_str()?.strip_suffix(".jsonl")?.parse().ok()?;
-        (!entry.is_dir && layout.log(id) == day.join(&entry.name)).then_some(id)
+        let name = entry.name.to_str()?;
+        let id: SessionId = name.strip_suffix(".zst").unwrap_or(name).strip_suffix(".jsonl")?.parse().ok()?;
+        let paths = [layout.log(id), layout.cold(id), layout.archived(id)];
+        (!entry.is_dir && paths.contains(&day.join(name))).then_some(id)
     })
 }
 
@@ -89,12 +101,11 @@ fn summary(core: &Arc<Core>, id: SessionId) -> Option<SessionSummary> {
 
 /// What the last line says, where the session was closed with it.
 fn closed_summary(core: &Core, id: SessionId) -> Result<Option<SessionSummary>, StoreError> {
-    let path = core.layout.log(id);
-    let file = read::open_log(core, id, &path, OpenMode::Read)?;
-    let bytes = file.stat().map_err(StoreError::io("look at", &path))?.size;
-    let log = Log { core, id, file: &*file };
-    let start = bytes.saturating_sub(END_BYTES);
-    let end = log.read(start, bytes - start)?;
+    let text = Text::open(core, id, OpenMode::Read)?;
+    let length = text.file.stat().map_err(StoreError::io("look at", core.layout.log(id)))?.size;
+    let log = Log { core, id, file: &*text.file };
+    let start = length.saturating_sub(END_BYTES);
+    let end = log.read(start, length - start)?;
     let Some(line) = end.strip_suffix(b"\n") else { return Ok(None) };
     let Some(before) = line.iter().rposition(|byte| *byte == b'\n').map(|newline| newline + 1) else { return Ok(None) };
     let line = &line[before..];
@@ -110,7 +121,8 @@ fn closed_summary(core: &Core, id: SessionId) -> Result<Option<SessionSummary>, 
     }
     let state = if is_ours(core, id) { SessionListState::Open } else { SessionListState::Idle };
     let Summary { name, title, cwd, model, created_at, messages, .. } = *closed;
-    Ok(Some(SessionSummary { id, name, title, cwd, model, created_at, updated_at: at, messages, bytes, state }))
+    let (updated_at, bytes) = (closed.updated_at.unwrap_or(at), text.files.bytes());
+    Ok(Some(SessionSummary { id, name, title, cwd, model, created_at, updated_at, messages, bytes, state }))
 }
 
 fn summary_of(core: &Core, id: SessionId, folded: read::Folded) -> SessionSummary {
@@ -133,7 +145,7 @@ fn summary_of(core: &Core, id: SessionId, folded: read::Folded) -> SessionSummar
         created_at: fold.created_at.unwrap_or(unknown.created_at),
         updated_at: fold.updated_at.unwrap_or(unknown.updated_at),
         messages: fold.messages,
-        bytes: folded.length,
+        bytes: Files::find(core, id).map_or(folded.length, |files| files.bytes()),
         state,
     }
 }

@@ -46,7 +46,7 @@ impl FileLog {
 fn accept(core: &Core, buffer: &mut Buffer, mut event: Event) -> Result<Arc<Entry>, AppendError> {
     refuse_if_ended(buffer)?;
     if let Event::Checkpoint(checkpoint) = &mut event {
-        checkpoint.durable = buffer.durable_end;
+        checkpoint.durable = buffer.durable_bytes();
     }
     let room = Room::of(core, event.is_closing());
     room.check(core, buffer, 0)?;

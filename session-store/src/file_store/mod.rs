@@ -1,11 +1,13 @@
 //! Sessions in files: one log for each, below `sessions/`, and a file in `owners/` for each process that writes.
 //!
 //! ```text
-//!   sessions/YYYY/MM/DD/<id>.jsonl    the log
-//!   sessions/YYYY/MM/DD/<id>/         what is too large for a line, by its SHA-256
-//!   owners/<writer>                   locked as long as its process lives
-//!   owners/<writer>.asks/<id>         somebody asks it to let go of a session
-//!   ballast                           given up when the disk is full
+//!   sessions/YYYY/MM/DD/<id>.jsonl        the log
+//!   sessions/YYYY/MM/DD/<id>.jsonl.zst    the log of a cold session, or the cold part of one
+//!   sessions/YYYY/MM/DD/<id>/             what is too large for a line, by its SHA-256
+//!   archive/YYYY/MM/DD/                   cold sessions that the list does not show
+//!   owners/<writer>                       locked as long as its process lives
+//!   owners/<writer>.asks/<id>             somebody asks it to let go of a session
+//!   ballast                               given up when the disk is full
 //! ```
 //!
 //! **Promises.** An accepted event is written within one window and durable soon after, at once where somebody waits; a
@@ -23,9 +25,11 @@
 //! **What it does not do.** It does not keep what was accepted through a
 //! `kill -9` within the window, nor defend against a process that ignores the ownership.
 
+mod archive;
 mod ask;
 mod ballast;
 mod buffer;
+mod cold;
 mod cost;
 mod device;
 mod engine;
@@ -35,6 +39,7 @@ mod folders;
 mod follow;
 mod fork;
 mod fragment;
+mod frames;
 mod house;
 mod lane;
 mod layout;
@@ -42,6 +47,7 @@ mod list;
 mod log;
 mod open;
 mod owner;
+mod raw;
 mod read;
 mod repair;
 mod rescue;
@@ -50,11 +56,14 @@ mod stale;
 mod summary;
 mod syncer;
 mod tail;
+mod text;
 mod verify;
 mod writer;
 
+pub use cold::{Compressed, KeepCold, Kept};
 pub use house::{Quota, SessionSpace, Space};
 pub use owner::Machine;
+pub use raw::RawLog;
 pub use repair::{Advance, Mended, Repair, RepairAction};
 
 use crate::error::{ShutdownError, StoreError};
@@ -75,8 +84,10 @@ use read::LogReader;
 use session::Session;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use text::Files;
 
 /// A session that took more than this to be folded gets a checkpoint when it is opened.
 const LONG_BYTES: u64 = 4 << 20;
@@ -273,28 +284,154 @@ impl FileStore {
         .await
     }
 
-    /// Waits for what a log that was dropped in this process still has to write.
+    /// Waits for what a log that was dropped in this process still has to write, and calls off its compression.
     async fn settle(&self, id: SessionId) -> Result<(), StoreError> {
-        let released = match lock(&self.engine.core.sessions).get(&id) {
-            Some(Holding::Released(session)) => Arc::clone(session),
-            _ => return Ok(()),
+        let core = &self.engine.core;
+        let released = loop {
+            let let_go = core.let_go.notified();
+            tokio::pin!(let_go);
+            // From here on no wake-up is missed.
+            let_go.as_mut().enable();
+            match lock(&core.sessions).get(&id) {
+                Some(Holding::Released(session)) => break Arc::clone(session),
+                Some(Holding::Packing(stop)) => stop.store(true, Ordering::Relaxed),
+                _ => return Ok(()),
+            }
+            let_go.await;
         };
-        match log::flush(&self.engine.core, &released).await {
+        match log::flush(core, &released).await {
             // Nothing of it will be written any more: what is there now is opened.
-            Ok(()) | Err(StoreError::Lost { .. }) => self.engine.core.forget_if_released(&released),
+            Ok(()) | Err(StoreError::Lost { .. }) => core.forget_if_released(&released),
             Err(error) => return Err(error),
         }
         match released.rescued() {
             // It is safe, but not in the log.
-            Some(rescued) => Err(StoreError::io("write", self.engine.core.layout.log(id))(io::Error::other(rescued.why.clone()))),
+            Some(rescued) => Err(StoreError::io("write", core.layout.log(id))(io::Error::other(rescued.why.clone()))),
             None => Ok(()),
+        }
+    }
+
+    /// Makes a session cold: its log is packed (`<id>.jsonl.zst`), without what later events say again. It lists, reads, forks and opens like
+    /// any other; opened for writing it goes on in a file of its own. Nothing is done to one that is cold.
+    ///
+    /// Takes some seconds for each gigabyte. Dropping the future, or opening the session in this process, calls it off.
+    ///
+    /// # Errors
+    /// [`StoreError::Held`] while it is open for writing anywhere, [`StoreError::NotFound`], or why it failed; the session is as
+    /// it was then.
+    pub async fn compress(&self, id: SessionId) -> Result<Compressed, StoreError> {
+        self.pack(id, cold::compress).await
+    }
+
+    /// Makes sessions cold to which nothing was added for `idle_for`, those first that were idle longest. One that cannot be made cold
+    /// now is passed over. For a program that has nothing else to do: dropping the future calls it off.
+    ///
+    /// # Errors
+    /// Where the sessions cannot be listed.
+    pub async fn keep_cold(&self, what: KeepCold) -> Result<Kept, StoreError> {
+        let mut kept = Kept::default();
+        let now = self.engine.core.options.clock.now();
+        for id in self.blocking(move |core| cold::due(core, what, now)).await? {
+            match self.compress(id).await {
+                Ok(compressed) => kept.count(compressed),
+                Err(error) => tracing::debug!(session = %id, %error, "not compressed"),
+            }
+            if kept.sessions >= what.sessions_max || kept.before >= what.bytes_max {
+                break;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Moves a session into the archive, compressed. The list does not show it there; it is read by its id, and comes back when it is opened
+    /// for writing. Nothing is done to one that is there.
+    ///
+    /// # Errors
+    /// As of [`FileStore::compress`].
+    pub async fn archive(&self, id: SessionId) -> Result<Compressed, StoreError> {
+        self.pack(id, |core, id, stop| {
+            let packed = cold::compress(core, id, stop)?;
+            if matches!(packed, cold::Outcome::Done(_)) {
+                archive::archive(core, id)?;
+            }
+            Ok(packed)
+        })
+        .await
+    }
+
+    /// Moves a session out of the archive; it stays compressed. Nothing is done to one that is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or why it failed; the session can be read all the same.
+    pub async fn unarchive(&self, id: SessionId) -> Result<(), StoreError> {
+        self.settle(id).await?;
+        self.blocking(move |core| {
+            let _reservation = Reservation::new(core, id)?;
+            archive::restore(core, id)
+        })
+        .await
+    }
+
+    /// Whether a session is in the archive.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or why it cannot be told.
+    pub async fn is_archived(&self, id: SessionId) -> Result<bool, StoreError> {
+        self.blocking(move |core| Files::find(core, id).map(|files| files.is_archived)).await
+    }
+
+    /// The sessions in the archive, newest first.
+    ///
+    /// # Errors
+    /// Where the archive cannot be read.
+    pub async fn list_archived(&self) -> Result<Vec<SessionSummary>, StoreError> {
+        self.blocking(list::list_archived).await
+    }
+
+    /// The bytes of a session's log, to be copied.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or why it cannot be opened.
+    pub async fn raw_log(&self, id: SessionId) -> Result<RawLog, StoreError> {
+        self.blocking(move |core| RawLog::open(core, id)).await
+    }
+
+    /// Packs a session with `work`, while nobody else in this process does anything with it; closes it again where that did not
+    /// come to its end.
+    async fn pack(
+        &self,
+        id: SessionId,
+        work: impl FnOnce(&Arc<Core>, SessionId, &cold::Stop) -> Result<cold::Outcome, StoreError> + Send + 'static,
+    ) -> Result<Compressed, StoreError> {
+        self.settle(id).await?;
+        let engine = Arc::clone(&self.engine);
+        let stop = cold::StopOnDrop::default();
+        let raised = stop.flag();
+        let packed = self.blocking(move |core| {
+            let reservation = Reservation::to_pack(core, id, &raised)?;
+            match work(core, id, &raised)? {
+                cold::Outcome::Done(compressed) => Ok(Ok(compressed)),
+                cold::Outcome::Abandoned(taken, error) => {
+                    engine.serve(&taken.session.device)?;
+                    reservation.release(&taken.session)?;
+                    Ok(Err((taken.session, error)))
+                }
+            }
+        });
+        match packed.await? {
+            Ok(compressed) => Ok(compressed),
+            Err((session, error)) => {
+                log::flush(&self.engine.core, &session).await?;
+                self.engine.core.forget_if_released(&session);
+                Err(error)
+            }
         }
     }
 
     fn all_sessions(&self) -> Vec<Arc<Session>> {
         let sessions = lock(&self.engine.core.sessions);
         let held = sessions.values().filter_map(|holding| match holding {
-            Holding::Reserved => None,
+            Holding::Reserved | Holding::Packing(_) => None,
             Holding::Open(session) | Holding::Released(session) => Some(Arc::clone(session)),
         });
         held.collect()
@@ -426,7 +563,7 @@ impl SessionStore for FileStore {
     async fn shutdown(&self, limit: Duration) -> Result<(), ShutdownError> {
         let deadline = Instant::now() + limit;
         let core = &self.engine.core;
-        core.closed.store(true, std::sync::atomic::Ordering::Release);
+        core.closed.store(true, Ordering::Release);
         let sessions = self.all_sessions();
         for session in &sessions {
             // Where even the reserve is used up, the session ends without `closed`, as after a crash.

@@ -17,7 +17,8 @@ use super::read::{self, Folded, open_log};
 use super::rescue::Leftovers;
 use super::session::{Disk, Session};
 use super::summary::Tally;
-use super::{fragment, lock, syncer};
+use super::text::{Files, Meeting, Text};
+use super::{archive, cold, fragment, lock, log, syncer};
 use crate::error::StoreError;
 use crate::event::{Entry, Event, FORMAT_VERSION, Opened, Owner};
 use crate::fs::{File, OpenMode, append_all, for_each_chunk, read_full_at, write_all_at};
@@ -27,7 +28,7 @@ use crate::scan::Position;
 use crate::state::State;
 use crate::store::Holder;
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -87,41 +88,87 @@ pub(super) fn create(core: &Core, id: SessionId) -> Result<(Arc<Session>, Opened
     let day = core.layout.day(id);
     core.create_dirs(&day)?;
     let path = core.layout.log(id);
-    let file = core.fs().open(&path, OpenMode::CreateNew).map_err(|error| match error.kind() {
+    if !matches!(Files::find(core, id), Err(StoreError::NotFound(_))) {
+        return Err(StoreError::Exists(id));
+    }
+    let file = core.open(&path, OpenMode::CreateNew).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => StoreError::Exists(id),
         _ => StoreError::io("create", &path)(error),
     })?;
-    let mut disk = disk_of(&path, &file, 0)?;
+    let mut disk = disk_of(&path, &file, 0, 0)?;
     disk.entry = Some(core.folders.entry_made(&day));
     let opened = Opened { epoch: 1, writer, format: FORMAT_VERSION, owner };
-    Ok((Arc::new(Session::new(core, id, 1, Buffer::new(Position::default(), Tally::default()), disk)), opened))
+    Ok((Arc::new(Session::new(core, id, 1, Buffer::new(Position::default(), 0, Tally::default()), disk)), opened))
 }
 
-pub(super) fn disk_of(path: &Path, file: &Arc<dyn File>, end: u64) -> Result<Disk, StoreError> {
+/// What is known of the file at `path`, which is open as `file`: a text that ends at `end`, of which the file holds what is behind `base`.
+pub(super) fn disk_of(path: &Path, file: &Arc<dyn File>, base: u64, end: u64) -> Result<Disk, StoreError> {
     let stat = file.stat().map_err(StoreError::io("look at", path))?;
-    Ok(Disk::new((stat.device, stat.inode), end))
+    Ok(Disk::new((stat.device, stat.inode), end - base))
 }
 
 /// Opens a session that nobody holds, recovers what a crash left, and folds it.
 pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError> {
-    let path = core.layout.log(id);
-    // Before anything is made: a session that is not there needs no owner.
-    let file = match open_log(core, id, &path, OpenMode::Append) {
-        Err(StoreError::NotFound(_)) if Leftovers::find(core, id)?.hold_the_start() => {
-            core.create_dirs(&core.layout.day(id))?;
-            core.fs().open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?
+    for _ in 0..TRIES_MAX {
+        // Before anything is made: a session that is not there needs no owner.
+        let text = open_to_append(core, id)?;
+        let (writer, owner) = owner::begin(core)?;
+        let _turn = Turn::take(&text.file);
+        // Who had the turn before may have packed, moved or removed it.
+        if Files::find(core, id)?.are(&text.files) {
+            return open_in_turn(core, id, &text, writer, &owner);
         }
-        file => file?,
-    };
-    let (writer, owner) = owner::begin(core)?;
-    let turn = Turn::take(&file);
-    let taken = open_in_turn(core, id, &file, writer, &owner);
-    drop(turn);
-    taken
+    }
+    Err(StoreError::io("open", core.layout.log(id))(io::ErrorKind::ResourceBusy.into()))
 }
 
-fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, owner: &Owner) -> Result<Taken, StoreError> {
+/// Opens the log of a session so that it can be appended to: a cold one goes on in a new file.
+fn open_to_append(core: &Arc<Core>, id: SessionId) -> Result<Text, StoreError> {
+    for _ in 0..TRIES_MAX {
+        let text = match Text::open(core, id, OpenMode::Append) {
+            Err(StoreError::NotFound(_)) if Leftovers::find(core, id)?.hold_the_start() => {
+                core.create_dirs(&core.layout.day(id))?;
+                create_file(core, id)?;
+                continue;
+            }
+            text => text?,
+        };
+        let Meeting::Cold { has_leftover } = text.meeting else { return Ok(text) };
+        if text.files.is_archived {
+            archive::restore(core, id)?;
+        } else if has_leftover {
+            cold::remove_leftover(core, id)?;
+        } else {
+            go_on_in_new_file(core, id, &text)?;
+        }
+    }
+    Err(StoreError::io("open", core.layout.log(id))(io::ErrorKind::ResourceBusy.into()))
+}
+
+/// Makes the file that a cold session goes on in.
+fn go_on_in_new_file(core: &Core, id: SessionId, text: &Text) -> Result<(), StoreError> {
+    let turn = Turn::take(&text.file);
+    if !turn.is_ours() && core.fs().locks_are_trusted(core.layout.home()) {
+        return Err(StoreError::io("lock", core.layout.cold(id))(io::ErrorKind::WouldBlock.into()));
+    }
+    if !Files::find(core, id)?.are(&text.files) {
+        return Ok(());
+    }
+    create_file(core, id)
+}
+
+fn create_file(core: &Core, id: SessionId) -> Result<(), StoreError> {
     let path = core.layout.log(id);
+    match core.open(&path, OpenMode::CreateNew) {
+        // Another opens it as well.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("create", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn open_in_turn(core: &Arc<Core>, id: SessionId, text: &Text, writer: Uuid, owner: &Owner) -> Result<Taken, StoreError> {
+    let path = core.layout.log(id);
+    let file = &text.file;
     let mut tries = 0;
     let mut rescued = Leftovers::find(core, id)?;
     let (mut folded, epoch, prelude) = loop {
@@ -134,7 +181,7 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
         let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner: owner.clone() };
         let prelude = open_prelude(core, id, &**file, &folded, opened)?;
         if folded.state.owner.is_some() {
-            write_tail_again(core, id, &**file, &folded)?;
+            write_tail_again(core, id, text, &folded)?;
         }
         tries += 1;
         // All this takes as long as the log is. Who became its owner meanwhile is lost if anything is appended now.
@@ -148,14 +195,14 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
 
     let end = folded.length + prelude.bytes.len() as u64;
     if !is_as_written(&**file, &prelude.bytes, folded.length).map_err(StoreError::io("read", &path))? {
-        return settle_race(core, id, file, writer, epoch);
+        return settle_race(core, id, text, writer, epoch);
     }
     rescued.remove_taken_in(core);
     folded.problems.extend(rescued.problems());
     fragment::blank(core, id, &folded)?;
     prelude.entries.iter().for_each(|entry| folded.state.apply(entry));
-    let disk = disk_of(&path, file, end)?;
-    let buffer = Buffer::new(prelude.end, Tally::new(folded.state.summary()));
+    let disk = disk_of(&path, file, text.base, end)?;
+    let buffer = Buffer::new(prelude.end, text.base, Tally::new(folded.state.summary()));
     let session = Arc::new(Session::new(core, id, epoch, buffer, disk));
     Ok(Taken { session, state: folded.state, problems: folded.problems, read: folded.read })
 }
@@ -163,13 +210,16 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: U
 /// Writes again, in the same place, what the owner before may have failed to make durable: it did not close, and a failed
 /// sync may have left what is only shown. The next sync would say that all is well. No owner has more than its bound
 /// in that state, nor anything that its checkpoints say was durable.
-fn write_tail_again(core: &Core, id: SessionId, file: &dyn File, folded: &Folded) -> Result<(), StoreError> {
+fn write_tail_again(core: &Core, id: SessionId, text: &Text, folded: &Folded) -> Result<(), StoreError> {
     // A fragment is kept elsewhere and about to go.
     let end = fragment::range(folded).map_or(folded.length, |fragment| fragment.start);
-    let tail = end.saturating_sub(core.options.session_bytes_max).max(folded.durable).min(end)..end;
+    // What is cold was read back from the disk.
+    let durable = folded.durable.max(text.base);
+    let tail = end.saturating_sub(core.options.session_bytes_max).max(durable).min(end)..end;
     let path = core.layout.log(id);
-    let in_place = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
-    for_each_chunk(file, tail, |chunk, offset| write_all_at(&*in_place, chunk, offset)).map_err(StoreError::io("write", &path))
+    let in_place = Text::open(core, id, OpenMode::InPlace)?.file;
+    for_each_chunk(&*text.file, tail, |chunk, offset| write_all_at(&*in_place, chunk, offset))
+        .map_err(StoreError::io("write", &path))
 }
 
 /// What a new owner appends: the newline that a fragment lacks, `opened`, and what became of the fragment.
@@ -193,7 +243,7 @@ fn is_as_written(file: &dyn File, bytes: &[u8], offset: u64) -> io::Result<bool>
 }
 
 /// Somebody else wrote at the same time: the first `opened` of the epoch owns it.
-fn settle_race(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uuid, epoch: u64) -> Result<Taken, StoreError> {
+fn settle_race(core: &Arc<Core>, id: SessionId, text: &Text, writer: Uuid, epoch: u64) -> Result<Taken, StoreError> {
     let folded = read::fold(core, id)?;
     match &folded.state.owner {
         Some(opened) if (opened.writer, opened.epoch) != (writer, epoch) => {
@@ -201,9 +251,9 @@ fn settle_race(core: &Arc<Core>, id: SessionId, file: &Arc<dyn File>, writer: Uu
         }
         None => Err(StoreError::Lost { id, why: "another process opened and closed it at the same time".to_owned() }),
         Some(_) => {
-            let disk = disk_of(&core.layout.log(id), file, folded.length)?;
+            let disk = disk_of(&core.layout.log(id), &text.file, text.base, folded.length)?;
             let at = Position { offset: folded.length, ..folded.position };
-            let buffer = Buffer::new(at, Tally::new(folded.state.summary()));
+            let buffer = Buffer::new(at, text.base, Tally::new(folded.state.summary()));
             let session = Arc::new(Session::new(core, id, epoch, buffer, disk));
             Ok(Taken { session, state: folded.state, problems: folded.problems, read: folded.read })
         }
@@ -219,7 +269,7 @@ fn refuse_if_held(core: &Core, id: SessionId, state: &State) -> Result<(), Store
 }
 
 /// The lock on a log while somebody opens or removes it.
-struct Turn(Option<Arc<dyn File>>);
+pub(super) struct Turn(Option<Arc<dyn File>>);
 
 impl Turn {
     /// Waits a little where another has it, and goes on without it where that does not help.
@@ -227,7 +277,7 @@ impl Turn {
         clippy::disallowed_methods,
         reason = "on a blocking thread; a lock of another process has no wake-up, and it ends at `TURN_MAX`"
     )]
-    fn take(file: &Arc<dyn File>) -> Self {
+    pub(super) fn take(file: &Arc<dyn File>) -> Self {
         let until = Instant::now() + TURN_MAX;
         loop {
             match file.try_lock() {
@@ -239,6 +289,13 @@ impl Turn {
     }
 }
 
+impl Turn {
+    /// Whether nobody else has it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(file) = &self.0 {
@@ -247,26 +304,47 @@ impl Drop for Turn {
     }
 }
 
-/// Removes a session and its folder.
+/// Removes a session, wherever it is, and its folder.
 pub(super) fn remove(core: &Arc<Core>, id: SessionId) -> Result<(), StoreError> {
-    let path = core.layout.log(id);
-    let file = open_log(core, id, &path, OpenMode::Read)?;
+    let file = open_log(core, id, OpenMode::Read)?;
     let _turn = Turn::take(&file);
     refuse_if_held(core, id, &read::fold(core, id)?.state)?;
-    // The log first: without it nobody looks for the rest.
-    core.fs().remove_file(&path).map_err(StoreError::io("remove", &path))?;
-    let folder = core.layout.sides(id);
-    if let Ok(entries) = core.fs().read_dir(&folder) {
-        for entry in entries {
-            let side = folder.join(entry.name);
-            core.fs().remove_file(&side).map_err(StoreError::io("remove", &side))?;
-        }
-        core.fs().remove_dir(&folder).map_err(StoreError::io("remove", &folder))?;
+    // The logs first: without one nobody looks for the rest. Of them the one last that wins over the others, which a crash between
+    // must not bring back.
+    let (day, archive) = (core.layout.day(id), parent(&core.layout.archived(id)));
+    for path in [core.layout.archived(id), core.layout.cold(id), core.layout.log(id)] {
+        remove_if_there(core, &path)?;
     }
-    syncer::sync_folder(core, &core.layout.day(id))
+    for (folder, day) in [(core.layout.sides(id), day), (core.layout.archived_sides(id), archive)] {
+        remove_folder(core, &folder)?;
+        if core.fs().stat(&day).is_ok() {
+            syncer::sync_folder(core, &day)?;
+        }
+    }
+    Ok(())
 }
 
-/// Keeps `id` for whoever opens, forks or removes it, so that two calls of one process do not meet.
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(path).to_path_buf()
+}
+
+pub(super) fn remove_if_there(core: &Core, path: &Path) -> Result<(), StoreError> {
+    match core.fs().remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder of side files, where it is there.
+pub(super) fn remove_folder(core: &Core, folder: &Path) -> Result<(), StoreError> {
+    let Ok(entries) = core.fs().read_dir(folder) else { return Ok(()) };
+    for entry in entries {
+        remove_if_there(core, &folder.join(entry.name))?;
+    }
+    core.fs().remove_dir(folder).map_err(StoreError::io("remove", folder))
+}
+
+/// Keeps `id` for whoever opens, forks, packs or removes it, so that two calls of one process do not meet.
 pub(super) struct Reservation<'a> {
     core: &'a Core,
     id: SessionId,
@@ -276,6 +354,15 @@ impl<'a> Reservation<'a> {
     /// # Errors
     /// [`StoreError::Held`] where this process has it in use.
     pub(super) fn new(core: &'a Core, id: SessionId) -> Result<Self, StoreError> {
+        Self::with(core, id, Holding::Reserved)
+    }
+
+    /// Keeps it until somebody else in this process wants it, who raises `stop` and waits.
+    pub(super) fn to_pack(core: &'a Core, id: SessionId, stop: &Arc<cold::Stop>) -> Result<Self, StoreError> {
+        Self::with(core, id, Holding::Packing(Arc::clone(stop)))
+    }
+
+    fn with(core: &'a Core, id: SessionId, holding: Holding) -> Result<Self, StoreError> {
         let mut sessions = lock(&core.sessions);
         if core.is_closed() {
             return Err(StoreError::Closed);
@@ -285,7 +372,7 @@ impl<'a> Reservation<'a> {
             let (_, owner) = owner::begin(core)?;
             return Err(StoreError::Held { id, owner, alive: true });
         }
-        sessions.insert(id, Holding::Reserved);
+        sessions.insert(id, holding);
         Ok(Self { core, id })
     }
 
@@ -302,13 +389,31 @@ impl<'a> Reservation<'a> {
         sessions.insert(self.id, Holding::Open(Arc::clone(session)));
         Ok(())
     }
+
+    /// The session was taken and is given back: what it lacks of that is on its way to the disk.
+    ///
+    /// # Errors
+    /// As of [`Reservation::fulfil`].
+    pub(super) fn release(self, session: &Arc<Session>) -> Result<(), StoreError> {
+        // Where there is no room for `closed`, it ends without, as after a crash.
+        let _ = log::release(self.core, session);
+        let mut sessions = lock(&self.core.sessions);
+        if self.core.is_closed() {
+            drop(sessions);
+            return Err(StoreError::Closed);
+        }
+        sessions.insert(self.id, Holding::Released(Arc::clone(session)));
+        Ok(())
+    }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let mut sessions = lock(&self.core.sessions);
-        if matches!(sessions.get(&self.id), Some(Holding::Reserved)) {
+        if matches!(sessions.get(&self.id), Some(Holding::Reserved | Holding::Packing(_))) {
             sessions.remove(&self.id);
         }
+        drop(sessions);
+        self.core.let_go.notify_waiters();
     }
 }

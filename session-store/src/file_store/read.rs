@@ -2,6 +2,7 @@
 
 use super::engine::Core;
 use super::tail::Log;
+use super::text::{Files, Text};
 use crate::error::StoreError;
 use crate::event::{Entry, Event, SideRef, Unknown};
 use crate::fs::{self, File, OpenMode, read_full_at};
@@ -12,7 +13,7 @@ use crate::side::sha256_hex;
 use crate::state::State;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 const CHUNK_BYTES: usize = 256 << 10;
@@ -34,8 +35,7 @@ pub(super) enum Item {
 pub(super) struct LogReader {
     core: Arc<Core>,
     id: SessionId,
-    file: Arc<dyn File>,
-    identity: (u64, u64),
+    text: Text,
     pub(super) scanner: Scanner,
     /// How much was read.
     pub(super) offset: u64,
@@ -43,24 +43,28 @@ pub(super) struct LogReader {
     found: Vec<Scanned>,
     /// It began at a checkpoint, and nothing since then asked for what is before that.
     is_anchored: bool,
+    /// Records that are none of the session's events.
+    set_aside: u64,
 }
 
 impl LogReader {
     pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Self, StoreError> {
-        let path = core.layout.log(id);
-        let file = open_log(core, id, &path, OpenMode::Read)?;
-        let stat = file.stat().map_err(StoreError::io("look at", &path))?;
-        Ok(Self {
+        Ok(Self::of(core, id, Text::open(core, id, OpenMode::Read)?))
+    }
+
+    /// Reads a text of `id` that is open.
+    pub(super) fn of(core: &Arc<Core>, id: SessionId, text: Text) -> Self {
+        Self {
             core: Arc::clone(core),
             id,
-            file,
-            identity: (stat.device, stat.inode),
+            text,
             scanner: Scanner::new(),
             offset: 0,
             chunk: Vec::new(),
             found: Vec::new(),
             is_anchored: false,
-        })
+            set_aside: 0,
+        }
     }
 
     /// Goes to the newest checkpoint of events before `from`, and gives the state there, without bodies; stays at the start
@@ -84,7 +88,7 @@ impl LogReader {
 
     /// The file, to be read at any place.
     pub(super) fn log(&self) -> Log<'_> {
-        Log { core: &self.core, id: self.id, file: &*self.file }
+        Log { core: &self.core, id: self.id, file: &*self.text.file }
     }
 
     /// Reads on; false at the end of what there is.
@@ -94,7 +98,7 @@ impl LogReader {
             self.chunk = vec![0; CHUNK_BYTES];
         }
         let path = self.core.layout.log(self.id);
-        let length = read_full_at(&*self.file, &mut self.chunk, self.offset).map_err(StoreError::io("read", path))?;
+        let length = read_full_at(&*self.text.file, &mut self.chunk, self.offset).map_err(StoreError::io("read", path))?;
         self.offset += length as u64;
         self.scanner.feed(&self.chunk[..length], &mut self.found);
         if self.goes_back() {
@@ -136,11 +140,21 @@ impl LogReader {
         true
     }
 
-    /// Whether its path leads to another file by now, or to a shorter one.
+    /// How many records were found that are none of the session's events.
+    pub(super) fn set_aside(&self) -> u64 {
+        self.set_aside
+    }
+
+    /// Whether a part of the text is missing, by what was read so far.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.text.is_damaged()
+    }
+
+    /// Whether its path leads to other files by now, or to a shorter one.
     pub(super) fn is_replaced(&self) -> Result<bool, StoreError> {
-        let path = self.core.layout.log(self.id);
-        let stat = self.core.fs().stat(&path).map_err(|error| not_found_or("look at", self.id, &path, error))?;
-        Ok((stat.device, stat.inode) != self.identity || stat.size < self.offset)
+        let files = Files::find(&self.core, self.id)?;
+        let is_shorter = files.hot.is_some_and(|hot| self.text.base + hot.size < self.offset);
+        Ok(!files.are(&self.text.files) || is_shorter)
     }
 
     fn resolve(&mut self, out: &mut Vec<Item>) {
@@ -148,7 +162,7 @@ impl LogReader {
             match scanned {
                 Scanned::Entry(entry) => out.push(Item::Entry(entry)),
                 Scanned::Side { side, place } => read_fields(&self.core, self.id, side, place, out),
-                Scanned::SetAside { .. } => {}
+                Scanned::SetAside { .. } => self.set_aside += 1,
                 Scanned::Problem(problem) => out.push(Item::Problem(problem)),
                 Scanned::Fragment { offset, holds_records, .. } => {
                     out.push(Item::Problem(torn_tail(&self.scanner, offset, self.offset)));
@@ -164,17 +178,9 @@ fn torn_tail(scanner: &Scanner, offset: u64, end: u64) -> Problem {
     Problem { line: scanner.position().lines + 1, offset, kind: ProblemKind::TornTail, detail }
 }
 
-/// Opens a log, but nothing else that has its name: to open a pipe would wait for its other end.
-pub(super) fn open_log(core: &Core, id: SessionId, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>, StoreError> {
-    let stat = core.fs().stat(path).map_err(|error| not_found_or("look at", id, path, error))?;
-    if !stat.is_file {
-        return Err(StoreError::io("open", path)(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
-    }
-    core.fs().open(path, mode).map_err(|error| not_found_or("open", id, path, error))
-}
-
-fn not_found_or(action: &'static str, id: SessionId, path: &Path, error: io::Error) -> StoreError {
-    if error.kind() == io::ErrorKind::NotFound { StoreError::NotFound(id) } else { StoreError::io(action, path)(error) }
+/// Opens a log, whatever files it is in.
+pub(super) fn open_log(core: &Core, id: SessionId, mode: OpenMode) -> Result<Arc<dyn File>, StoreError> {
+    Text::open(core, id, mode).map(|text| text.file)
 }
 
 /// The event whose fields are in a side file. Where that is missing or damaged the event is there, its fields are not.
@@ -206,12 +212,11 @@ pub(super) fn read_side(core: &Core, id: SessionId, side: &SideRef) -> Result<Ve
 
 /// Where a side file is. A log may say anything: what is no hash is no file's name.
 fn side_path(core: &Core, id: SessionId, side: &SideRef) -> Result<PathBuf, StoreError> {
+    let is_it = |path: &PathBuf| core.fs().stat(path).is_ok_and(|found| found.is_file && found.size == side.bytes);
     let path = core.layout.sides(id).join(&side.sha256);
-    if is_hash(&side.sha256) && core.fs().stat(&path).is_ok_and(|found| found.is_file && found.size == side.bytes) {
-        Ok(path)
-    } else {
-        Err(StoreError::SideFile { path })
-    }
+    let folders = [core.layout.sides(id), core.layout.archived_sides(id)];
+    let found = folders.iter().filter(|_| is_hash(&side.sha256)).map(|folder| folder.join(&side.sha256)).find(is_it);
+    found.ok_or(StoreError::SideFile { path })
 }
 
 pub(super) fn is_hash(name: &str) -> bool {

@@ -118,7 +118,7 @@ pub(super) fn plan(core: &Core, id: SessionId, problems: Vec<Problem>, advance: 
     if !needs_rewrite(&problems) {
         return Ok(Repair { id, mended: without_rewrite(problems), rewrites: false, original: None });
     }
-    let file = open_log(core, id, &core.layout.log(id), OpenMode::Read)?;
+    let file = open_log(core, id, OpenMode::Read)?;
     let survey = Survey::of(&*file, &core.layout.log(id), advance)?;
     Ok(Repair { id, mended: survey.mended(problems), rewrites: true, original: None })
 }
@@ -208,7 +208,7 @@ struct Kept {
 /// Copies the log into the folder of originals; durable on return.
 fn keep_original(core: &Core, id: SessionId) -> Result<Kept, StoreError> {
     let log = core.layout.log(id);
-    let source = open_log(core, id, &log, OpenMode::Read)?;
+    let source = open_log(core, id, OpenMode::Read)?;
     let length = source.stat().map_err(StoreError::io("look at", &log))?.size;
     let folder = core.layout.home().join("repaired");
     core.create_dirs(&folder)?;
@@ -246,7 +246,7 @@ fn write_again(
     advance: &Advance,
 ) -> Result<Vec<Mended>, StoreError> {
     let (log, part) = (core.layout.log(id), core.layout.part(id));
-    let file = open_log(core, id, &log, OpenMode::Read)?;
+    let file = open_log(core, id, OpenMode::Read)?;
     if !is_opened_at(&*file, kept.length, session.epoch).map_err(StoreError::io("read", &log))? {
         return Err(StoreError::Lost { id, why: "another process wrote to it while it was copied".to_owned() });
     }

@@ -20,6 +20,7 @@
 use super::engine::Core;
 use super::read::{self, Folded};
 use super::session::Session;
+use super::text::Text;
 use super::writer::open_or_create;
 use super::{fate, lock};
 use crate::error::StoreError;
@@ -355,7 +356,12 @@ impl Leftover {
             folded.fragment.map_or(folded.length, |(offset, holds_records)| if holds_records { folded.length } else { offset });
         let path = core.layout.log(id);
         let Some(start) = end.checked_sub(bytes.len() as u64) else { return Ok(()) };
-        let file = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
+        let text = Text::open(core, id, OpenMode::InPlace)?;
+        if start < text.base {
+            // What is cold was read back from the disk.
+            return Ok(());
+        }
+        let file = text.file;
         let mut there = vec![0; bytes.len()];
         let length = read_full_at(&*file, &mut there, start).map_err(StoreError::io("read", &path))?;
         // Lines that were set aside may stand between them; then the next owner's own care has to do.

@@ -50,7 +50,7 @@ struct Chain {
 /// where there are none.
 pub(super) fn find(core: &Arc<Core>, id: SessionId) -> Result<Option<Stale>, StoreError> {
     let path = core.layout.log(id);
-    let log = open_log(core, id, &path, OpenMode::Read)?;
+    let log = open_log(core, id, OpenMode::Read)?;
     let mut chains = chains(&*log).map_err(StoreError::io("read", &path))?;
     chains.extend(Leftovers::find(core, id)?.into_lines().map(|bytes| Chain::of_lines(&bytes)));
     chains.retain(|chain| chain.says_something);

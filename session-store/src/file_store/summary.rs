@@ -39,6 +39,9 @@ impl Tally {
         if !std::mem::replace(&mut self.has_begun, true) {
             self.summary.created_at = entry.at;
         }
+        if !entry.event.is_upkeep() {
+            self.summary.updated_at = Some(entry.at);
+        }
         match &entry.event {
             Event::SessionStarted(started) => self.summary.cwd.clone_from(&started.cwd),
             Event::SessionForked(_) => {

@@ -454,7 +454,7 @@ mod tests {
     fn a_failure_that_is_told_after_another_lane_cured_it_goes_with_the_next_try() {
         let core = Core::new(FileStoreOptions::new("/nowhere"));
         let id = SessionId::new(Timestamp::from_ms(0));
-        let buffer = Buffer::new(Position::default(), Tally::default());
+        let buffer = Buffer::new(Position::default(), 0, Tally::default());
         let session = Session::new(&core, id, 1, buffer, Disk::new((0, 0), 0));
         let progress = session.progress.subscribe();
         session.fail(Attempt::Sync, StoreError::Closed);

@@ -219,6 +219,7 @@ impl State {
             cwd: self.cwd.clone(),
             model: self.model().map(str::to_owned),
             created_at: self.created_at.unwrap_or_default(),
+            updated_at: self.updated_at,
             messages: self.messages,
             usage: self.usage,
         }

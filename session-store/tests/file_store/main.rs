@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "what is measured and checked is the real disk")]
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps, in its helpers too")]
 
+mod cold;
 mod crash;
 mod disks;
 mod failures;

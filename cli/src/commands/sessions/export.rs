@@ -1,14 +1,14 @@
 //! `longhand sessions export`: JSONL copies the lines of the log byte for byte; Markdown and HTML are for people.
 
 use super::show::{each_item, is_open};
-use super::{log_path, tell_problems};
+use super::tell_problems;
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::export::{Document, Facts, Redactor};
 use crate::output::{self, Stdout};
 use crate::raw_lines::RawLines;
 use crate::resolve::resolve;
-use session_store::{Problem, SessionId, SessionStore};
+use session_store::{FileStore, Problem, SessionId, SessionStore};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -36,10 +36,10 @@ pub(crate) enum Format {
 }
 
 pub(super) async fn run(app: &App, args: ExportArgs) -> Result<Exit, CliError> {
-    let store = app.store()?;
+    let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     let mut target = Target::open(args.output.as_deref().filter(|path| *path != Path::new("-")))?;
-    let found = write(store.as_ref(), &log_path(app, id), id, args.format, &mut target).await?;
+    let found = write(&store, id, args.format, &mut target).await?;
     if let Some(path) = target.finish()? {
         output::stderr(&format!("wrote {}\n", path.display()));
     }
@@ -63,15 +63,9 @@ pub(super) async fn run(app: &App, args: ExportArgs) -> Result<Exit, CliError> {
 ///
 /// # Errors
 /// The session cannot be read, or the file not be written.
-pub(crate) async fn write_file(
-    store: &dyn SessionStore,
-    log: &Path,
-    id: SessionId,
-    format: Format,
-    path: &Path,
-) -> Result<(), CliError> {
+pub(crate) async fn write_file(store: &FileStore, id: SessionId, format: Format, path: &Path) -> Result<(), CliError> {
     let mut target = Target::open(Some(path))?;
-    write(store, log, id, format, &mut target).await?;
+    write(store, id, format, &mut target).await?;
     target.finish().map(drop)
 }
 
@@ -85,28 +79,25 @@ struct Found {
     problems: Vec<Problem>,
 }
 
-async fn write(
-    store: &dyn SessionStore,
-    log: &Path,
-    id: SessionId,
-    format: Format,
-    target: &mut Target,
-) -> Result<Found, CliError> {
+async fn write(store: &FileStore, id: SessionId, format: Format, target: &mut Target) -> Result<Found, CliError> {
     match format {
-        Format::Jsonl => copy_lines(log, target),
+        Format::Jsonl => copy_lines(store, id, target).await,
         Format::Markdown => write_document(store, id, Document::Markdown, target).await,
         Format::Html => write_document(store, id, Document::Html, target).await,
     }
 }
 
-fn copy_lines(path: &Path, target: &mut Target) -> Result<Found, CliError> {
-    let mut lines = RawLines::open(path).map_err(CliError::io("read", path))?;
-    while let Some(line) = lines.next_line().map_err(CliError::io("read", path))? {
+async fn copy_lines(store: &FileStore, id: SessionId, target: &mut Target) -> Result<Found, CliError> {
+    let mut lines = RawLines::new(store.raw_log(id).await?);
+    while let Some(line) = lines.next_line().map_err(cannot_read(id))? {
         target.write(line)?;
     }
-    // What was too large for a line is in a folder beside the log, which has the same name without the ending.
-    let beside = Some(path.with_extension("")).filter(|beside| beside.is_dir());
+    let beside = lines.log().sides();
     Ok(Found { held_back: lines.held_back() as u64, beside, ..Found::default() })
+}
+
+pub(super) fn cannot_read(id: SessionId) -> impl FnOnce(std::io::Error) -> CliError {
+    move |error| CliError::failed(format!("cannot read session `{id}`: {error}"))
 }
 
 /// Writes a session as a document for people, with what looks like a credential replaced.

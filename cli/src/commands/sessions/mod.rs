@@ -20,7 +20,6 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use serde::Serialize;
 use session_store::{Problem, SessionId, SessionLog, SessionStore};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a command waits for its few events to become durable.
@@ -126,13 +125,6 @@ fn tell_problems(id: SessionId, problems: &[Problem]) {
 fn problem_words(problem: &Problem) -> String {
     let kind = serde_json::to_value(problem.kind).ok().and_then(|kind| Some(kind.as_str()?.replace('_', " ")));
     format!("line {} (byte {}): {}: {}", problem.line, problem.offset, kind.unwrap_or_default(), problem.detail)
-}
-
-/// The file of a session's log: what a JSONL export and `tail --json` copy from.
-pub(crate) fn log_path(app: &App, id: SessionId) -> PathBuf {
-    let mut path = app.home().join("sessions").join(id.relative_path()).into_os_string();
-    path.push(".jsonl");
-    path.into()
 }
 
 /// Lets go of a session that a command wrote to, and of the store.

@@ -1,7 +1,7 @@
 //! `longhand sessions tail`: a session while it is written, by this machine's other processes, until interrupted or until nobody reads
 //! standard output any more. What is shown is written, perhaps not yet durable.
 
-use super::log_path;
+use super::export::cannot_read;
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::Stdout;
@@ -9,7 +9,7 @@ use crate::raw_lines::RawLines;
 use crate::resolve::resolve;
 use crate::transcript::{LivePrinter, Painter, Transcript};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use session_store::{SessionId, SessionStore};
+use session_store::{FileStore, SessionId, SessionStore};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ pub(crate) struct TailArgs {
 }
 
 pub(super) async fn run(app: &App, args: TailArgs) -> Result<Exit, CliError> {
-    let store = app.store()?;
+    let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     let mut out = Stdout::new();
     let followed = tokio::select! {
         followed = async {
             match args.json {
-                true => follow_lines(app, id, args.n, &mut out).await,
+                true => follow_lines(&store, id, args.n, &mut out).await,
                 false => follow(app, store.as_ref(), id, args.n.unwrap_or(10), &mut out).await,
             }
         } => followed,
@@ -78,14 +78,13 @@ async fn read_so_far(
 }
 
 /// Prints the last `n` lines of the log (absent: all), then what comes, as they are.
-async fn follow_lines(app: &App, id: SessionId, n: Option<usize>, out: &mut Stdout) -> Result<(), CliError> {
-    let path = log_path(app, id);
-    let mut lines = RawLines::open(&path).map_err(CliError::io("read", &path))?;
+async fn follow_lines(store: &FileStore, id: SessionId, n: Option<usize>, out: &mut Stdout) -> Result<(), CliError> {
+    let mut lines = RawLines::new(store.raw_log(id).await?);
     if let Some(n) = n {
-        lines.skip_to_last(n).map_err(CliError::io("read", &path))?;
+        lines.skip_to_last(n).map_err(cannot_read(id))?;
     }
     loop {
-        while let Some(line) = lines.next_line().map_err(CliError::io("read", &path))? {
+        while let Some(line) = lines.next_line().map_err(cannot_read(id))? {
             out.raw(line)?;
         }
         out.flush()?;
