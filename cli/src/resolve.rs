@@ -24,7 +24,11 @@ pub(crate) async fn resolve(store: &dyn SessionStore, text: &str) -> Result<Sess
     choose(&store.list().await?, text)
 }
 
-fn choose(sessions: &[SessionSummary], text: &str) -> Result<SessionId, CliError> {
+/// The one of `sessions` that `text`, its name or the start of its id, means.
+///
+/// # Errors
+/// As of [`resolve`].
+pub(crate) fn choose(sessions: &[SessionSummary], text: &str) -> Result<SessionId, CliError> {
     if text.is_empty() {
         return Err(CliError::usage("no session is named").hint("give its id, its name or the start of its id"));
     }

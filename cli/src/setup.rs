@@ -17,7 +17,7 @@ use crate::output;
 use crate::quota;
 use crate::resolve;
 use agent_runtime::session_store::{
-    FileStore, Loaded, Message, Origin, Progress, Rescued, Seq, SessionId, SessionListState, SessionStore, State,
+    FileStore, KeepCold, Loaded, Message, Origin, Progress, Rescued, Seq, SessionId, SessionListState, SessionStore, State,
 };
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
@@ -85,6 +85,14 @@ pub(crate) struct Plan {
     /// With `--no-session`, the folder of the store; removed when the plan is dropped, or by the system after a crash.
     _nothing_kept: Option<TempDir>,
 }
+
+/// How long a chat does nothing before it makes old sessions cold, ...
+const COLD_AFTER: Duration = Duration::from_secs(3);
+/// ... those to which nothing was added for so long, ...
+const COLD_IDLE_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// ... and no more than this at a time.
+const COLD_SESSIONS_MAX: usize = 20;
+const COLD_BYTES_MAX: u64 = 200 << 20;
 
 /// A session that was opened.
 pub(crate) struct Opened {
@@ -157,6 +165,17 @@ impl Plan {
         quota::count(&self.files)
     }
 
+    /// Makes a few sessions cold that were idle for a week, beside other work. Aborting it calls it off; so does opening such a session.
+    pub(crate) fn keep_cold(&self) -> JoinHandle<()> {
+        let files = Arc::clone(&self.files);
+        tokio::spawn(async move {
+            tokio::time::sleep(COLD_AFTER).await;
+            let what = KeepCold { idle_for: COLD_IDLE_FOR, sessions_max: COLD_SESSIONS_MAX, bytes_max: COLD_BYTES_MAX };
+            // Whatever cannot be made cold stays as it is.
+            let _ = files.keep_cold(what).await;
+        })
+    }
+
     /// The directory in which tools work, absolute.
     pub(crate) fn cwd(&self) -> &Path {
         &self.cwd
@@ -217,6 +236,12 @@ impl Plan {
         let instructions = self.instructions().await;
         let setup = self.setup(state, &instructions, approver)?;
         let elsewhere = state.and_then(|state| asked_elsewhere(state, setup.model.origin()));
+        let restored = match choice {
+            SessionChoice::Resume(id) => {
+                self.files.is_archived(id).await?.then(|| "the session is back from the archive".to_owned())
+            }
+            _ => None,
+        };
         let session = match choice {
             SessionChoice::Resume(id) => self.runtime.resume(id, setup).await?,
             SessionChoice::Fork { parent, at } => self.runtime.fork(parent, at, setup).await?,
@@ -234,7 +259,7 @@ impl Plan {
             SessionChoice::Fork { .. } => session.state(|state| state.parent.map_or(0, |(_, last)| last + 1)),
             _ => state.map_or(0, |state| state.next_seq),
         };
-        let notices: Vec<String> = stored.as_ref().and_then(notice).into_iter().chain(elsewhere).collect();
+        let notices: Vec<String> = stored.as_ref().and_then(notice).into_iter().chain(elsewhere).chain(restored).collect();
         let notice = (!notices.is_empty()).then(|| notices.join("\n"));
         Ok(Opened { session, first, notice })
     }

@@ -101,6 +101,8 @@ pub(super) struct Chat<'a> {
     lookup: Option<JoinHandle<(Lookup, Completion)>>,
     /// What the store takes is counted, once; it may be left behind.
     counting: Option<JoinHandle<Option<String>>>,
+    /// Old sessions are made cold, until the first message.
+    keeping: Option<JoinHandle<()>>,
     /// Somebody pressed Esc before the turn had begun.
     stop_wanted: bool,
     pub(super) pending: Pending,
@@ -168,6 +170,7 @@ impl<'a> Chat<'a> {
             is_export: false,
             lookup: None,
             counting: None,
+            keeping: None,
             stop_wanted: false,
             pending: Pending::default(),
             mode: None,
@@ -193,6 +196,7 @@ impl<'a> Chat<'a> {
         self.keys = Some(EventStream::new());
         self.start();
         self.counting = self.plan.count_quota();
+        self.keeping = Some(self.plan.keep_cold());
         loop {
             if let Some(exit) = self.exit.take() {
                 return exit;
@@ -222,6 +226,7 @@ impl<'a> Chat<'a> {
                         self.ui.tell(&warning, WARN);
                     }
                 }
+                Some(_) = OptionFuture::from(self.keeping.as_mut()) => self.keeping = None,
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
                 caught = self.signals.next() => self.caught(caught),
@@ -382,6 +387,9 @@ impl<'a> Chat<'a> {
     }
 
     fn send(&mut self, text: String, kind: UserKind) {
+        if let Some(keeping) = self.keeping.take() {
+            keeping.abort();
+        }
         self.ui.said(&text);
         self.stop_wanted = false;
         let (plan, approver, choice) = (self.plan, Arc::clone(&self.approver), self.choice);

@@ -33,9 +33,17 @@ fn run_ok(world: &World, args: &[&str]) -> String {
 
 /// The file of a session's log.
 fn log(world: &World, id: &str) -> PathBuf {
-    let name = format!("{id}.jsonl");
-    let found = files(&world.home()).into_keys().find(|path| path.ends_with(&name));
-    found.unwrap_or_else(|| panic!("no log of {id}"))
+    log_named(world, &format!("{id}.jsonl"))
+}
+
+/// What a packed log holds.
+fn zstd_lines(path: &Path) -> Vec<u8> {
+    zstd::decode_all(fs::File::open(path).expect("there")).expect("unpacked")
+}
+
+fn log_named(world: &World, name: &str) -> PathBuf {
+    let found = files(&world.home()).into_keys().find(|path| path.ends_with(name));
+    found.unwrap_or_else(|| panic!("no {name}"))
 }
 
 /// All files below `root` with what is in them.
@@ -501,4 +509,54 @@ fn tail_shows_an_answer_while_it_is_written() {
     assert_eq!(shown.matches("assistant (offline)").count(), 1, "{shown}");
     drop(out);
     assert_eq!(wait(&mut tail), Some(0));
+}
+
+#[test]
+fn a_compressed_session_reads_as_before_and_goes_on() {
+    let world = World::new();
+    let id = converse(&world, "hello there", &["-n", "tides"]);
+    let shown = run_ok(&world, &["sessions", "show", &id]);
+    let mut rows = json(&run_ok(&world, &["sessions", "compress", "tides", "--json"]));
+    let row = rows[0].take();
+    assert_eq!((&row["id"], &row["error"]), (&Value::from(id.as_str()), &Value::Null));
+    assert!(row["after"].as_u64() < row["before"].as_u64(), "{row}");
+    let packed = log_named(&world, &format!("{id}.jsonl.zst"));
+    assert_eq!(fs::metadata(&packed).expect("there").len(), row["after"]);
+
+    assert_eq!(run_ok(&world, &["sessions", "show", &id]), shown);
+    let exported = run_ok(&world, &["sessions", "export", &id]);
+    assert_eq!(exported.as_bytes(), zstd_lines(&packed));
+    assert_eq!(json(&run_ok(&world, &["sessions", "verify", "--json"]))[0]["ok"], true);
+    let output = world.run(&["-p", "-r", &id, "-m", "offline", "go on"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert!(run_ok(&world, &["sessions", "export", &id]).starts_with(&exported));
+    assert!(run_ok(&world, &["sessions", "show", &id]).contains("go on"));
+}
+
+#[test]
+fn an_archived_session_leaves_the_list_and_comes_back() {
+    let world = World::new();
+    let (id, other) = (converse(&world, "put me away", &["-n", "away"]), converse(&world, "and me", &[]));
+    let ids = |args: &[&str]| -> Vec<String> {
+        let list = json(&run_ok(&world, args));
+        list.as_array().expect("an array").iter().map(|session| session["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    run_ok(&world, &["sessions", "archive", "away"]);
+    assert_eq!(ids(&["sessions", "list", "--json"]), [other.as_str()]);
+    assert_eq!(ids(&["sessions", "list", "--archived", "--json"]), [id.as_str()]);
+    assert!(run_ok(&world, &["sessions", "show", &id]).contains("put me away"));
+    assert!(run_ok(&world, &["replay", &id, "--instant"]).contains("put me away"));
+    run_ok(&world, &["sessions", "archive", "--undo", "away"]);
+    assert_eq!(ids(&["sessions", "list", "--json"]).len(), 2);
+
+    // Resumed, it comes back by itself, and that is said.
+    run_ok(&world, &["sessions", "archive", &id]);
+    let output = world.run(&["-p", "-r", &id, "-m", "offline", "go on"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert!(stderr(&output).contains("back from the archive"), "{output:?}");
+    assert_eq!(ids(&["sessions", "list", "--json"]).len(), 2);
+
+    let none = world.run(&["sessions", "archive", "--older-than", "1d"]);
+    assert_eq!((code(&none), stderr(&none).as_str()), (0, "no session is old enough\n"));
+    assert_eq!(code(&world.run(&["sessions", "archive"])), 2, "which ones?");
 }

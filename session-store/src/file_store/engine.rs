@@ -60,7 +60,9 @@ pub(super) struct Core {
     pub(super) ownership: Ownership,
     pub(super) asks: Asks,
     pub(super) ballast: Ballast,
-    /// No more sessions are opened.
+    /// No more sessions are compressed, ...
+    pub(super) packing_ended: AtomicBool,
+    /// ... or opened.
     pub(super) closed: AtomicBool,
 }
 
@@ -112,6 +114,7 @@ impl Core {
             room: Notify::new(),
             let_go: Notify::new(),
             sessions: Mutex::default(),
+            packing_ended: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }

@@ -331,7 +331,9 @@ impl FileStore {
     pub async fn keep_cold(&self, what: KeepCold) -> Result<Kept, StoreError> {
         let mut kept = Kept::default();
         let now = self.engine.core.options.clock.now();
-        for id in self.blocking(move |core| cold::due(core, what, now)).await? {
+        let due = self.blocking(move |core| cold::due(core, what, now)).await?;
+        // A disk that takes nothing is not asked for each of them.
+        for id in due.into_iter().take(what.sessions_max.saturating_mul(2)) {
             match self.compress(id).await {
                 Ok(compressed) => kept.count(compressed),
                 Err(error) => tracing::debug!(session = %id, %error, "not compressed"),
@@ -386,6 +388,28 @@ impl FileStore {
     /// Where the archive cannot be read.
     pub async fn list_archived(&self) -> Result<Vec<SessionSummary>, StoreError> {
         self.blocking(list::list_archived).await
+    }
+
+    /// Calls off every compression, and returns when none is left.
+    async fn call_off_packing(&self) {
+        let core = &self.engine.core;
+        loop {
+            let let_go = core.let_go.notified();
+            tokio::pin!(let_go);
+            // From here on no wake-up is missed.
+            let_go.as_mut().enable();
+            let mut is_packing = false;
+            for holding in lock(&core.sessions).values() {
+                if let Holding::Packing(stop) = holding {
+                    stop.store(true, Ordering::Relaxed);
+                    is_packing = true;
+                }
+            }
+            if !is_packing {
+                return;
+            }
+            let_go.await;
+        }
     }
 
     /// The bytes of a session's log, to be copied.
@@ -563,6 +587,9 @@ impl SessionStore for FileStore {
     async fn shutdown(&self, limit: Duration) -> Result<(), ShutdownError> {
         let deadline = Instant::now() + limit;
         let core = &self.engine.core;
+        core.packing_ended.store(true, Ordering::Release);
+        // What is called off lets go as after a close, so before nothing is accepted any more.
+        let _ = tokio::time::timeout(limit, self.call_off_packing()).await;
         core.closed.store(true, Ordering::Release);
         let sessions = self.all_sessions();
         for session in &sessions {

@@ -30,6 +30,7 @@ use crate::store::Holder;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -364,7 +365,8 @@ impl<'a> Reservation<'a> {
 
     fn with(core: &'a Core, id: SessionId, holding: Holding) -> Result<Self, StoreError> {
         let mut sessions = lock(&core.sessions);
-        if core.is_closed() {
+        let is_ended = matches!(holding, Holding::Packing(_)) && core.packing_ended.load(Ordering::Acquire);
+        if core.is_closed() || is_ended {
             return Err(StoreError::Closed);
         }
         if sessions.contains_key(&id) {

@@ -385,6 +385,28 @@ async fn opening_a_session_calls_its_compression_off() {
 }
 
 #[tokio::test]
+async fn a_shutdown_calls_compression_off_and_leaves_nothing_behind() {
+    let fs = SimFs::new();
+    let store1 = Arc::new(store(&fs));
+    let id = closed(&store1, conversation).await;
+    fs.hang_syncs();
+    let compressing = tokio::spawn({
+        let store = Arc::clone(&store1);
+        async move { store.compress(id).await }
+    });
+    crate::writing::until(|| fs.hung_syncs() > 0).await;
+    let ending = tokio::spawn(async move { store1.shutdown(Duration::from_secs(10)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fs.let_syncs_go();
+    soon(ending).await.unwrap().unwrap();
+    assert!(soon(compressing).await.unwrap().is_err());
+    assert!(!fs.files().iter().any(|path| path.to_string_lossy().ends_with(".part")));
+    let again = store(&fs);
+    assert!(matches!(entries(&again, id).await.last().unwrap().event, Event::Closed(_)));
+    assert_eq!(texts(&again, id).await.len(), 20);
+}
+
+#[tokio::test]
 async fn a_disk_that_is_full_leaves_the_session_as_it_was() {
     let fs = SimFs::new();
     let store = store(&fs);

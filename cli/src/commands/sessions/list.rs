@@ -6,7 +6,7 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::safe_text::safe_line;
 use crate::transcript::Painter;
-use session_store::{Clock, SessionListState, SessionSummary, SystemClock, Timestamp};
+use session_store::{Clock, SessionListState, SessionStore, SessionSummary, SystemClock, Timestamp};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use unicode_segmentation::UnicodeSegmentation;
@@ -25,6 +25,9 @@ pub(crate) struct ListArgs {
     /// Only sessions that were started in this directory
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
+    /// The sessions in the archive instead
+    #[arg(long)]
+    archived: bool,
     /// Only the newest N
     #[arg(short, value_name = "N")]
     n: Option<usize>,
@@ -34,7 +37,8 @@ pub(crate) struct ListArgs {
 }
 
 pub(super) async fn run(app: &App, args: ListArgs) -> Result<Exit, CliError> {
-    let all = app.store()?.list().await?;
+    let store = app.file_store()?;
+    let all = if args.archived { store.list_archived().await? } else { store.list().await? };
     let id_chars = id_chars(&all);
     let wanted = args.cwd.as_deref().map(Directory::new).transpose()?;
     let sessions: Vec<SessionSummary> = all

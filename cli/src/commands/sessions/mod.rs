@@ -1,6 +1,7 @@
 //! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork`,
-//! `rm` and `repair` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
+//! `rm`, `repair`, `archive` and `compress` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
 
+mod archive;
 pub(crate) mod export;
 mod fork;
 mod list;
@@ -55,6 +56,10 @@ pub(crate) enum SessionsCommand {
     Verify(verify::VerifyArgs),
     /// Mend damaged logs; each is kept as it was
     Repair(repair::RepairArgs),
+    /// Put sessions away, compressed, or bring them back
+    Archive(archive::ArchiveArgs),
+    /// Make old sessions small
+    Compress(archive::CompressArgs),
     /// Say what the sessions take, by age, directory and model
     Stats(stats::StatsArgs),
     /// Write a session as JSONL, Markdown or one HTML page
@@ -73,6 +78,8 @@ pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError>
         SessionsCommand::Rm(args) => rm::run(app, args).await,
         SessionsCommand::Verify(args) => verify::run(app, args).await,
         SessionsCommand::Repair(args) => repair::run(app, args).await,
+        SessionsCommand::Archive(args) => archive::run(app, args).await,
+        SessionsCommand::Compress(args) => archive::compress(app, args).await,
         SessionsCommand::Stats(args) => stats::run(app, args).await,
         SessionsCommand::Export(args) => export::run(app, args).await,
     }
