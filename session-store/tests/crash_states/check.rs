@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Of so many states that were new, the recovery of one is cut by a power cut too.
-const RECOVERIES_CUT: u64 = 20;
+const RECOVERIES_CUT: u64 = 64;
 
 /// A broken promise, in words.
 pub(crate) type Broken = String;

@@ -60,6 +60,7 @@ impl Cut {
                 self.settle(|pending| matches!(pending.op, Op::Write { inode: of, .. } if of == *inode));
             }
             Op::SyncFolder(folder) => self.sync_folder(*folder),
+            Op::SyncAll => self.settle(|_| true),
             Op::Promise(_) => {}
         }
     }

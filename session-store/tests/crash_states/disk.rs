@@ -3,7 +3,7 @@
 //! An [`Image`] shares what it has in common with its copies, so a state of the disk costs what differs. A [`Disk`] is an image with a
 //! file system's face; whatever changes it is also an [`Op`] of its trace, and so is each promise that the store made meanwhile.
 
-use session_store::{DirEntry, File, FileSystem, OpenMode, SessionId, Stat};
+use session_store::{DirEntry, File, FileSystem, OpenMode, SessionId, Stat, Volume};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
@@ -61,6 +61,7 @@ pub(crate) enum Op {
     },
     SyncFile(Inode),
     SyncFolder(Inode),
+    SyncAll,
     Promise(Promise),
 }
 
@@ -97,7 +98,7 @@ impl Image {
             Op::Make { is_folder } => self.make(*is_folder),
             Op::Entries(entries) => entries.iter().for_each(|entry| self.set_entry(entry)),
             Op::Write { inode, offset, bytes, .. } => self.write(*inode, *offset, bytes),
-            Op::SyncFile(_) | Op::SyncFolder(_) | Op::Promise(_) => {}
+            Op::SyncFile(_) | Op::SyncFolder(_) | Op::SyncAll | Op::Promise(_) => {}
         }
     }
 
@@ -212,6 +213,8 @@ pub(crate) enum Synced {
     Day,
     /// A folder on the way there.
     Way,
+    /// Everything.
+    All,
 }
 
 /// What each operation of a trace that begins with an empty disk syncs, if it is a sync.
@@ -232,6 +235,7 @@ pub(crate) fn syncs(ops: &[Op]) -> Vec<Option<Synced>> {
         Op::SyncFolder(inode) if depth(inode) > 5 => Some(Synced::SideFolder),
         Op::SyncFolder(inode) if depth(inode) == 5 => Some(Synced::Day),
         Op::SyncFolder(_) => Some(Synced::Way),
+        Op::SyncAll => Some(Synced::All),
         _ => None,
     };
     ops.iter().map(kind).collect()
@@ -255,6 +259,8 @@ struct Inner {
 pub(crate) struct Disk {
     inner: Arc<Mutex<Inner>>,
     descriptors: Arc<AtomicU64>,
+    /// Whether all of it can be synced at once.
+    has_volume: bool,
 }
 
 /// Where the log of a session is, in a store whose home is `/home`.
@@ -264,7 +270,16 @@ pub(crate) fn log_path(id: SessionId) -> PathBuf {
 
 impl Disk {
     pub(crate) fn new(image: Image) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { image, recording: Recording::default() })), descriptors: Arc::default() }
+        Self {
+            inner: Arc::new(Mutex::new(Inner { image, recording: Recording::default() })),
+            descriptors: Arc::default(),
+            has_volume: false,
+        }
+    }
+
+    /// All of it can be synced at once.
+    pub(crate) fn with_volume(self) -> Self {
+        Self { has_volume: true, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -285,7 +300,7 @@ impl Disk {
         let mut inner = self.lock();
         let mut recording = std::mem::take(&mut inner.recording);
         recording.locks.clear();
-        Self { inner: Arc::new(Mutex::new(Inner { image: inner.image.clone(), recording })), descriptors: Arc::default() }
+        Self { inner: Arc::new(Mutex::new(Inner { image: inner.image.clone(), recording })), ..self.clone() }
     }
 
     /// Appends to a file what a process that died was writing.
@@ -419,8 +434,19 @@ impl FileSystem for Disk {
         self.lock().remove(path)
     }
 
+    fn volume(&self, _: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        Ok(self.has_volume.then(|| Arc::new(self.clone()) as Arc<dyn Volume>))
+    }
+
     fn locks_are_trusted(&self, _: &Path) -> bool {
         true
+    }
+}
+
+impl Volume for Disk {
+    fn sync(&self) -> io::Result<()> {
+        self.lock().record(Op::SyncAll);
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Nothing that the store is asked for takes as long.
 const LIMIT: Duration = Duration::from_secs(20);
 /// How many sessions are open at the same time at most.
-const SESSIONS_MAX: usize = 6;
+const SESSIONS_MAX: usize = 12;
 
 pub(crate) fn store(disk: &Disk, boot: &str) -> FileStore {
     let mut options = FileStoreOptions::new("/home");
@@ -132,7 +132,7 @@ impl Process {
                 let seq = open.last;
                 soon(open.log.written(seq)).await.expect("nothing fails");
             }
-            17 => tokio::time::sleep(Duration::from_millis(3)).await,
+            17 => self.burst().await,
             18 => self.flush().await,
             19..21 => self.close(id).await,
             21..23 => self.reopen().await,
@@ -169,6 +169,20 @@ impl Process {
     async fn flush(&mut self) {
         soon(self.store.flush()).await.expect("nothing fails");
         self.open.iter().for_each(|(id, open)| self.durable(*id, open.last));
+    }
+
+    /// All sessions say something, and the store is left to make it durable by itself.
+    async fn burst(&mut self) {
+        for _ in self.open.len()..SESSIONS_MAX {
+            self.create().await;
+        }
+        for open in self.open.values_mut() {
+            open.append(say("all at once"));
+        }
+        for (id, Open { log, last }) in &self.open {
+            soon(log.progress().wait_for(|progress| progress.durable > *last)).await.expect("it is open");
+            self.durable(*id, *last);
+        }
     }
 
     async fn side(&mut self, id: SessionId) {
