@@ -52,6 +52,7 @@ mod read;
 mod repair;
 mod rescue;
 mod session;
+mod sides;
 mod stale;
 mod summary;
 mod syncer;

@@ -16,6 +16,7 @@ use super::owner;
 use super::read::{self, Folded, open_log};
 use super::rescue::Leftovers;
 use super::session::{Disk, Session};
+use super::sides::NamedSides;
 use super::summary::Tally;
 use super::text::{Files, Meeting, Text};
 use super::{archive, cold, fragment, lock, log, syncer};
@@ -209,8 +210,8 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, text: &Text, writer: Uuid, owne
 }
 
 /// Writes again, in the same place, what the owner before may have failed to make durable: it did not close, and a failed
-/// sync may have left what is only shown. The next sync would say that all is well. No owner has more than its bound
-/// in that state, nor anything that its checkpoints say was durable.
+/// sync may have left what is only shown. The next sync would say that all is well. So for the side files that it names.
+/// No owner has more than its bound in that state, nor anything that its checkpoints say was durable.
 fn write_tail_again(core: &Core, id: SessionId, text: &Text, folded: &Folded) -> Result<(), StoreError> {
     // A fragment is kept elsewhere and about to go.
     let end = fragment::range(folded).map_or(folded.length, |fragment| fragment.start);
@@ -219,8 +220,13 @@ fn write_tail_again(core: &Core, id: SessionId, text: &Text, folded: &Folded) ->
     let tail = end.saturating_sub(core.options.session_bytes_max).max(durable).min(end)..end;
     let path = core.layout.log(id);
     let in_place = Text::open(core, id, OpenMode::InPlace)?.file;
-    for_each_chunk(&*text.file, tail, |chunk, offset| write_all_at(&*in_place, chunk, offset))
-        .map_err(StoreError::io("write", &path))
+    let mut named = NamedSides::new(core, id);
+    for_each_chunk(&*text.file, tail, |chunk, offset| {
+        named.look_in(chunk);
+        write_all_at(&*in_place, chunk, offset)
+    })
+    .map_err(StoreError::io("write", &path))?;
+    named.write_again(core, id)
 }
 
 /// What a new owner appends: the newline that a fragment lacks, `opened`, and what became of the fragment.

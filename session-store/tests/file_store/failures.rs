@@ -67,6 +67,28 @@ async fn what_a_failed_sync_of_an_owner_before_lost_is_written_again() {
 }
 
 #[tokio::test]
+async fn a_side_file_that_an_owner_who_died_did_not_sync_is_durable_before_its_line() {
+    let fs = SimFs::new();
+    let log = create(&store(&fs)).await;
+    let id = log.id();
+    soon(log.flush()).await.unwrap();
+    fs.fail_syncs(u64::MAX);
+    let side = log.put_side(vec![7; 10_000]).unwrap();
+    let (call, name, output) = ("call_1_0".to_owned(), "read".to_owned(), "7".to_owned());
+    let full = Some(side.clone());
+    log.append(ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full, duration_ms: 0 }.into()).unwrap();
+    soon(log.progress().wait_for(|progress| progress.trouble.is_some() && progress.written == 3)).await.unwrap();
+    // Its owner dies, and the next one makes the line durable.
+    let fs = fs.after_kill();
+    let opened = store(&fs).open(id).await.unwrap();
+    let entry = opened.log.append(say("again")).unwrap();
+    soon(opened.log.durable(entry.seq)).await.unwrap();
+    let after = store(&fs.after_power_cut());
+    assert_eq!(after.read_side(id, &side).await.unwrap(), vec![7; 10_000]);
+    assert!(after.verify(id).await.unwrap().ok);
+}
+
+#[tokio::test]
 async fn a_side_file_that_a_failed_sync_lost_is_written_again() {
     let fs = SimFs::new();
     let log = create(&store(&fs)).await;
