@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Where a file or a folder is in [`Image::nodes`].
 pub(crate) type Inode = usize;
@@ -79,6 +80,8 @@ pub(crate) enum Promise {
     Removing(SessionId),
     /// It is gone for good.
     Removed(SessionId),
+    /// From here on its events stay, but not the bytes of its lines.
+    Rewriting(SessionId),
 }
 
 pub(crate) fn hash_of(value: &(impl Hash + ?Sized)) -> u64 {
@@ -487,6 +490,10 @@ impl File for OpenFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.disk.has_volume {
+            // So that the store finds that it is better to sync all at once.
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.disk.lock().record(Op::SyncFile(self.inode));
         Ok(())
     }

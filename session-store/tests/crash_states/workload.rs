@@ -176,12 +176,14 @@ impl Process {
         for _ in self.open.len()..SESSIONS_MAX {
             self.create().await;
         }
-        for open in self.open.values_mut() {
-            open.append(say("all at once"));
-        }
-        for (id, Open { log, last }) in &self.open {
-            soon(log.progress().wait_for(|progress| progress.durable > *last)).await.expect("it is open");
-            self.durable(*id, *last);
+        for _ in 0..3 {
+            for open in self.open.values_mut() {
+                open.append(say("all at once"));
+            }
+            for (id, Open { log, last }) in &self.open {
+                soon(log.progress().wait_for(|progress| progress.durable > *last)).await.expect("it is open");
+                self.durable(*id, *last);
+            }
         }
     }
 
