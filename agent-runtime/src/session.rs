@@ -202,7 +202,8 @@ fn next_profile(setup: &Setup, before: Option<&Profile>) -> Profile {
             effort: setup.effort.clone().or(parameters.effort),
             ..parameters
         },
-        projection: before.map_or(PROJECTION_VERSION, |before| before.projection),
+        // 0: another program made the requests so far.
+        projection: before.map(|before| before.projection).filter(|version| *version != 0).unwrap_or(PROJECTION_VERSION),
     }
     .sealed()
 }

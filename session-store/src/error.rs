@@ -61,6 +61,12 @@ pub enum StoreError {
     /// The log or the store is closed.
     #[error("the session store is closed")]
     Closed,
+    /// What was to be imported cannot be read.
+    #[error("cannot import: {why}")]
+    Import {
+        /// Why not.
+        why: String,
+    },
     /// A side file is missing or does not match its hash.
     #[error("`{path}` is missing or damaged")]
     SideFile {
@@ -90,6 +96,7 @@ impl StoreError {
                 Self::Io { action, path: path.clone(), source }
             }
             Self::Closed => Self::Closed,
+            Self::Import { why } => Self::Import { why: why.clone() },
             Self::SideFile { path } => Self::SideFile { path: path.clone() },
             Self::NoEvent { id, seq, last } => Self::NoEvent { id: *id, seq: *seq, last: *last },
         }

@@ -156,6 +156,8 @@ events! {
     "session.forked" => SessionForked,
     /// A person named the session.
     "session.renamed" => SessionRenamed,
+    /// The session was made from what another program kept.
+    "session.imported" => SessionImported,
     /// What every request is built with, from here on.
     "profile" => Profile,
     /// A person's words.
@@ -361,6 +363,30 @@ pub struct SessionRenamed {
     pub name: String,
 }
 
+/// `session.imported`: the events of this epoch were made from what another program kept. Their `at` is the time of the original.
+/// Who wrote their answers is told without a credential that could be anybody's ([`Origin::IMPORTED`]), so reasoning in them goes back to
+/// nobody. Each record of the original follows the events that were made of it, as an event of the type `imported.<format>.<type>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionImported {
+    /// What was read: `claude_code`, `codex`, `pi`, `hermes`, `openai`, `anthropic`, `markdown`; an open set.
+    pub format: String,
+    /// The id that the other program gave it; empty where it has none.
+    pub id: String,
+    /// The program that wrote the original, with its version, as far as the original says.
+    pub program: String,
+    /// The file that was read, absolute; absent where it was no file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// SHA-256 of the bytes that were read.
+    pub sha256: String,
+    /// The title that the other program showed for it, 80 characters at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// When it was imported.
+    pub imported_at: Timestamp,
+}
+
 /// `profile`: system text, tools, model and parameters of every request from here on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
@@ -375,7 +401,8 @@ pub struct Profile {
     /// What else shapes a request.
     #[serde(default)]
     pub parameters: Parameters,
-    /// The version of the rules that turn the log into requests.
+    /// The version of the rules that turn the log into requests; 0 where another program made them, so that whoever goes on with the session
+    /// chooses its own system prompt and tools.
     pub projection: u32,
 }
 
@@ -461,8 +488,13 @@ pub struct Origin {
     pub endpoint: String,
     /// The model's name at that provider.
     pub model: String,
-    /// A fingerprint of the credential (8 hexadecimal digits of its SHA-256), empty without one.
+    /// A fingerprint of the credential (8 hexadecimal digits of its SHA-256), empty without one; [`Origin::IMPORTED`] where another program asked.
     pub credential: String,
+}
+
+impl Origin {
+    /// The `credential` of an origin that another program told of. It is no fingerprint, so no model of this program has this origin.
+    pub const IMPORTED: &str = "imported";
 }
 
 /// `model.request`: what was asked of a model, so that it can be built again byte for byte.

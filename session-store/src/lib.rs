@@ -32,6 +32,7 @@
 
 mod error;
 mod event;
+pub mod exchange;
 mod file_store;
 mod fs;
 mod id;
@@ -62,7 +63,7 @@ pub use side::sha256_hex;
 pub use state::{InFlight, Message, OpenTurn, Slot, State, UNDO_MAX, UNDO_MESSAGES_MAX, Unresolved};
 pub use stats::{Histogram, StoreStats};
 pub use store::{
-    EntryReader, Holder, Loaded, NewSession, OpenSession, Progress, Rescued, SessionListState, SessionLog, SessionStore,
-    SessionSummary, Verified,
+    EntryReader, FillImport, Holder, ImportLog, Loaded, NewImport, NewSession, OpenSession, Progress, Rescued, SessionListState,
+    SessionLog, SessionStore, SessionSummary, Verified,
 };
 pub use time::{Clock, NotATime, SystemClock, Timestamp};

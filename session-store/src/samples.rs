@@ -159,6 +159,16 @@ pub(crate) fn every_event() -> Vec<Event> {
             ],
         }
         .into(),
+        SessionImported {
+            format: "claude_code".to_owned(),
+            id: "0b9f2c64-6a51-4b0e-9d53-3a7f0c1d2e4f".to_owned(),
+            program: "claude-code 2.1.0".to_owned(),
+            path: Some("/home/ada/.claude/projects/-home-ada-tide/0b9f2c64-6a51-4b0e-9d53-3a7f0c1d2e4f.jsonl".to_owned()),
+            sha256: sha256_hex(b"the original"),
+            title: Some("Tables of high water".to_owned()),
+            imported_at: Timestamp::from_ms(1_769_904_029_000),
+        }
+        .into(),
     ]
 }
 
@@ -249,6 +259,16 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         "session.started" => SessionStarted { session: id(0), cwd: some(1), program: word(2) }.into(),
         "session.forked" => SessionForked { session: id(0), parent: id(1), at_seq: n[2] }.into(),
         "session.renamed" => SessionRenamed { name: word(0) }.into(),
+        "session.imported" => SessionImported {
+            format: word(0),
+            id: word(1),
+            program: word(2),
+            path: some(3),
+            sha256: word(3),
+            title: some(0),
+            imported_at: Timestamp::from_ms(n[1] as i64),
+        }
+        .into(),
         "profile" => Profile {
             hash: word(0),
             model: word(1),

@@ -303,6 +303,7 @@ impl State {
                 self.created_at = Some(entry.at);
             }
             Event::SessionRenamed(renamed) => self.name = Some(renamed.name.clone()).filter(|name| !name.is_empty()),
+            Event::SessionImported(imported) => self.title.clone_from(&imported.title),
             Event::Profile(profile) => {
                 if self.profile_slot.as_ref().is_some_and(|before| before.hash != profile.hash) {
                     self.change_prefix(entry.seq);

@@ -4,7 +4,7 @@
 //! process can see it; *written* when it survives this process; *durable* when it survives the machine.
 
 use crate::error::{AppendError, ShutdownError, StoreError};
-use crate::event::{Entry, Event, Owner, SideRef};
+use crate::event::{Entry, Event, Owner, SessionImported, SideRef};
 use crate::id::{Seq, SessionId};
 use crate::line::Problem;
 use crate::state::State;
@@ -53,6 +53,13 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// All sessions, newest first.
     async fn list(&self) -> Result<Vec<SessionSummary>, StoreError>;
+
+    /// Writes a whole session of another program at once. `fill` gives its events, on a thread that may block; the session is there when all of them
+    /// are durable, and closed. Where `fill` fails, or the process dies, there is none.
+    ///
+    /// # Errors
+    /// What `fill` gave, or why the store failed.
+    async fn import(&self, new: NewImport, fill: FillImport) -> Result<SessionId, StoreError>;
 
     /// Removes a session and what is beside it for good.
     ///
@@ -157,6 +164,32 @@ pub struct NewSession {
     pub id: Option<SessionId>,
     /// The working directory, absolute.
     pub cwd: Option<String>,
+}
+
+/// What an imported session starts with.
+#[derive(Clone, Debug)]
+pub struct NewImport {
+    /// When the original began; the session's id carries it.
+    pub created_at: Timestamp,
+    /// The working directory of the original, absolute.
+    pub cwd: Option<String>,
+    /// Where it came from; `imported_at` is filled in.
+    pub imported: SessionImported,
+}
+
+/// Gives the events of an imported session.
+pub type FillImport = Box<dyn FnOnce(&mut dyn ImportLog) -> Result<(), StoreError> + Send>;
+
+/// The log of a session that is being imported.
+pub trait ImportLog {
+    /// The `seq` of the next event.
+    fn next_seq(&self) -> Seq;
+
+    /// Adds an event that happened at `at`.
+    ///
+    /// # Errors
+    /// Where the disk refuses it: the import is over.
+    fn append(&mut self, at: Timestamp, event: Event) -> Result<Seq, StoreError>;
 }
 
 /// A session that was just created, opened or forked.

@@ -46,7 +46,7 @@ impl Layout {
         self.with_ending(id, ".jsonl")
     }
 
-    /// A fork while it is being copied; no reader takes it for a session.
+    /// A fork while it is being copied, an import while it is being written; no reader takes it for a session.
     pub(super) fn part(&self, id: SessionId) -> PathBuf {
         self.with_ending(id, ".part")
     }

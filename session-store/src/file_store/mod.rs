@@ -41,6 +41,7 @@ mod fork;
 mod fragment;
 mod frames;
 mod house;
+mod import;
 mod lane;
 mod layout;
 mod list;
@@ -73,7 +74,9 @@ use crate::fs::{FileSystem, RealFs};
 use crate::id::{Seq, SessionId};
 use crate::state::State;
 use crate::stats::StoreStats;
-use crate::store::{EntryReader, Loaded, NewSession, OpenSession, SessionLog, SessionStore, SessionSummary, Verified};
+use crate::store::{
+    EntryReader, FillImport, Loaded, NewImport, NewSession, OpenSession, SessionLog, SessionStore, SessionSummary, Verified,
+};
 use crate::time::{Clock, SystemClock};
 use async_trait::async_trait;
 use buffer::Buffer;
@@ -557,6 +560,16 @@ impl SessionStore for FileStore {
 
     async fn list(&self) -> Result<Vec<SessionSummary>, StoreError> {
         self.blocking(list::list).await
+    }
+
+    async fn import(&self, new: NewImport, fill: FillImport) -> Result<SessionId, StoreError> {
+        let id = SessionId::new(new.created_at);
+        self.blocking(move |core| {
+            let _reservation = Reservation::new(core, id)?;
+            import::import(core, id, new, fill)?;
+            Ok(id)
+        })
+        .await
     }
 
     async fn remove(&self, id: SessionId) -> Result<(), StoreError> {

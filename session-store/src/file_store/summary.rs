@@ -51,6 +51,7 @@ impl Tally {
             Event::SessionRenamed(renamed) => {
                 self.summary.name = Some(renamed.name.clone()).filter(|name| !name.is_empty());
             }
+            Event::SessionImported(imported) => self.summary.title.clone_from(&imported.title),
             Event::Profile(profile) => self.summary.model = Some(profile.model.clone()),
             Event::UserMessage(user) => {
                 if self.summary.title.is_none() {
