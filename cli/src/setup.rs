@@ -333,7 +333,9 @@ impl Plan {
 
     /// The system prompt to set: of a new session, of a stored one that has none, or the one that was typed.
     fn system(&self, stored: Option<&State>, instructions: &str) -> Option<String> {
-        let is_known = stored.is_some_and(|state| state.profile.is_some());
+        let profile = stored.and_then(|state| state.profile.as_ref());
+        // An imported session has the system prompt of its original only where that was the person's own.
+        let is_known = profile.is_some_and(|profile| profile.projection != 0 || !profile.system.is_empty());
         if is_known && self.typed.system_prompt.is_none() {
             return None;
         }
@@ -365,7 +367,7 @@ impl Plan {
 
     /// The tools that were asked for; else those that the stored session has; else all.
     fn tools_for(&self, stored: Option<&State>) -> Vec<Arc<dyn Tool>> {
-        let profile = stored.and_then(|state| state.profile.as_ref());
+        let profile = stored.and_then(|state| state.profile.as_ref()).filter(|profile| profile.projection != 0);
         match profile {
             Some(profile) if self.typed.tools.is_empty() && !self.typed.no_tools => {
                 let is_known = |tool: &&Arc<dyn Tool>| profile.tools.iter().any(|known| known.name == tool.spec().name);
@@ -398,7 +400,8 @@ impl Plan {
         if let Some(typed) = &self.typed.model {
             return ModelName::parse(typed);
         }
-        if let Some(profile) = stored.and_then(|state| state.profile.as_ref()) {
+        // What was imported may not say which model it was.
+        if let Some(profile) = stored.and_then(|state| state.profile.as_ref()).filter(|profile| !profile.model.is_empty()) {
             return ModelName::parse(&profile.model);
         }
         match self.models.default() {
@@ -436,6 +439,8 @@ fn asked_elsewhere(state: &State, asked: &Origin) -> Option<String> {
 /// Where a stored session was answered last.
 fn last_endpoint(state: &State) -> Option<String> {
     state.context.iter().rev().find_map(|slot| match slot.message.as_deref() {
+        // Another program does not say where it asked, and would not be believed.
+        Some(Message::Assistant(message)) if message.origin.credential == Origin::IMPORTED => None,
         Some(Message::Assistant(message)) if !message.origin.provider.is_empty() => Some(message.origin.endpoint.clone()),
         _ => None,
     })

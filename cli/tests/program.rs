@@ -2,6 +2,8 @@
 
 #[path = "program/common.rs"]
 mod common;
+#[path = "program/exchange.rs"]
+mod exchange;
 #[path = "program/print.rs"]
 mod print;
 #[path = "program/sessions.rs"]

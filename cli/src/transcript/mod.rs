@@ -333,6 +333,12 @@ fn remark(event: &Event) -> Option<(String, bool)> {
         Event::Recovered(recovered) => {
             (format!("a crash left {} bytes of an unfinished record; they were put aside", recovered.bytes), true)
         }
+        Event::SessionImported(imported) => {
+            let program = if imported.program.is_empty() { &imported.format } else { &imported.program };
+            (format!("imported from {program}"), false)
+        }
+        // What an imported message was made of is told by the message.
+        Event::Unknown(unknown) if unknown.type_name.starts_with("imported.") => return None,
         Event::Unknown(unknown) => {
             (format!("an event of a type that this version does not know: `{}`", unknown.type_name), false)
         }

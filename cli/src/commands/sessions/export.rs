@@ -1,4 +1,5 @@
-//! `longhand sessions export`: JSONL copies the lines of the log byte for byte; Markdown and HTML are for people.
+//! `longhand sessions export`: JSONL copies the lines of the log byte for byte; Markdown and HTML are for people; the others are for the programs
+//! whose form they have.
 
 use super::show::{each_item, is_open};
 use super::tell_problems;
@@ -8,6 +9,7 @@ use crate::export::{Document, Facts, Redactor};
 use crate::output::{self, Stdout};
 use crate::raw_lines::RawLines;
 use crate::resolve::resolve;
+use session_store::exchange::{ExportFormat, Exporter};
 use session_store::{FileStore, Problem, SessionId, SessionStore};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -33,6 +35,16 @@ pub(crate) enum Format {
     Markdown,
     /// One page that needs nothing else
     Html,
+    /// A session of Claude Code
+    ClaudeCode,
+    /// A rollout of Codex
+    Codex,
+    /// A session of pi
+    Pi,
+    /// Messages as OpenAI's Chat Completions take them
+    Openai,
+    /// Messages as Anthropic's API takes them
+    Anthropic,
 }
 
 pub(super) async fn run(app: &App, args: ExportArgs) -> Result<Exit, CliError> {
@@ -84,7 +96,33 @@ async fn write(store: &FileStore, id: SessionId, format: Format, target: &mut Ta
         Format::Jsonl => copy_lines(store, id, target).await,
         Format::Markdown => write_document(store, id, Document::Markdown, target).await,
         Format::Html => write_document(store, id, Document::Html, target).await,
+        Format::ClaudeCode => write_foreign(store, id, ExportFormat::ClaudeCode, target).await,
+        Format::Codex => write_foreign(store, id, ExportFormat::Codex, target).await,
+        Format::Pi => write_foreign(store, id, ExportFormat::Pi, target).await,
+        Format::Openai => write_foreign(store, id, ExportFormat::OpenAi, target).await,
+        Format::Anthropic => write_foreign(store, id, ExportFormat::Anthropic, target).await,
     }
+}
+
+/// Writes a session as another program would have. Nothing is redacted: it is to be gone on with.
+async fn write_foreign(
+    store: &dyn SessionStore,
+    id: SessionId,
+    format: ExportFormat,
+    target: &mut Target,
+) -> Result<Found, CliError> {
+    let mut exporter = Exporter::new(format, id);
+    let mut entries = store.read(id, 0).await?;
+    while let Some(entry) = entries.next().await? {
+        exporter.survey(&entry);
+    }
+    target.write(&exporter.begin())?;
+    let mut entries = store.read(id, 0).await?;
+    while let Some(entry) = entries.next().await? {
+        target.write(&exporter.write(&entry))?;
+    }
+    target.write(&exporter.finish())?;
+    Ok(Found::default())
 }
 
 async fn copy_lines(store: &FileStore, id: SessionId, target: &mut Target) -> Result<Found, CliError> {

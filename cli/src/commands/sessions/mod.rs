@@ -1,9 +1,10 @@
 //! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork`,
-//! `rm`, `repair`, `archive` and `compress` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
+//! `rm`, `repair`, `archive`, `compress` and `import` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
 
 mod archive;
 pub(crate) mod export;
 mod fork;
+mod import;
 mod list;
 mod rename;
 mod repair;
@@ -62,8 +63,10 @@ pub(crate) enum SessionsCommand {
     Compress(archive::CompressArgs),
     /// Say what the sessions take, by age, directory and model
     Stats(stats::StatsArgs),
-    /// Write a session as JSONL, Markdown or one HTML page
+    /// Write a session as JSONL, Markdown, one HTML page, or in the form of another program
     Export(export::ExportArgs),
+    /// Take in sessions of other programs
+    Import(import::ImportArgs),
 }
 
 /// Runs one of them.
@@ -82,6 +85,7 @@ pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError>
         SessionsCommand::Compress(args) => archive::compress(app, args).await,
         SessionsCommand::Stats(args) => stats::run(app, args).await,
         SessionsCommand::Export(args) => export::run(app, args).await,
+        SessionsCommand::Import(args) => import::run(app, args).await,
     }
 }
 
