@@ -9,13 +9,38 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use session_store::{Event, FileStore, FileStoreOptions, NewSession, SessionLog, SessionStore, UserMessage};
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+/// The allocator of the system, and how much of it is in use: what an idle session keeps is told apart from what is free again.
+struct Counting;
+
+static IN_USE: AtomicU64 = AtomicU64::new(0);
+
+#[expect(unsafe_code, reason = "an allocator is unsafe by its nature; each call is passed on as it came")]
+// SAFETY: it is the system's allocator, with a counter beside.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        IN_USE.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -200,7 +225,7 @@ async fn one_to_each(store: &FileStore, logs: &[Arc<dyn SessionLog>], raw: &Raw,
     let (mut ours, mut theirs, mut database, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..TURNS {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let event = say();
+        let (event, before) = (say(), store.stats());
         let started = Instant::now();
         for log in logs {
             log.append(event.clone())?;
@@ -209,7 +234,13 @@ async fn one_to_each(store: &FileStore, logs: &[Arc<dyn SessionLog>], raw: &Raw,
         store.flush().await?;
         let took = started.elapsed();
         let bare = raw.append_to_each()?;
-        println!("    turn: {} (accepted in {}), raw {}", ms(took), ms(accepted), ms(bare));
+        let (volumes, syncs) = (store.stats().volume_syncs - before.volume_syncs, store.stats().syncs - before.syncs);
+        println!(
+            "    turn: {} (accepted in {}; {syncs} syncs, {volumes} of the file system), raw {}",
+            ms(took),
+            ms(accepted),
+            ms(bare)
+        );
         ours.push(took);
         theirs.push(bare);
         ratios.push(took.as_secs_f64() / bare.as_secs_f64());
@@ -354,14 +385,17 @@ async fn run(args: &Args) -> Outcome<()> {
     let work = tempfile::tempdir_in(&args.folder)?;
     let store = Arc::new(FileStore::open(FileStoreOptions::new(work.path().join("store")))?);
     let warm = create(&store, 16).await?;
-    let before = resident_bytes()?;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let (before, in_use_before) = (resident_bytes()?, IN_USE.load(Ordering::Relaxed));
     let started = Instant::now();
     let logs = create(&store, args.sessions).await?;
     println!("{} sessions created in {:.1} s", logs.len(), started.elapsed().as_secs_f64());
     // The writer takes what an idle session does not need after 5 s.
     tokio::time::sleep(Duration::from_secs(8)).await;
-    let each = resident_bytes()?.saturating_sub(before) / logs.len() as u64;
-    println!("memory of an open idle session                  {each} bytes  (bound 1000)");
+    let count = logs.len() as u64;
+    let resident = resident_bytes()?.saturating_sub(before) / count;
+    let in_use = IN_USE.load(Ordering::Relaxed).saturating_sub(in_use_before) / count;
+    println!("memory of an open idle session                  {in_use} bytes in use (bound 1000), {resident} resident");
 
     let bytes_before = store.stats().bytes;
     warm[0].append(say())?;

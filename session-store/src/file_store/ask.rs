@@ -217,7 +217,7 @@ fn ask(core: &Core, id: SessionId, writer: Uuid) -> Result<Option<PathBuf>, Stor
     let path = folder.join(id.to_string());
     // Whole when it gets its name.
     let part = folder.join(format!("{id}.{}", SessionId::new(core.options.clock.now())));
-    let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
+    let file = core.open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
     let json = serde_json::to_vec(&owner::this_process(core)).unwrap_or_default();
     append_all(&*file, &mut [IoSlice::new(&json)], |_| {}).map_err(StoreError::io("write", &part))?;
     core.fs().rename(&part, &path).map_err(StoreError::io("rename", &part))?;

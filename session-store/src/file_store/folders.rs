@@ -7,7 +7,7 @@ use super::layout::Layout;
 use super::lock;
 use crate::error::StoreError;
 use crate::fs::FileSystem;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -18,6 +18,8 @@ pub(super) type SyncNumber = u64;
 pub(super) struct Folders {
     known: Mutex<HashMap<PathBuf, Folder>>,
     synced: Condvar,
+    /// The days' folders whose way up was seen to.
+    days: Mutex<HashSet<PathBuf>>,
 }
 
 #[derive(Default)]
@@ -45,14 +47,12 @@ impl Folders {
     /// The file system with a day's folder was away: what led to it is no longer known to be durable. Says which sync of the day's
     /// folder is needed.
     pub(super) fn came_back(&self, layout: &Layout, day: &Path) -> SyncNumber {
-        layout.chain(day).iter().for_each(|folder| {
-            self.entry_made(folder);
-        });
+        lock(&self.days).remove(day);
         self.entry_made(day)
     }
 
-    /// Makes the entries of a day's folder durable that need its sync `number`, and those that lead to it: an earlier process may not
-    /// have come to that, so each is synced once at least.
+    /// Makes the entries of a day's folder durable that need its sync `number`, and those that lead to it: whoever made these may not
+    /// have come to that, so they are synced for each day, once.
     pub(super) fn sync_day(
         &self,
         layout: &Layout,
@@ -60,10 +60,15 @@ impl Folders {
         number: SyncNumber,
         sync: &dyn Fn(&Path) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.sync(day, number, sync)?;
         let chain = layout.chain(day);
+        if lock(&self.days).insert(day.to_path_buf()) {
+            chain.iter().skip(1).for_each(|folder| {
+                self.entry_made(folder);
+            });
+        }
+        self.sync(day, number, sync)?;
         for folder in chain.iter().skip(1) {
-            self.sync(folder, self.needed(folder).max(1), sync)?;
+            self.sync(folder, self.needed(folder), sync)?;
         }
         // The home may be as new, and what it lies in.
         for folder in layout.home().ancestors().skip(2) {

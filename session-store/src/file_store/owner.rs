@@ -108,13 +108,13 @@ fn create_locked(core: &Core, owner: &Owner) -> Result<(Uuid, Arc<dyn File>), St
     loop {
         let writer = SessionId::new(core.options.clock.now()).uuid();
         let path = core.layout.owner(writer);
-        let file = core.fs().open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?;
+        let file = core.open(&path, OpenMode::CreateNew).map_err(StoreError::io("create", &path))?;
         let is_locked = file.try_lock().map_err(StoreError::io("lock", &path))?;
         let is_there = core.fs().stat(&path).is_ok_and(|found| file.stat().is_ok_and(|ours| found.inode == ours.inode));
         if !is_locked || !is_there {
             continue;
         }
-        let in_place = core.fs().open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
+        let in_place = core.open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
         let mut json = serde_json::to_vec(owner).unwrap_or_default();
         json.push(b'\n');
         write_all_at(&*in_place, &json, 0).map_err(StoreError::io("write", &path))?;
@@ -141,7 +141,7 @@ fn remove_leftovers(core: &Core, folder: &Path) {
     let is_owner = |name: &OsStr| name.to_str().is_some_and(|name| Uuid::parse_str(name).is_ok());
     for entry in entries.iter().filter(|entry| is_owner(&entry.name)).take(LEFTOVERS_MAX) {
         let path = folder.join(&entry.name);
-        let Ok(file) = core.fs().open(&path, OpenMode::Read) else { continue };
+        let Ok(file) = core.open(&path, OpenMode::Read) else { continue };
         if file.try_lock().unwrap_or(false) {
             let _ = core.fs().remove_file(&path);
             let _ = file.unlock();
@@ -183,7 +183,7 @@ pub(super) fn holder(core: &Core, opened: Option<&Opened>) -> Holder {
 
 /// Whether the owner's file is locked; false where it is gone, nothing where it cannot be told.
 fn is_locked(core: &Core, writer: Uuid) -> Option<bool> {
-    match core.fs().open(&core.layout.owner(writer), OpenMode::Read) {
+    match core.open(&core.layout.owner(writer), OpenMode::Read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
         Err(_) => None,
         Ok(file) => file.is_locked().ok(),

@@ -145,7 +145,7 @@ fn begin(core: &Core, session: &Session, folder: &Path) -> Result<RescueFile, St
     for number in 1..=FILES_MAX {
         let number = if number == 1 { String::new() } else { format!(".{number}") };
         let path = folder.join(format!("{}.{}{number}.jsonl", session.id, session.epoch));
-        match core.fs().open(&path, OpenMode::CreateNew) {
+        match core.open(&path, OpenMode::CreateNew) {
             Ok(file) => return Ok(RescueFile { file, path, end }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(StoreError::io("create", path)(error)),

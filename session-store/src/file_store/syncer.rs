@@ -43,8 +43,6 @@ const HELPER_IDLE: Duration = Duration::from_secs(2);
 const BACKGROUND_VOLUME_MIN: usize = 8;
 /// ... and from so many on the commit syncer may: who waits for a few is not to wait for what everybody else wrote.
 const COMMIT_VOLUME_MIN: usize = 256;
-/// A session with more than this to sync goes by itself.
-const LARGE_BYTES: u64 = 1 << 20;
 /// Of a larger round no more than this tries the way that looks dearer.
 const TRIAL_FILES: usize = 128;
 
@@ -139,7 +137,7 @@ impl Syncer<'_> {
         if sessions.len() < min || !self.device.has_volume(self.core, now) {
             return (sessions, Vec::new());
         }
-        let is_large = |session: &Arc<Session>| lock(&session.buffer).bytes() > LARGE_BYTES;
+        let is_large = |session: &Arc<Session>| lock(&session.buffer).bytes() > writer::LARGE_BYTES;
         let (mut alone, mut others): (Vec<_>, Vec<_>) = sessions.into_iter().partition(is_large);
         let load = load_of(&others);
         let dirty = Load { files: load.files, bytes: self.core.in_memory.load(Ordering::Relaxed).max(load.bytes) };

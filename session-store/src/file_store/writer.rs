@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const BATCH_BYTES: u64 = 4 << 20;
 /// A session that accepted nothing for this long gives up its memory and its descriptor.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// What has more than this to write goes last in its round.
+pub(super) const LARGE_BYTES: u64 = 1 << 20;
 /// So many sessions are handed to the syncer at a time: it syncs them while the next are written.
 const HANDED_ON: usize = 8192;
 /// So many at least make more threads worth their start.
@@ -55,7 +57,8 @@ pub(super) fn run(core: &Core, device: &Device) {
     loop {
         let until = idling.front().map_or(Patience::Endless, |(at, _)| Patience::Until(*at));
         match device.writer.take(until) {
-            Work::Batch(sessions) => {
+            Work::Batch(mut sessions) => {
+                sessions.sort_by_cached_key(|session| lock(&session.buffer).bytes() > LARGE_BYTES);
                 write_round(core, device, &sessions);
                 let now = Instant::now();
                 for session in sessions {

@@ -15,5 +15,6 @@ mod recovery;
 mod repairs;
 mod rescue;
 mod resume;
+mod scale;
 mod sim;
 mod writing;

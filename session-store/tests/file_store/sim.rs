@@ -6,10 +6,14 @@
 //! page cache does: what was dirty is shown, is clean, and never reaches the disk unless it is written again. A write
 //! may find no room, take less than all, or hang.
 //!
+//! A file or the file system (`Volume`) that is synced tells of each failed write-back since its descriptor was opened, once. A
+//! failure that nobody was told of is told to who opens the file later, too. A part of the tree may be another device; a device, a file's
+//! syncs and a file's writes may hang by themselves, and descriptors may run out.
+//!
 //! What it does not model: a part of the dirty pages that reaches the disk by itself (the record format has property
 //! tests for holes), and metadata that persists with a file's sync.
 
-use session_store::{DirEntry, File, FileSystem, OpenMode, Stat};
+use session_store::{DirEntry, File, FileSystem, OpenMode, Stat, Volume};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -21,6 +25,12 @@ type Inode = u64;
 #[derive(Clone, Default)]
 struct Node {
     is_dir: bool,
+    /// 0, or which other device it is on.
+    device: u64,
+    /// How many write-backs failed, and whether somebody was told of the last one.
+    failed_write_backs: u64,
+    failure_is_told: bool,
+    descriptors: usize,
     live: Vec<u8>,
     durable: Vec<u8>,
     /// What was written since the last sync: `live` and `durable` may differ elsewhere too, after a failed sync.
@@ -43,6 +53,14 @@ struct Disk {
     /// How often it was mounted anew: each time it is another device.
     mounts: u64,
     off: bool,
+    /// How many write-backs failed, of any file.
+    failed_write_backs: u64,
+    /// Whether it can be synced as a whole.
+    has_volume: bool,
+    descriptors: usize,
+    /// The most that there were.
+    descriptors_peak: usize,
+    descriptors_max: Option<usize>,
 }
 
 /// Switches and counters; all tests hold one of these.
@@ -66,6 +84,23 @@ pub(crate) struct Control {
     next_descriptor: AtomicU64,
     /// Where syncs of files wait.
     sync_gate: Gate,
+    /// What `device_gate` is for.
+    hung_device: AtomicU64,
+    /// Where writes and syncs of a device wait.
+    device_gate: Gate,
+    /// What `file_gate` is for.
+    hung_file: AtomicU64,
+    /// Where syncs of one file wait.
+    file_gate: Gate,
+    /// The file whose writes take credit.
+    slow_file: AtomicU64,
+    /// How many bytes may be written to it, and how many writes have come to wait for more.
+    credit: Mutex<(u64, u64)>,
+    credited: Condvar,
+    /// How long a sync of a file takes, in microseconds.
+    sync_delay: AtomicU64,
+    volume_syncs: AtomicU64,
+    failing_volume_syncs: AtomicU64,
     /// Where one read waits that found the end of its file.
     end_gate: Gate,
     /// Which of the next such reads that is; 0: none.
@@ -152,6 +187,125 @@ impl SimFs {
         self.0.write_limit.store(bytes, Ordering::SeqCst);
     }
 
+    /// Makes `path` another device; it is a folder, made if it is missing, as is what leads to it.
+    pub(crate) fn set_device(&self, path: &Path, device: u64) {
+        self.put(&path.join("mark"), b"");
+        let mut disk = self.disk();
+        let inode = disk.find(path).unwrap();
+        disk.nodes.get_mut(&inode).unwrap().device = device;
+    }
+
+    /// From now on writes and syncs of files of this device do not return.
+    pub(crate) fn hang_device(&self, device: u64) {
+        self.0.hung_device.store(device, Ordering::SeqCst);
+        self.0.device_gate.shut();
+    }
+
+    pub(crate) fn hung_on_device(&self) -> u64 {
+        self.0.device_gate.waited.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn let_device_go(&self) {
+        self.0.device_gate.open();
+    }
+
+    /// From now on syncs of this file do not return.
+    pub(crate) fn hang_syncs_of(&self, path: &Path) {
+        let inode = self.disk().find(path).unwrap();
+        self.0.hung_file.store(inode, Ordering::SeqCst);
+        self.0.file_gate.shut();
+    }
+
+    pub(crate) fn hung_syncs_of_file(&self) -> u64 {
+        self.0.file_gate.waited.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn let_file_go(&self) {
+        self.0.file_gate.open();
+    }
+
+    /// From now on writes to this file wait for credit.
+    pub(crate) fn slow_down(&self, path: &Path) {
+        let inode = self.disk().find(path).unwrap();
+        self.0.slow_file.store(inode, Ordering::SeqCst);
+    }
+
+    /// Lets so many more bytes be written to the slow file.
+    pub(crate) fn credit(&self, bytes: u64) {
+        let mut credit = self.0.credit.lock().unwrap();
+        credit.0 += bytes;
+        self.0.credited.notify_all();
+    }
+
+    /// How many writes have come to wait for credit.
+    pub(crate) fn waited_for_credit(&self) -> u64 {
+        self.0.credit.lock().unwrap().1
+    }
+
+    fn take_credit(&self, inode: Inode, bytes: u64) {
+        if self.0.slow_file.load(Ordering::SeqCst) != inode {
+            return;
+        }
+        let mut credit = self.0.credit.lock().unwrap();
+        credit.1 += u64::from(credit.0 < bytes);
+        while credit.0 < bytes {
+            credit = self.0.credited.wait(credit).unwrap();
+        }
+        credit.0 -= bytes;
+    }
+
+    /// How long a sync of a file takes from now on.
+    pub(crate) fn delay_syncs(&self, delay: std::time::Duration) {
+        self.0.sync_delay.store(u64::try_from(delay.as_micros()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// Lets all of it be synced at once.
+    pub(crate) fn set_volume(&self) {
+        self.disk().has_volume = true;
+    }
+
+    pub(crate) fn volume_syncs(&self) -> u64 {
+        self.0.volume_syncs.load(Ordering::SeqCst)
+    }
+
+    /// The next so many syncs of all of it lose what is dirty.
+    pub(crate) fn fail_volume_syncs(&self, count: u64) {
+        self.0.failing_volume_syncs.store(count, Ordering::SeqCst);
+    }
+
+    pub(crate) fn failing_volume_syncs(&self) -> u64 {
+        self.0.failing_volume_syncs.load(Ordering::SeqCst)
+    }
+
+    /// The kernel writes back what is dirty of a file by itself, and fails; somebody else is told.
+    pub(crate) fn lose(&self, path: &Path) {
+        let mut disk = self.disk();
+        let inode = disk.find(path).unwrap();
+        disk.fail_write_back(inode);
+        disk.nodes.get_mut(&inode).unwrap().failure_is_told = true;
+    }
+
+    pub(crate) fn limit_descriptors(&self, max: Option<usize>) {
+        let mut disk = self.disk();
+        disk.descriptors_max = max;
+        disk.descriptors_peak = disk.descriptors;
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        self.disk().descriptors
+    }
+
+    /// How many descriptors are open on a file.
+    pub(crate) fn descriptors_of(&self, path: &Path) -> usize {
+        let disk = self.disk();
+        let inode = disk.find(path).unwrap();
+        disk.nodes[&inode].descriptors
+    }
+
+    pub(crate) fn descriptors_peak(&self) -> usize {
+        self.disk().descriptors_peak
+    }
+
     /// How many more bytes files may have, all together.
     pub(crate) fn set_room(&self, room: Option<usize>) {
         self.disk().room = room;
@@ -235,11 +389,13 @@ impl SimFs {
         let disk = self.disk();
         let kept = |node: &Node| Node {
             is_dir: node.is_dir,
+            device: node.device,
             live: node.durable.clone(),
             durable: node.durable.clone(),
             dirty: Vec::new(),
             entries: node.durable_entries.clone(),
             durable_entries: node.durable_entries.clone(),
+            ..Node::default()
         };
         Self::of(disk.nodes.iter().map(|(inode, node)| (*inode, kept(node))).collect())
     }
@@ -335,22 +491,47 @@ impl SimFs {
         let dirty = std::mem::take(&mut node.dirty);
         let fails = self.0.failing_syncs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         if fails && !is_dir {
+            disk.fail_write_back(inode);
             return Err(self.failure());
         }
-        node.durable_entries = node.entries.clone();
-        for (from, to) in dirty {
-            if node.durable.len() < to {
-                node.durable.resize(to, 0);
-            }
-            node.durable[from..to].copy_from_slice(&node.live[from..to]);
-        }
+        node.dirty = dirty;
+        node.write_back();
         Ok(())
+    }
+
+    /// Waits where writes and syncs of the file's device, or of all files, hang.
+    fn pass_gates(&self, inode: Inode) {
+        let device = self.disk().nodes[&inode].device;
+        if self.0.hung_device.load(Ordering::SeqCst) == device {
+            self.0.device_gate.pass();
+        }
+    }
+}
+
+impl Node {
+    fn write_back(&mut self) {
+        self.durable_entries = self.entries.clone();
+        for (from, to) in std::mem::take(&mut self.dirty) {
+            if self.durable.len() < to {
+                self.durable.resize(to, 0);
+            }
+            self.durable[from..to].copy_from_slice(&self.live[from..to]);
+        }
     }
 }
 
 impl Disk {
     fn check_power(&self) -> io::Result<()> {
         if self.off { Err(io::Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    /// What was dirty is clean, and never reaches the disk.
+    fn fail_write_back(&mut self, inode: Inode) {
+        let node = self.nodes.get_mut(&inode).unwrap();
+        node.dirty.clear();
+        node.failed_write_backs += 1;
+        node.failure_is_told = false;
+        self.failed_write_backs += 1;
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -383,7 +564,8 @@ impl Disk {
         if self.nodes[&parent].entries.contains_key(name) {
             return Err(error(io::ErrorKind::AlreadyExists));
         }
-        self.nodes.insert(inode, node);
+        let device = self.nodes[&parent].device;
+        self.nodes.insert(inode, Node { device, ..node });
         self.nodes.get_mut(&parent).unwrap().entries.insert(name.to_owned(), inode);
         Ok(inode)
     }
@@ -416,7 +598,14 @@ impl Disk {
 
     fn stat(&self, inode: Inode) -> Stat {
         let node = &self.nodes[&inode];
-        Stat { device: 1 + self.mounts, inode, links: 1, size: node.live.len() as u64, modified_ns: 0, is_file: !node.is_dir }
+        Stat {
+            device: 1 + self.mounts + 1000 * node.device,
+            inode,
+            links: 1,
+            size: node.live.len() as u64,
+            modified_ns: 0,
+            is_file: !node.is_dir,
+        }
     }
 }
 
@@ -427,6 +616,9 @@ impl FileSystem for SimFs {
             return Err(self.failure());
         }
         let mut disk = self.disk();
+        if disk.descriptors_max.is_some_and(|max| disk.descriptors >= max) {
+            return Err(io::Error::from_raw_os_error(24));
+        }
         let inode = match mode {
             OpenMode::CreateNew => disk.add(path, Node::default())?,
             _ => disk.find(path)?,
@@ -434,8 +626,13 @@ impl FileSystem for SimFs {
         if matches!(mode, OpenMode::Append | OpenMode::InPlace) {
             disk.check_writable()?;
         }
+        disk.descriptors += 1;
+        disk.nodes.get_mut(&inode).unwrap().descriptors += 1;
+        disk.descriptors_peak = disk.descriptors_peak.max(disk.descriptors);
+        let node = &disk.nodes[&inode];
+        let seen = AtomicU64::new(node.failed_write_backs - u64::from(node.failed_write_backs > 0 && !node.failure_is_told));
         let descriptor = self.0.next_descriptor.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::new(SimFile { fs: self.clone(), inode, mode, descriptor }))
+        Ok(Arc::new(SimFile { fs: self.clone(), inode, mode, descriptor, seen }))
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
@@ -484,8 +681,42 @@ impl FileSystem for SimFs {
         Ok(self.disk().room.map(|room| room as u64))
     }
 
+    fn volume(&self, _: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        let disk = self.disk();
+        let volume = SimVolume { fs: self.clone(), seen: AtomicU64::new(disk.failed_write_backs) };
+        Ok(disk.has_volume.then(|| Arc::new(volume) as Arc<dyn Volume>))
+    }
+
     fn locks_are_trusted(&self, _: &Path) -> bool {
         !self.disk().is_shared
+    }
+}
+
+struct SimVolume {
+    fs: SimFs,
+    seen: AtomicU64,
+}
+
+impl Volume for SimVolume {
+    fn sync(&self) -> io::Result<()> {
+        let control = &self.fs.0;
+        let mut disk = self.fs.disk();
+        disk.check_power()?;
+        control.volume_syncs.fetch_add(1, Ordering::SeqCst);
+        if control.syncs.fetch_add(1, Ordering::SeqCst) + 1 == control.power_off_at.load(Ordering::SeqCst) {
+            disk.off = true;
+            return disk.check_power();
+        }
+        let left = &control.failing_volume_syncs;
+        if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            let dirty: Vec<Inode> =
+                disk.nodes.iter().filter(|(_, node)| !node.dirty.is_empty()).map(|(inode, _)| *inode).collect();
+            dirty.into_iter().for_each(|inode| disk.fail_write_back(inode));
+        } else {
+            disk.nodes.values_mut().for_each(Node::write_back);
+        }
+        let failed = disk.failed_write_backs;
+        if self.seen.swap(failed, Ordering::SeqCst) == failed { Ok(()) } else { Err(io::Error::from_raw_os_error(5)) }
     }
 }
 
@@ -494,6 +725,8 @@ struct SimFile {
     inode: Inode,
     mode: OpenMode,
     descriptor: u64,
+    /// How many failed write-backs it was told of, or had been when it was opened.
+    seen: AtomicU64,
 }
 
 impl File for SimFile {
@@ -529,6 +762,8 @@ impl File for SimFile {
             0 => {}
             limit => bytes.truncate(usize::try_from(limit).unwrap()),
         }
+        self.fs.pass_gates(self.inode);
+        self.fs.take_credit(self.inode, bytes.len() as u64);
         self.fs.disk().write(self.inode, &bytes, None)
     }
 
@@ -538,7 +773,23 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.fs.sync(|_| Ok(self.inode), false)
+        self.fs.pass_gates(self.inode);
+        if self.fs.0.hung_file.load(Ordering::SeqCst) == self.inode {
+            self.fs.0.file_gate.pass();
+        }
+        let delay = self.fs.0.sync_delay.load(Ordering::SeqCst);
+        if delay > 0 {
+            std::thread::sleep(std::time::Duration::from_micros(delay));
+        }
+        let outcome = self.fs.sync(|_| Ok(self.inode), false);
+        let mut disk = self.fs.disk();
+        let node = disk.nodes.get_mut(&self.inode).unwrap();
+        let failed = node.failed_write_backs;
+        if self.seen.swap(failed, Ordering::SeqCst) == failed {
+            return outcome;
+        }
+        node.failure_is_told = true;
+        outcome.and(Err(io::Error::from_raw_os_error(5)))
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -563,6 +814,12 @@ impl File for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
+        let mut disk = self.fs.disk();
+        disk.descriptors -= 1;
+        if let Some(node) = disk.nodes.get_mut(&self.inode) {
+            node.descriptors -= 1;
+        }
+        drop(disk);
         let _ = self.unlock();
     }
 }
