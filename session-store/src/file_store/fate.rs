@@ -78,7 +78,7 @@ fn recognise(core: &Core, session: &Session, disk: &mut Disk, path: &Path, stat:
     disk.identity = (stat.device, stat.inode);
     disk.is_missing = false;
     disk.suspect = true;
-    disk.entry = Some(core.folders.came_back(&core.layout, &core.layout.day(session.id)));
+    disk.entry = Some(core.folders.came_back(&core.layout.day(session.id)));
     Ok(())
 }
 

@@ -46,7 +46,7 @@ impl Folders {
 
     /// The file system with a day's folder was away: what led to it is no longer known to be durable. Says which sync of the day's
     /// folder is needed.
-    pub(super) fn came_back(&self, layout: &Layout, day: &Path) -> SyncNumber {
+    pub(super) fn came_back(&self, day: &Path) -> SyncNumber {
         lock(&self.days).remove(day);
         self.entry_made(day)
     }

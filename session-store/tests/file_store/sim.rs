@@ -291,10 +291,6 @@ impl SimFs {
         disk.descriptors_peak = disk.descriptors;
     }
 
-    pub(crate) fn descriptors(&self) -> usize {
-        self.disk().descriptors
-    }
-
     /// How many descriptors are open on a file.
     pub(crate) fn descriptors_of(&self, path: &Path) -> usize {
         let disk = self.disk();
