@@ -753,7 +753,7 @@ impl File for SimFile {
         if self.fs.0.failing_writes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(self.fs.failure());
         }
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let mut bytes = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();
         match self.fs.0.write_limit.load(Ordering::SeqCst) {
             0 => {}
             limit => bytes.truncate(usize::try_from(limit).unwrap()),
