@@ -140,3 +140,26 @@ async fn every_session_ever_written_goes_on_as_it_is() {
         goes_on(&open(&home), id, name).await;
     }
 }
+
+#[tokio::test]
+async fn every_session_ever_written_is_packed_put_away_and_goes_on() {
+    for (name, path) in files().iter().filter(|(name, _)| name.contains(".jsonl")) {
+        let (home, id) = home_with(name, path);
+        let store = open(&home);
+        let mut before = events(&store, id).await;
+        let problems = store.verify(id).await.expect("verified").problems;
+        store.archive(id).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(store.list().await.expect("listed").is_empty(), "{name}");
+        let after = events(&store, id).await;
+        if !problems.is_empty() {
+            assert_eq!(after, before, "{name}: of a damaged one nothing is left out");
+        }
+        // What is left out is in the messages that are not.
+        before.retain(|(_, event)| !matches!(event, Event::AssistantText(_) | Event::AssistantReasoning(_)));
+        assert!(before.iter().all(|event| after.contains(event)), "{name}");
+        goes_on(&store, id, name).await;
+        assert!(!store.is_archived(id).await.expect("found"), "{name}");
+        store.compress(id).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        goes_on(&store, id, name).await;
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::sim::SimFs;
 use crate::writing::{create, entries, log_path, options, say, soon, store, texts};
+use proptest::prelude::*;
 use session_store::*;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -608,5 +609,131 @@ async fn a_crash_at_any_sync_leaves_one_whole_session() {
                 break;
             }
         }
+    }
+}
+
+/// An event that some session could have, from three numbers; `entries` is what there is so far.
+fn event_of(entries: &[Arc<Entry>], kind: u8, pick: u16, text: &str) -> Event {
+    let requests: Vec<Seq> =
+        entries.iter().filter(|entry| matches!(entry.event, Event::ModelRequest(_))).map(|entry| entry.seq).collect();
+    let last = requests.last().copied().unwrap_or(0);
+    let any = requests.get(usize::from(pick) % requests.len().max(1)).copied().unwrap_or(9);
+    let seq = u64::from(pick) % (entries.len() as u64 + 1);
+    let pieces = |message| -> (String, String) {
+        let mut of = (String::new(), String::new());
+        for entry in entries {
+            match &entry.event {
+                Event::AssistantText(piece) if piece.message == message => of.0 += &piece.text,
+                Event::AssistantReasoning(piece) if piece.message == message => of.1 += &piece.text,
+                _ => {}
+            }
+        }
+        of
+    };
+    let (said, thought) = pieces(last);
+    let call = format!("call_{}_0", pick % 4);
+    match kind {
+        0 => say(text),
+        1 => UserMessage { text: text.to_owned(), kind: UserKind::Steer, key: None }.into(),
+        2..=4 => request(),
+        5..=10 => AssistantText { message: last, offset: said.len() as u64, text: text.to_owned() }.into(),
+        11 => AssistantReasoning { message: last, offset: thought.len() as u64, text: text.to_owned() }.into(),
+        12 => AssistantText { message: any, offset: u64::from(pick % 5), text: text.to_owned() }.into(),
+        13..=16 => {
+            let blocks = vec![
+                Block::Reasoning { text: thought, opaque: None },
+                Block::Text { text: said + if pick.is_multiple_of(2) { text } else { "" } },
+                Block::ToolCall(ToolCall { id: call, name: "read".to_owned(), ..ToolCall::default() }),
+            ];
+            AssistantMessage {
+                message: last,
+                origin: origin(),
+                blocks,
+                stop: StopReason::ToolUse,
+                partial: pick.is_multiple_of(7),
+                usage: None,
+                opaque: None,
+            }
+            .into()
+        }
+        17 => answer(any, text, false),
+        18 => {
+            ModelError { message: last, kind: "cut".to_owned(), detail: text.to_owned(), status: None, retry_in_ms: None }.into()
+        }
+        19 => ToolStarted { call, name: "read".to_owned(), side_effects: true }.into(),
+        20 => ToolFinished {
+            call,
+            name: "read".to_owned(),
+            outcome: ToolOutcome::Ok,
+            output: text.to_owned(),
+            full: None,
+            duration_ms: 1,
+        }
+        .into(),
+        21 => {
+            let removed = vec![SeqRange(seq / 2, seq)];
+            ContextTrimmed { removed, note: text.to_owned(), reason: "user".to_owned(), tokens_before: 2, tokens_after: 1 }.into()
+        }
+        22 => ContextRewound { to: seq }.into(),
+        23 => ContextRestored { undo: seq }.into(),
+        24 => {
+            TurnEnded { reason: "done".to_owned(), error: None, model_calls: 1, usage: Usage::default(), duration_ms: 1 }.into()
+        }
+        25 => Note { text: text.to_owned() }.into(),
+        _ => {
+            let state = State::fold(entries.iter().map(Arc::as_ref));
+            state.checkpoint().map_or_else(|| say(text), Event::from)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn packing_any_session_changes_nothing_that_it_means(
+        steps in prop::collection::vec((0..28_u8, any::<u16>(), "[a-z ]{0,12}"), 1..120),
+        again in 0..100_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let fs = SimFs::new();
+            let store = store(&fs);
+            let opened = store.create(NewSession::default()).await.unwrap();
+            let (id, mut log) = (opened.log.id(), opened.log);
+            soon(log.flush()).await.unwrap();
+            let mut all = entries(&store, id).await;
+            for (number, (kind, pick, text)) in steps.iter().enumerate() {
+                if number == again {
+                    // Half of it is cold before the rest comes.
+                    soon(log.close()).await.unwrap();
+                    soon(store.compress(id)).await.unwrap();
+                    log = soon(store.open(id)).await.unwrap().log;
+                    all = entries(&store, id).await;
+                }
+                all.push(log.append(event_of(&all, *kind, *pick, text)).unwrap());
+            }
+            soon(log.close()).await.unwrap();
+            // An answer that is coming in ends with the next owner.
+            soon(store.open(id).await.unwrap().log.close()).await.unwrap();
+            let before = entries(&store, id).await;
+            let mut expected = store.load(id).await.unwrap().state;
+            soon(store.compress(id)).await.unwrap();
+
+            let verified = store.verify(id).await.unwrap();
+            assert!(verified.ok, "{:?}", verified.problems);
+            let after = entries(&store, id).await;
+            for entry in before {
+                let may_go = matches!(entry.event, Event::AssistantText(_) | Event::AssistantReasoning(_) | Event::Checkpoint(_));
+                assert!(may_go || after.contains(&entry), "{entry:?} is gone");
+            }
+            let cold = folded(&store, id).await;
+            (expected.epoch, expected.next_seq) = (cold.epoch, cold.next_seq);
+            assert!(cold == expected, "the fold of all its lines");
+            let loaded = store.load(id).await.unwrap().state;
+            assert!(loaded == expected, "the fold by its checkpoint");
+            assert_eq!(said(&loaded), said(&expected));
+            let opened = soon(store.open(id)).await.unwrap().state;
+            assert_eq!(said(&opened), said(&expected));
+        });
     }
 }
