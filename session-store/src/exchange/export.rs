@@ -67,15 +67,12 @@ pub struct Exporter {
     names: Names,
     /// The id of the last record, which the next one names as its parent.
     parent: Option<String>,
-    /// How many records were written.
-    written: u64,
-    /// How many of them are messages of an array.
+    /// How many messages of an array were written.
     messages: u64,
     /// The object around an array, as it was imported.
     around: Option<Map<String, Value>>,
     cwd: String,
     model: String,
-    provider: String,
     system: String,
 }
 
@@ -120,12 +117,10 @@ impl Exporter {
             step: None,
             names: Names::default(),
             parent: None,
-            written: 0,
             messages: 0,
             around: None,
             cwd: String::new(),
             model: String::new(),
-            provider: String::new(),
             system: String::new(),
         }
     }
@@ -155,8 +150,7 @@ impl Exporter {
         self.main = self.state.context.iter().map(|slot| slot.seq).collect();
         self.cwd = self.state.cwd.clone().unwrap_or_default();
         if let Some(profile) = self.state.profile.clone() {
-            let (provider, model) = profile.model.split_once('/').unwrap_or((&profile.model, &profile.model));
-            (self.provider, self.model) = (provider.to_owned(), model.to_owned());
+            profile.model.split_once('/').map_or(&*profile.model, |(_, model)| model).clone_into(&mut self.model);
             self.system.clone_from(&profile.system);
         }
         if self.imported.is_some() {
@@ -446,10 +440,11 @@ impl Exporter {
         }))
     }
 
+    /// Who answers is not said: Codex refuses a session of a provider that it does not know, and else asks its own.
     fn codex_meta(&self, at: Timestamp) -> Value {
         json!({"timestamp": at, "type": "session_meta", "payload": {
             "id": self.session, "timestamp": at, "cwd": self.cwd, "originator": "longhand", "cli_version": "0.0.0",
-            "source": "cli", "model_provider": self.provider, "instructions": null,
+            "source": "cli", "instructions": null,
         }})
     }
 
@@ -486,7 +481,6 @@ impl Exporter {
         if !self.format.is_array() {
             out.push(b'\n');
         }
-        self.written += 1;
         out
     }
 

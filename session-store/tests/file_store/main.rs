@@ -9,6 +9,7 @@ mod disks;
 mod failures;
 mod handoff;
 mod house;
+mod importing;
 mod ownership;
 mod reading;
 mod recovery;

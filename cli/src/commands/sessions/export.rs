@@ -111,6 +111,7 @@ async fn write_foreign(
     format: ExportFormat,
     target: &mut Target,
 ) -> Result<Found, CliError> {
+    let problems = store.load(id).await?.problems;
     let mut exporter = Exporter::new(format, id);
     let mut entries = store.read(id, 0).await?;
     while let Some(entry) = entries.next().await? {
@@ -122,7 +123,7 @@ async fn write_foreign(
         target.write(&exporter.write(&entry))?;
     }
     target.write(&exporter.finish())?;
-    Ok(Found::default())
+    Ok(Found { problems, ..Found::default() })
 }
 
 async fn copy_lines(store: &FileStore, id: SessionId, target: &mut Target) -> Result<Found, CliError> {
