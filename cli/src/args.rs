@@ -106,6 +106,9 @@ pub(crate) struct RunArgs {
     /// With `-c` or `-r`: go on in a copy
     #[arg(long, help_heading = "Session")]
     pub(crate) fork_session: bool,
+    /// With `-c` or `-r`: ask the process that holds the session to let go of it
+    #[arg(long, conflicts_with = "fork_session", hide_short_help = true, help_heading = "Session")]
+    pub(crate) take_over: bool,
     /// With `--fork-session`: copy up to and with this event
     #[arg(long, value_name = "SEQ", help_heading = "Session")]
     pub(crate) at: Option<u64>,
@@ -248,6 +251,9 @@ impl Args {
         let run = &self.run;
         if run.fork_session && !run.go_on && run.resume.is_none() {
             return Err(CliError::usage("`--fork-session` needs a session to fork").hint("add `-c` or `-r ID`"));
+        }
+        if run.take_over && !run.go_on && run.resume.is_none() {
+            return Err(CliError::usage("`--take-over` needs a session to take").hint("add `-c` or `-r ID`"));
         }
         if run.at.is_some() && !run.fork_session {
             return Err(CliError::usage("`--at` needs `--fork-session`")

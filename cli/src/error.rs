@@ -152,9 +152,12 @@ impl From<StoreError> for CliError {
         let message = error.to_string();
         match error {
             StoreError::NoEvent { id, .. } => Self::usage(message).hint(format!("`longhand sessions show {id}` shows the events' numbers")),
+            StoreError::NothingStale(id) => {
+                Self::failed(message).hint(format!("`longhand sessions verify {id}` names the lines of stale writers"))
+            }
             StoreError::NotFound(_) => Self::usage(message).hint("`longhand sessions list` shows what there is"),
             StoreError::Held { id, .. } => Self::new(Exit::Held, message).hint(format!(
-                "follow it with `longhand sessions tail {id}`, or go on in a copy with `longhand -r {id} --fork-session`"
+                "follow it with `longhand sessions tail {id}`, ask for it with `longhand -r {id} --take-over`, or go on in a copy with `longhand -r {id} --fork-session`"
             )),
             StoreError::Io { action: "read" | "look at", .. } => Self::failed(message),
             StoreError::Io { action: "open", source, .. } if source.kind() != ErrorKind::ReadOnlyFilesystem => Self::failed(message),

@@ -10,6 +10,7 @@ mod chat;
 mod commands;
 mod error;
 mod export;
+mod handoff;
 mod instructions;
 mod learned;
 mod models;

@@ -11,6 +11,7 @@ use crate::app::{self, App};
 use crate::args::{self, RunArgs};
 use crate::commands::sessions::checked_name;
 use crate::error::CliError;
+use crate::handoff;
 use crate::instructions;
 use crate::models::{ModelName, Models};
 use crate::output;
@@ -22,6 +23,7 @@ use agent_runtime::session_store::{
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -80,6 +82,8 @@ pub(crate) struct Plan {
     runtime: Runtime,
     /// The store that the runtime has.
     files: Arc<FileStore>,
+    /// `--take-over` was meant for the session that is opened first.
+    is_taken: AtomicBool,
     /// How the log of the session that was opened last fares; [`Plan::shutdown`] looks whether the disk is in trouble.
     progress: Mutex<Option<watch::Receiver<Progress>>>,
     /// With `--no-session`, the folder of the store; removed when the plan is dropped, or by the system after a crash.
@@ -143,6 +147,7 @@ impl Plan {
             tools,
             runtime: Runtime::new(Arc::clone(&files) as Arc<dyn SessionStore>),
             files,
+            is_taken: AtomicBool::new(false),
             progress: Mutex::new(None),
             _nothing_kept: nothing_kept,
             typed,
@@ -227,6 +232,13 @@ impl Plan {
     /// # Errors
     /// The store's; a stored session whose model has no key.
     pub(crate) async fn open(&self, choice: SessionChoice, approver: Option<Arc<dyn Approver>>) -> Result<Opened, CliError> {
+        if let SessionChoice::Resume(id) = choice
+            && self.typed.take_over
+            && matches!(self.choice, SessionChoice::Pick { .. } | SessionChoice::Resume(_))
+            && !self.is_taken.swap(true, Ordering::Relaxed)
+        {
+            handoff::release(self.store().as_ref(), id, handoff::TAKE_OVER_LIMIT).await?;
+        }
         let stored = match choice {
             SessionChoice::New => None,
             SessionChoice::Resume(id) | SessionChoice::Fork { parent: id, .. } => Some(self.store().load(id).await?),

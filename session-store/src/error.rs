@@ -29,7 +29,7 @@ pub enum StoreError {
     #[error("session `{0}` exists already")]
     Exists(SessionId),
     /// Somebody else holds the session for writing. Follow it or fork it.
-    #[error("session `{id}` is open for writing by pid {} on {} since {}{}", owner.pid, owner.host, owner.since, if *.alive { "" } else { " (whether that process still lives cannot be told from here)" })]
+    #[error("session `{id}` is open for writing by pid {} on {} ({}) since {}{}", owner.pid, owner.host, owner.program, owner.since, if *.alive { "" } else { " (whether that process still lives cannot be told from here)" })]
     Held {
         /// The session.
         id: SessionId,

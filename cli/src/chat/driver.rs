@@ -16,10 +16,11 @@ use super::styled::{DIM, ERROR, GOOD, Line, PLAIN, WARN};
 use super::ui::{Effect, Start, TICK, Ui, Work};
 use crate::app::App;
 use crate::error::{CliError, Exit};
+use crate::handoff;
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice, rescued_words};
 use crate::signals::{Caught, Signals};
-use agent_runtime::session_store::{Clock, Event, Progress, SessionId, SessionSummary, SystemClock, UserKind};
+use agent_runtime::session_store::{Clock, Event, Owner, Progress, SessionId, SessionSummary, SystemClock, UserKind};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
 use crossterm::event::{Event as TerminalEvent, EventStream};
 use futures_util::future::OptionFuture;
@@ -65,6 +66,8 @@ pub(super) enum Done {
     Listed(Result<Vec<SessionSummary>, CliError>),
     /// A command of the person's ended.
     Shell(Ran),
+    /// The session was let go of, because somebody asked for it.
+    LetGo(Arc<Owner>, Result<(), String>),
     /// Something to say.
     Told(Vec<Line>),
 }
@@ -110,6 +113,8 @@ pub(super) struct Chat<'a> {
     pub(super) mode: Option<PermissionMode>,
     progress: Option<watch::Receiver<Progress>>,
     is_in_trouble: bool,
+    /// Somebody asks for the session.
+    asked: Option<Arc<Owner>>,
     /// The session's events go to the rescue folder, and the person was told.
     is_rescued: bool,
     last_paint: Option<Instant>,
@@ -176,6 +181,7 @@ impl<'a> Chat<'a> {
             mode: None,
             progress: None,
             is_in_trouble: false,
+            asked: None,
             is_rescued: false,
             last_paint: None,
             size: (screen::size(), None),
@@ -507,6 +513,21 @@ impl<'a> Chat<'a> {
                 self.choice = SessionChoice::New;
                 self.over(true);
             }
+            Done::LetGo(asker, closed) => {
+                match closed {
+                    Ok(()) => self.ui.tell(
+                        &format!(
+                            "{} asked for this session, and it was let go. `/resume` goes on with it once it is free; a message starts a new one.",
+                            handoff::words(&asker)
+                        ),
+                        WARN,
+                    ),
+                    Err(why) => self.ui.tell(&why, ERROR),
+                }
+                (self.session, self.progress) = (None, None);
+                self.choice = SessionChoice::New;
+                self.over(false);
+            }
             Done::Listed(Ok(sessions)) => {
                 self.over(false);
                 let own = self.session.as_ref().map(Session::id);
@@ -535,8 +556,22 @@ impl<'a> Chat<'a> {
     fn over(&mut self, ended_well: bool) {
         // Somebody who pressed Esc meant what ran and what waited for it, not what comes later.
         let stopped = std::mem::take(&mut self.stop_wanted);
-        if let Some(next) = self.ui.end(ended_well && !stopped) {
+        if let Some(next) = self.ui.end(ended_well && !stopped && self.asked.is_none()) {
             self.send(next, UserKind::FollowUp);
+        }
+        self.let_go_if_asked();
+    }
+
+    /// Closes the session where somebody asks for it and nothing goes on in it; what runs ends first.
+    fn let_go_if_asked(&mut self) {
+        if self.turn.is_some() || self.job.is_some() || self.session.is_none() {
+            return;
+        }
+        if let Some((asker, session)) = self.asked.take().zip(self.session.clone()) {
+            self.run_job(
+                "letting go of the session",
+                Box::pin(async move { Done::LetGo(asker, session.close().await.map_err(|error| words(&error.into()))) }),
+            );
         }
     }
 
@@ -565,7 +600,7 @@ impl<'a> Chat<'a> {
         }
         if self.session.as_ref().map(Session::id) != Some(session.id()) {
             self.progress = Some(session.progress());
-            (self.is_in_trouble, self.is_rescued) = (false, false);
+            (self.is_in_trouble, self.is_rescued, self.asked) = (false, false, None);
             self.choice = SessionChoice::Resume(session.id());
         }
         self.session = Some(session);
@@ -643,6 +678,8 @@ impl<'a> Chat<'a> {
             self.progress = None;
             return;
         };
+        self.asked.clone_from(&progress.asked);
+        self.let_go_if_asked();
         let was_rescued = std::mem::replace(&mut self.is_rescued, progress.rescued.is_some());
         if let Some(rescued) = progress.rescued.filter(|_| !was_rescued) {
             self.is_in_trouble = false;

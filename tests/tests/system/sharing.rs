@@ -1,6 +1,6 @@
 //! Two processes and one session: one writes, any number reads, and a writer that was overtaken is fenced.
 
-use crate::support::{HUNG, Log, Machine, Running};
+use crate::support::{HUNG, Input, Log, Machine, Running};
 use fault_server::{Answer, Reply, Script, wait_until};
 use rustix::process::Signal;
 use serde_json::json;
@@ -104,6 +104,7 @@ fn a_writer_that_was_stopped_overtaken_and_woken_is_fenced() {
     let run = writer.finish();
     run.assert_code(5);
     assert!(run.stderr.contains("lost"), "it is told at once: {run:?}");
+    what_it_wrote_becomes_a_session_of_its_own(&machine, &id);
     // The line of the new owner stands: everything that it wrote is sound, and what the old one still wrote is set aside.
     let log = machine.log();
     assert!(log.of_type("user.message").any(|message| message["text"] == "I take over"));
@@ -118,6 +119,43 @@ fn a_writer_that_was_stopped_overtaken_and_woken_is_fenced() {
     assert_eq!(machine.server.refusals(), Vec::<String>::new());
     let last = machine.server.requests().pop().expect("a request");
     assert!(last.body.to_string().contains("I take over"), "the new owner's line goes on");
+}
+
+/// Where the stale writer wrote anything after it was overtaken, that is offered.
+fn what_it_wrote_becomes_a_session_of_its_own(machine: &Machine, id: &str) {
+    let run = machine.longhand(&["sessions", "verify", id]).finish();
+    if run.code == Some(0) {
+        machine.longhand(&["sessions", "fork", id, "--stale"]).finish().assert_code(1);
+        return;
+    }
+    assert!(run.stderr.contains("--stale"), "{run:?}");
+    let run = machine.longhand(&["sessions", "fork", id, "--stale"]).finish();
+    run.assert_code(0);
+    let fork = run.stdout.trim().to_owned();
+    let text = machine.json(&["sessions", "show", &fork, "--json"]).to_string();
+    assert!(text.contains("talk for long") && !text.contains("I take over"), "{text}");
+    machine.longhand(&["sessions", "rm", &fork, "--yes"]).finish().assert_code(0);
+}
+
+#[test]
+fn a_chat_that_is_asked_lets_go_and_says_so_and_a_turn_goes_first() {
+    let slow = Answer::Reply(Reply::text("word ".repeat(300)).paced(Duration::from_millis(10)));
+    let machine = Machine::new(Script::in_order([slow, Answer::text("Mine now.")]));
+    let line = format!("exec script -qfc \"$0 -m {} hello\" /dev/null", machine.model());
+    let mut chat = machine.shell(&line).input(Input::OpenPipe).start();
+    chat.wait_for_output("the answer", |out| out.contains("word word"));
+    let id = machine.session();
+    let run = machine.longhand(&["sessions", "release", &id, "--wait", "0"]).finish();
+    run.assert_code(6);
+    assert!(run.stderr.contains("a turn runs in it"), "{run:?}");
+    let run = machine.print(&["-r", &id, "--take-over", "and now?"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Mine now.\n"), "{run:?}");
+    chat.wait_for_output("the news", |out| out.contains("asked for this session"));
+    let log = machine.log();
+    assert!(log.answers().starts_with(&"word ".repeat(300)), "the turn came to its end");
+    assert_eq!(log.of_type("closed").count(), 2);
+    machine.longhand(&["sessions", "release", &id]).finish().assert_code(0);
+    assert_eq!(machine.server.refusals(), Vec::<String>::new());
 }
 
 #[test]

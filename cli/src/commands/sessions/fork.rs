@@ -6,7 +6,7 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::resolve::resolve;
 use agent_runtime::Runtime;
-use session_store::Seq;
+use session_store::{Seq, SessionStore};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -16,6 +16,9 @@ pub(crate) struct ForkArgs {
     /// Copy up to and with this event, completed to a whole step [default: all of it]
     #[arg(long, value_name = "SEQ")]
     at: Option<Seq>,
+    /// Copy what a writer wrote that had lost the session, with what came before it
+    #[arg(long, conflicts_with = "at")]
+    stale: bool,
     /// Name the copy
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
@@ -23,13 +26,13 @@ pub(crate) struct ForkArgs {
 
 pub(super) async fn run(app: &App, args: ForkArgs) -> Result<Exit, CliError> {
     let name = args.name.as_deref().map(rename::checked_name).transpose()?;
-    let store = app.store()?;
+    let store = app.file_store()?;
     let parent = resolve(store.as_ref(), &args.id).await?;
     let at = match args.at {
-        Some(at) => Some(Runtime::new(Arc::clone(&store)).end_of_step(parent, at).await?),
+        Some(at) => Some(Runtime::new(Arc::clone(&store) as Arc<dyn SessionStore>).end_of_step(parent, at).await?),
         None => None,
     };
-    let fork = store.fork(parent, at).await?;
+    let fork = if args.stale { store.fork_stale(parent).await? } else { store.fork(parent, at).await? };
     let id = fork.log.id();
     if let Some(name) = name {
         rename::rename(&fork.log, name)?;
@@ -38,7 +41,11 @@ pub(super) async fn run(app: &App, args: ForkArgs) -> Result<Exit, CliError> {
     let mut out = Stdout::new();
     out.raw(format!("{id}\n").as_bytes())?;
     out.flush()?;
-    let part = at.map(|at| format!(" up to event {at}")).unwrap_or_default();
+    let part = match at {
+        Some(at) => format!(" up to event {at}"),
+        None if args.stale => ", as a stale writer went on with it".to_owned(),
+        None => String::new(),
+    };
     output::stderr(&format!("forked from {parent}{part}; go on with `longhand -r {id}`\n"));
     Ok(Exit::Done)
 }

@@ -6,6 +6,7 @@ pub(crate) mod export;
 mod fork;
 mod import;
 mod list;
+mod release;
 mod rename;
 mod repair;
 mod rm;
@@ -21,7 +22,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use serde::Serialize;
-use session_store::{Problem, SessionId, SessionLog, SessionStore};
+use session_store::{Problem, ProblemKind, SessionId, SessionLog, SessionStore};
 use std::time::Duration;
 
 /// How long a command waits for its few events to become durable.
@@ -51,6 +52,8 @@ pub(crate) enum SessionsCommand {
     Rename(rename::RenameArgs),
     /// Copy a session, to go on with the copy
     Fork(fork::ForkArgs),
+    /// Ask the process that holds a session to let go of it
+    Release(release::ReleaseArgs),
     /// Remove sessions for good
     Rm(rm::RmArgs),
     /// Check every line of the logs; changes nothing
@@ -78,6 +81,7 @@ pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError>
         SessionsCommand::Search(args) => search::run(app, args).await,
         SessionsCommand::Rename(args) => rename::run(app, args).await,
         SessionsCommand::Fork(args) => fork::run(app, args).await,
+        SessionsCommand::Release(args) => release::run(app, args).await,
         SessionsCommand::Rm(args) => rm::run(app, args).await,
         SessionsCommand::Verify(args) => verify::run(app, args).await,
         SessionsCommand::Repair(args) => repair::run(app, args).await,
@@ -131,6 +135,18 @@ fn tell_problems(id: SessionId, problems: &[Problem]) {
         output::stderr(&format!("warning: and {} more problems\n", problems.len() - PROBLEMS_TOLD_MAX));
     }
     output::stderr(&format!("\nhint: what is sound is shown; `longhand sessions verify {id}` checks every line\n"));
+    if has_stale_lines(problems) {
+        output::stderr(&format!("hint: {}\n", stale_hint(id)));
+    }
+}
+
+/// Whether some lines can be made a session of their own.
+fn has_stale_lines(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| matches!(problem.kind, ProblemKind::StaleWriter | ProblemKind::Rescued))
+}
+
+fn stale_hint(id: SessionId) -> String {
+    format!("`longhand sessions fork {id} --stale` makes a session of what the stale writer wrote")
 }
 
 fn problem_words(problem: &Problem) -> String {

@@ -3,6 +3,7 @@
 use super::{JsonArray, json, tell_problems};
 use crate::app::App;
 use crate::error::{CliError, Exit};
+use crate::handoff;
 use crate::output::Stdout;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
@@ -55,8 +56,8 @@ fn head(painter: Painter, id: SessionId, loaded: &Loaded) -> String {
     let state = &loaded.state;
     let title = state.name.as_deref().or(state.title.as_deref()).unwrap_or("Untitled session");
     let open = match &loaded.holder {
-        Holder::Alive(owner) => format!("; open for writing by pid {} on {}", owner.pid, owner.host),
-        Holder::Unknown(owner) => format!("; perhaps open for writing by pid {} on {}", owner.pid, owner.host),
+        Holder::Alive(owner) => format!("; open for writing by {} since {}", handoff::words(owner), owner.since),
+        Holder::Unknown(owner) => format!("; perhaps open for writing by {} since {}", handoff::words(owner), owner.since),
         _ => String::new(),
     };
     let cwd = state.cwd.as_ref().map(|cwd| format!("; in {cwd}")).unwrap_or_default();

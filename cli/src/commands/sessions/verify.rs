@@ -1,6 +1,6 @@
 //! `longhand sessions verify`: exit 0 when all logs are sound, 1 where not. Never changes a file.
 
-use super::{JsonArray, problem_words};
+use super::{JsonArray, has_stale_lines, problem_words, stale_hint};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::Stdout;
@@ -28,9 +28,11 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
         false => Report::Text(Stdout::new()),
     };
     let mut damaged = 0_u64;
+    let mut stale = None;
     for id in &ids {
         let verified = verify(store.as_ref(), *id).await;
         damaged += u64::from(!verified.ok);
+        stale = stale.or_else(|| has_stale_lines(&verified.problems).then_some(*id));
         progress.suspend(|| report.add(&verified))?;
         progress.add(1);
     }
@@ -41,9 +43,10 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
     }
     let have = if damaged == 1 { "has" } else { "have" };
     let words = format!("{damaged} of {} {have} problems", count_words(ids.len() as u64, "session"));
-    Err(CliError::failed(words).hint(
-        "what is sound stays readable, so nothing has to be done to go on with a session; `longhand sessions repair ID` mends a log, and keeps it as it was",
-    ))
+    let stale = stale.map(|id| format!("; {}", stale_hint(id))).unwrap_or_default();
+    Err(CliError::failed(words).hint(format!(
+        "what is sound stays readable, so nothing has to be done to go on with a session; `longhand sessions repair ID` mends a log, and keeps it as it was{stale}",
+    )))
 }
 
 /// Checks one session. That its file cannot be read at all is a problem like others: the next ones are checked all the same.
