@@ -8,7 +8,7 @@ use crate::support::{Log, Machine, Protocol, Running};
 use fault_server::{Answer, Part, Reply, Request, Script, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -207,4 +207,51 @@ fn each_effect_ran_once(machine: &Machine) {
     let all = effects(machine);
     let distinct: BTreeSet<&String> = all.iter().collect();
     assert_eq!(distinct.len(), all.len(), "a side effect ran twice: {all:?}");
+}
+
+/// Sessions of one process.
+const MANY: usize = 1_000;
+
+#[test]
+fn a_process_with_a_thousand_busy_sessions_is_killed() {
+    let machine = Machine::new(Script::repeating(Answer::text("Hello.")));
+    let program = env!("CARGO_BIN_EXE_many-sessions");
+    let home = machine.home().display().to_string();
+    let mut running = machine.shell_without_key(&format!("exec {program} '{home}' {MANY}")).start();
+    // All are created, and the last of them has been at work for a while.
+    running.wait_for_output("all sessions at work", |out| {
+        let ids = out.lines().filter_map(|line| line.strip_prefix("[\"durable\",\"")).filter_map(|rest| rest.split('"').next());
+        ids.collect::<BTreeSet<_>>().len() == MANY
+    });
+    let _ = wait_until(2 * (WINDOW + MARGIN), || running.has_ended());
+    let killed = Instant::now();
+    running.signal(Signal::KILL);
+    let lines = running.finish_lines();
+
+    // What each session has to have: the last event that was reported durable, or accepted before the window.
+    let mut needed: BTreeMap<String, u64> = BTreeMap::new();
+    let mut old = 0;
+    for (at, line) in &lines {
+        let is_old = *at + WINDOW + MARGIN < killed;
+        if line[0] == "durable" || is_old {
+            old += usize::from(line[0] == "accepted");
+            let (id, seq) = (line[1].as_str().expect("an id"), line[2].as_u64().expect("a number"));
+            let last = needed.entry(id.to_owned()).or_insert(seq);
+            *last = seq.max(*last);
+        }
+    }
+    assert_eq!(needed.len(), MANY);
+    assert!(old > 0, "nothing was ever older than the window");
+    let mut checked = 0;
+    for path in machine.session_files() {
+        let id = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let log = Log::read(&path);
+        let last = log.events().filter_map(|event| event["seq"].as_u64()).last();
+        assert!(last >= needed.get(&id).copied(), "{id} ends at {last:?}, and should have {:?}", needed.get(&id));
+        assert!(log.lines.iter().all(|line| line.sound), "{id}: a kill damages no line");
+        checked += 1;
+    }
+    assert_eq!(checked, MANY);
+    let run = machine.shell_without_key(&format!("exec {program} '{home}'")).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), format!("{MANY}\n").as_str()), "{run:?}");
 }

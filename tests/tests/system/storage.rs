@@ -94,9 +94,20 @@ impl LoopDisk {
         let _ = fs::write(self.path.join("probe"), "x");
     }
 
+    /// Takes it away under those who use it.
+    fn pull(&self) {
+        unmount(&self.path, UnmountFlags::DETACH).expect("root may");
+    }
+
+    /// Ends it, also where it was pulled: then the device goes when nobody uses it any more.
     fn unmount(&self) {
-        let is_unmounted = || unmount(&self.path, UnmountFlags::empty()).is_ok();
-        assert!(wait_until(Duration::from_secs(10), is_unmounted), "nobody uses it any more");
+        let _ = unmount(&self.path, UnmountFlags::empty());
+        let image = self.image.to_str().expect("UTF-8");
+        let is_free = || {
+            let _ = unmount(&self.path, UnmountFlags::empty());
+            Command::new("losetup").args(["-j", image]).output().is_ok_and(|output| output.stdout.is_empty())
+        };
+        assert!(wait_until(HUNG, is_free), "somebody uses it still");
     }
 
     /// A folder on another disk.
@@ -181,7 +192,8 @@ fn a_home_that_cannot_be_written_is_5_and_can_be_read() {
 
 #[test]
 fn a_disk_that_fails_during_an_answer_ends_no_turn_where_there_is_a_rescue_folder() {
-    for is_killed in [false, true] {
+    let ways: [(fn(&LoopDisk), bool); 3] = [(LoopDisk::fail, false), (LoopDisk::fail, true), (LoopDisk::pull, false)];
+    for (fail, is_killed) in ways {
         let Some(disk) = LoopDisk::mount() else { return };
         let words = "word ".repeat(300);
         let machine = Machine::new([Answer::Reply(Reply::text(words.as_str()).paced(Duration::from_millis(10)))]);
@@ -191,8 +203,8 @@ fn a_disk_that_fails_during_an_answer_ends_no_turn_where_there_is_a_rescue_folde
         let mut running = machine.print(&["--rescue-dir", rescue, "--output-format", "stream-json", "talk"]).start();
         running.wait_for_output("the answer", |out| out.matches("assistant.delta").count() >= 20);
         let id = machine.session();
-        disk.fail();
         let in_log = machine.log().answers().len();
+        fail(&disk);
         let file = disk.elsewhere().join(format!("{id}.1.jsonl"));
         let is_rescued = || fs::read_to_string(&file).is_ok_and(|lines| lines.contains("assistant.text"));
         assert!(wait_until(HUNG, is_rescued), "{}", running.stderr());
@@ -209,6 +221,8 @@ fn a_disk_that_fails_during_an_answer_ends_no_turn_where_there_is_a_rescue_folde
         assert_eq!(doctor["rescue"]["files"].as_array().map(Vec::len), Some(1), "{doctor}");
 
         disk.unmount();
+        // Not the folder that it is mounted on: that is another disk's.
+        assert_eq!(fs::read_dir(&disk.path).expect("it is there").count(), 0, "nothing was made in the place of the home");
         disk.mount_again().expect("it could be mounted before");
         machine.server.follow([Answer::text("Going on.")]);
         let run = machine.print(&["--rescue-dir", rescue, "-r", &id, "go on"]).finish();
