@@ -44,7 +44,7 @@ async fn work(log: Arc<dyn SessionLog>, number: u64) {
     let mut round = number;
     while let Ok(entry) = log.append(Note { text: format!("event {round} of a busy session") }.into()) {
         say("accepted", &*log, entry.seq);
-        if round % 2 == 0 && log.durable(entry.seq).await.is_ok() {
+        if round.is_multiple_of(2) && log.durable(entry.seq).await.is_ok() {
             say("durable", &*log, entry.seq);
         }
         round += 1;

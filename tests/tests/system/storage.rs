@@ -192,7 +192,8 @@ fn a_home_that_cannot_be_written_is_5_and_can_be_read() {
 
 #[test]
 fn a_disk_that_fails_during_an_answer_ends_no_turn_where_there_is_a_rescue_folder() {
-    let ways: [(fn(&LoopDisk), bool); 3] = [(LoopDisk::fail, false), (LoopDisk::fail, true), (LoopDisk::pull, false)];
+    type Fail = fn(&LoopDisk);
+    let ways = [(LoopDisk::fail as Fail, false), (LoopDisk::fail as Fail, true), (LoopDisk::pull as Fail, false)];
     for (fail, is_killed) in ways {
         let Some(disk) = LoopDisk::mount() else { return };
         let words = "word ".repeat(300);
