@@ -4,6 +4,7 @@
 use super::approval::{Ask, ChatApprover};
 use super::complete::{Completion, Lookup};
 use super::external_editor::ExternalEditor;
+use super::find::{self, Behind, Said};
 use super::history::History;
 use super::keys;
 use super::live_area::Size;
@@ -20,7 +21,9 @@ use crate::handoff;
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice, rescued_words};
 use crate::signals::{Caught, Signals};
-use agent_runtime::session_store::{Clock, Event, Owner, Progress, SessionId, SessionSummary, SystemClock, UserKind};
+use agent_runtime::session_store::{
+    Clock, Event, Owner, Progress, SearchIndex, SessionId, SessionSummary, SystemClock, UserKind,
+};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
 use crossterm::event::{Event as TerminalEvent, EventStream};
 use futures_util::future::OptionFuture;
@@ -106,6 +109,10 @@ pub(super) struct Chat<'a> {
     counting: Option<JoinHandle<Option<String>>>,
     /// Old sessions are made cold, until the first message.
     keeping: Option<JoinHandle<()>>,
+    /// The search index is brought up to date; never while a turn or a job runs.
+    indexing: Option<Behind<()>>,
+    /// What the list of sessions looks for in them.
+    finding: Option<Behind<Said>>,
     /// Somebody pressed Esc before the turn had begun.
     stop_wanted: bool,
     pub(super) pending: Pending,
@@ -176,6 +183,8 @@ impl<'a> Chat<'a> {
             lookup: None,
             counting: None,
             keeping: None,
+            indexing: None,
+            finding: None,
             stop_wanted: false,
             pending: Pending::default(),
             mode: None,
@@ -233,6 +242,12 @@ impl<'a> Chat<'a> {
                     }
                 }
                 Some(_) = OptionFuture::from(self.keeping.as_mut()) => self.keeping = None,
+                Some(()) = OptionFuture::from(self.indexing.as_mut()) => self.indexed(),
+                Some(said) = OptionFuture::from(self.finding.as_mut()) => {
+                    self.finding = None;
+                    self.last_paint = None;
+                    self.ui.was_said(&said.query, said.sessions);
+                }
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
                 caught = self.signals.next() => self.caught(caught),
@@ -308,6 +323,7 @@ impl<'a> Chat<'a> {
             Some(prompt) => self.ui.queue(prompt.clone()),
             None => {}
         }
+        self.index_after(find::IDLE);
     }
 
     async fn terminal_event(&mut self, event: TerminalEvent) {
@@ -336,6 +352,7 @@ impl<'a> Chat<'a> {
             Effect::Shell(command) => self.shell(command),
             Effect::Stop => self.stop(),
             Effect::Picked(id) => self.picked(id),
+            Effect::FindSaid(query) => self.find_said(query),
             Effect::NotPicked if self.session.is_none() && matches!(self.choice, SessionChoice::Pick { .. }) => {
                 self.exit = Some(Ok(Exit::Done));
             }
@@ -345,6 +362,29 @@ impl<'a> Chat<'a> {
             Effect::Suspend => self.suspend().await,
             Effect::Redraw => self.screen.redraw(self.ui.size),
             Effect::Leave => self.leave_now(),
+        }
+    }
+
+    fn find_said(&mut self, query: String) {
+        // What was looked for before is nobody's concern any more.
+        let store = Arc::clone(self.plan.runtime().store());
+        self.finding = Some(find::said(SearchIndex::new(self.app.home()), store, query));
+    }
+
+    /// Brings the search index up to date when nothing has happened for a while, if sessions are kept at all.
+    fn index_after(&mut self, after: Duration) {
+        let is_free = self.turn.is_none() && self.job.is_none() && self.plan.is_kept();
+        self.indexing = is_free.then(|| {
+            let store = Arc::clone(self.plan.runtime().store());
+            find::index(SearchIndex::new(self.app.home()), store, after)
+        });
+    }
+
+    fn indexed(&mut self) {
+        self.indexing = None;
+        // What was not found before may be there now.
+        if let Some(query) = self.ui.picker_query().filter(|query| !query.trim().is_empty()) {
+            self.find_said(query);
         }
     }
 
@@ -390,6 +430,7 @@ impl<'a> Chat<'a> {
         debug_assert!(self.job.is_none() && self.turn.is_none(), "`{what}` would run beside something else");
         self.ui.begin(Work::Other { what: what.to_owned(), since: Instant::now() });
         self.job = Some(job);
+        self.indexing = None;
     }
 
     fn send(&mut self, text: String, kind: UserKind) {
@@ -533,6 +574,7 @@ impl<'a> Chat<'a> {
                 let own = self.session.as_ref().map(Session::id);
                 let others = sessions.into_iter().filter(|session| Some(session.id) != own).collect();
                 self.ui.pick(Picker::new(others, SystemClock.now()));
+                self.index_after(Duration::ZERO);
             }
             // Whoever asked for a session with `-c` or `-r` gets that one or none: the next message must not start another.
             Done::Opened(Err(error)) | Done::Listed(Err(error))
@@ -559,6 +601,7 @@ impl<'a> Chat<'a> {
         if let Some(next) = self.ui.end(ended_well && !stopped && self.asked.is_none()) {
             self.send(next, UserKind::FollowUp);
         }
+        self.index_after(find::IDLE);
         self.let_go_if_asked();
     }
 

@@ -18,6 +18,7 @@ mod driver;
 mod editor;
 mod external_editor;
 mod feed;
+mod find;
 mod history;
 mod keys;
 mod live_area;

@@ -13,9 +13,9 @@ use super::picker::{Choice, Picker};
 use super::slash::{self, Slash};
 use super::styled::{BOLD, DIM, GOOD, Line, OWN};
 use crate::safe_text::safe_line;
-use agent_runtime::session_store::{Event, SessionId};
+use agent_runtime::session_store::{Event, SessionId, Snippet};
 use agent_runtime::{Tool, TurnEvent};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +47,8 @@ pub(super) enum Effect {
     Picked(SessionId),
     /// The list of sessions was left without a choice.
     NotPicked,
+    /// Find sessions in which this was said, and give them to [`Ui::was_said`].
+    FindSaid(String),
     /// Find these, and give them to [`Ui::completed`].
     LookUp(Lookup),
     OpenEditor,
@@ -160,8 +162,8 @@ impl Ui {
     pub(super) fn paste(&mut self, text: &str, now: Instant) -> Option<Effect> {
         self.hint = None;
         if let Some(picker) = &mut self.picker {
-            picker.paste(text);
-            return None;
+            let choice = picker.paste(text);
+            return self.chosen(choice);
         }
         if let Some(prompt) = self.prompts.front_mut()
             && prompt.paste(text, now) == Taken::Yes
@@ -279,9 +281,27 @@ impl Ui {
         }
     }
 
+    /// Sessions in which `query` was said.
+    pub(super) fn was_said(&mut self, query: &str, said: HashMap<SessionId, Snippet>) {
+        if let Some(picker) = &mut self.picker {
+            picker.was_said(query, said);
+        }
+    }
+
+    /// What is looked for in the list that is shown.
+    pub(super) fn picker_query(&self) -> Option<String> {
+        self.picker.as_ref().map(Picker::query)
+    }
+
     fn picker_key(&mut self, key: Key) -> Option<Effect> {
-        let effect = match self.picker.as_mut()?.key(key) {
+        let choice = self.picker.as_mut()?.key(key);
+        self.chosen(choice)
+    }
+
+    fn chosen(&mut self, choice: Choice) -> Option<Effect> {
+        let effect = match choice {
             Choice::Open => return None,
+            Choice::Changed => return self.picker_query().map(Effect::FindSaid),
             Choice::Picked(id) => Effect::Picked(id),
             Choice::Cancelled => Effect::NotPicked,
         };
