@@ -1,7 +1,10 @@
 //! The list of sessions: of every log in `sessions/YYYY/MM/DD/` the last line, which says all that a list shows where the session was
 //! closed; else the log is folded from its newest checkpoint on. What is no log is passed over, what cannot be read is listed as damaged.
+//! Where a log is as it was when it was last listed, its row of the list's index ([`super::list_index`]) spares reading it.
 
 use super::engine::{Core, Holding};
+use super::layout::Layout;
+use super::list_index::{self, ListIndex, Listed};
 use super::tail::{self, Log};
 use super::text::{Files, Text};
 use super::{lock, owner, read};
@@ -20,48 +23,64 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const END_BYTES: u64 = 2 << 10;
 
 pub(super) fn list(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> {
-    summaries(core, &ids(core, &core.layout.sessions())?)
+    let listed = listed(core, &ids(core, &core.layout.sessions())?, &ListIndex::read(core));
+    list_index::write_if_worth(core, &listed);
+    Ok(sorted(listed))
 }
 
 /// The sessions in the archive, and nowhere else.
 pub(super) fn list_archived(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> {
-    let mut ids = ids(core, &core.layout.archive())?;
-    ids.retain(|id| Files::find(core, *id).is_ok_and(|files| files.is_archived));
-    summaries(core, &ids)
+    let mut found = ids(core, &core.layout.archive())?;
+    found.retain(|found| Files::find(core, found.id).is_ok_and(|files| files.is_archived));
+    Ok(sorted(listed(core, &found, &ListIndex::default())))
 }
 
-fn summaries(core: &Arc<Core>, ids: &[SessionId]) -> Result<Vec<SessionSummary>, StoreError> {
+fn sorted(listed: Vec<Listed>) -> Vec<SessionSummary> {
+    let mut summaries: Vec<SessionSummary> = listed.into_iter().map(|listed| listed.summary).collect();
+    summaries.sort_by_key(|summary| (std::cmp::Reverse(summary.updated_at), summary.id));
+    summaries
+}
+
+fn listed(core: &Arc<Core>, found: &[Found], index: &ListIndex) -> Vec<Listed> {
     let next = AtomicUsize::new(0);
     let worker = || {
-        std::iter::from_fn(|| ids.get(next.fetch_add(1, Ordering::Relaxed)))
-            .filter_map(|id| summary(core, *id))
+        std::iter::from_fn(|| found.get(next.fetch_add(1, Ordering::Relaxed)))
+            .filter_map(|found| listed_one(core, found, index))
             .collect::<Vec<_>>()
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ids.len());
-    let mut summaries = std::thread::scope(|scope| {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(found.len());
+    std::thread::scope(|scope| {
         let start = || std::thread::Builder::new().name("session-list".to_owned()).spawn_scoped(scope, worker).ok();
         let others: Vec<_> = (1..threads).filter_map(|_| start()).collect();
-        let mut summaries = worker();
+        let mut listed = worker();
         for other in others {
             // A panic was reported by its own thread; what it had is missing from the list.
-            summaries.extend(other.join().unwrap_or_default());
+            listed.extend(other.join().unwrap_or_default());
         }
-        summaries
-    });
-    summaries.sort_by_key(|summary| (std::cmp::Reverse(summary.updated_at), summary.id));
-    Ok(summaries)
+        listed
+    })
 }
 
-fn ids(core: &Core, root: &Path) -> Result<Vec<SessionId>, StoreError> {
+/// A session whose log is there.
+struct Found {
+    id: SessionId,
+    /// Whether a part of it is cold, and another is not.
+    is_in_two: bool,
+}
+
+fn ids(core: &Core, root: &Path) -> Result<Vec<Found>, StoreError> {
     match core.fs().read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(StoreError::io("read", root))?,
     };
     let days = folders(core, root).flat_map(|year| folders(core, &year)).flat_map(|month| folders(core, &month));
-    let mut ids: Vec<SessionId> = days.flat_map(|day| logs(core, &day)).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
+    let mut found: Vec<Found> = days.flat_map(|day| logs(core, &day)).map(|id| Found { id, is_in_two: false }).collect();
+    found.sort_unstable_by_key(|found| found.id);
+    found.dedup_by(|next, first| {
+        first.is_in_two |= next.id == first.id;
+        next.id == first.id
+    });
+    Ok(found)
 }
 
 /// The folders in `path` that are named by a number.
@@ -79,12 +98,55 @@ fn logs(core: &Core, day: &Path) -> impl Iterator<Item = SessionId> + use<> {
     let entries = core.fs().read_dir(day).unwrap_or_default().into_iter();
     let layout = core.layout.clone();
     let day = day.to_path_buf();
+    // Those of a folder have one date, or few.
+    let mut checked = None;
     entries.filter_map(move |entry| {
         let name = entry.name.to_str()?;
-        let id: SessionId = name.strip_suffix(".zst").unwrap_or(name).strip_suffix(".jsonl")?.parse().ok()?;
-        let paths = [layout.log(id), layout.cold(id), layout.archived(id)];
-        (!entry.is_dir && paths.contains(&day.join(name))).then_some(id)
+        let (name, is_cold) = name.strip_suffix(".zst").map_or((name, false), |name| (name, true));
+        let name = name.strip_suffix(".jsonl")?;
+        let id: SessionId = name.parse().ok()?;
+        let date = id.created_at().date();
+        let place = match checked {
+            Some((before, place)) if before == date => place,
+            _ => Place::of(&layout, id, &day),
+        };
+        checked = Some((date, place));
+        let is_here = matches!((place, is_cold), (Place::Sessions, _) | (Place::Archive, true));
+        // The same id in capitals is another name.
+        (!entry.is_dir && is_here && name == id.to_string()).then_some(id)
     })
+}
+
+/// What a folder of a day is to a session.
+#[derive(Clone, Copy)]
+enum Place {
+    Sessions,
+    Archive,
+    Elsewhere,
+}
+
+impl Place {
+    fn of(layout: &Layout, id: SessionId, day: &Path) -> Self {
+        if layout.day(id) == day {
+            Self::Sessions
+        } else if layout.archived(id).parent() == Some(day) {
+            Self::Archive
+        } else {
+            Self::Elsewhere
+        }
+    }
+}
+
+/// A session by its row, or else by its log. Nothing where it is gone by now.
+fn listed_one(core: &Arc<Core>, found: &Found, index: &ListIndex) -> Option<Listed> {
+    let id = found.id;
+    // Before its log is read: what is written meanwhile makes the row stale, never wrong. A row tells of one file.
+    let stat_of = |path: &Path| core.fs().stat(path).ok();
+    let stat = if found.is_in_two { None } else { stat_of(&core.layout.log(id)).or_else(|| stat_of(&core.layout.cold(id))) };
+    match stat.as_ref().and_then(|stat| index.get(id, stat)).filter(|_| !is_ours(core, id)) {
+        Some(summary) => Some(Listed { summary: summary.clone(), stat, was_read: false }),
+        None => summary(core, id).map(|summary| Listed { summary, stat, was_read: true }),
+    }
 }
 
 /// Nothing where the session is gone by now.

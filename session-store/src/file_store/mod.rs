@@ -45,6 +45,7 @@ mod import;
 mod lane;
 mod layout;
 mod list;
+mod list_index;
 mod log;
 mod open;
 mod owner;
