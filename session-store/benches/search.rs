@@ -9,8 +9,8 @@
 
 use session_store::{
     AssistantMessage, Block, Closed, Entry, Event, FileStore, FileStoreOptions, Opened, Origin, Owner, Profile, SearchHit,
-    SearchIndex, SearchOrder, SearchQuery, SearchRole, SessionId, SessionStarted, SessionStore, StopReason, Timestamp, ToolCall,
-    ToolFinished, ToolOutcome, UserMessage,
+    SearchIndex, SearchOrder, SearchQuery, SearchRole, SessionId, SessionStarted, SessionStore, StopReason, Summary, Timestamp,
+    ToolCall, ToolFinished, ToolOutcome, UserMessage,
 };
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -84,27 +84,33 @@ impl Text {
     }
 }
 
-/// Writes a session's log as a store would; the bytes of its text.
-fn write(home: &Path, id: SessionId, at_ms: i64, close: bool, events: impl IntoIterator<Item = Event>) -> Outcome<()> {
+/// Writes a session's log as a store would.
+fn write(home: &Path, id: SessionId, at_ms: i64, events: impl IntoIterator<Item = Event>) -> Outcome<()> {
     let owner =
         Owner { pid: 1, host: "bench".into(), boot: "gone".into(), since: Timestamp::from_ms(at_ms), program: "bench".into() };
     let opened = Opened { epoch: 1, writer: id.uuid(), format: 1, owner };
     let started =
         SessionStarted { session: id, cwd: Some(format!("/src/project{}", at_ms / 1000 % 50)), program: "bench".into() };
     let first = [Event::from(opened), Event::from(started)];
-    let last = close.then(|| Event::from(closed()));
-    let (mut bytes, mut crc) = (Vec::new(), 0);
-    for (seq, event) in first.into_iter().chain(events).chain(last).enumerate() {
-        let entry = Entry { seq: seq as u64, at: Timestamp::from_ms(at_ms + seq as i64 * 7_001), sound: true, event };
-        crc = entry.write_line(&mut bytes, crc);
-    }
+    let (mut bytes, mut crc, mut seq) = (Vec::new(), 0, 0);
+    let mut push = |bytes: &mut Vec<u8>, event: Event| {
+        crc = Entry::new(seq, Timestamp::from_ms(at_ms + seq.cast_signed() * 7_001), event).write_line(bytes, crc);
+        seq += 1;
+    };
+    first.into_iter().chain(events).for_each(|event| push(&mut bytes, event));
+    let summary = Summary {
+        offset: bytes.len() as u64,
+        title: Some(format!("The session of {at_ms}")),
+        cwd: Some("/src".to_owned()),
+        model: Some("anthropic/claude".to_owned()),
+        created_at: Timestamp::from_ms(at_ms),
+        messages: 8,
+        ..Summary::default()
+    };
+    push(&mut bytes, Closed { epoch: 1, summary: Some(Box::new(summary)) }.into());
     let path = home.join("sessions").join(id.relative_path()).with_extension("jsonl");
     std::fs::create_dir_all(path.parent().ok_or("a folder")?)?;
     Ok(std::fs::write(path, bytes)?)
-}
-
-fn closed() -> Closed {
-    Closed { epoch: 1 }
 }
 
 fn id(number: usize) -> (SessionId, i64) {
@@ -119,7 +125,7 @@ fn turn(text: &mut Text, seq: u64, bytes: &mut usize) -> Vec<Event> {
     let call = ToolCall {
         id: format!("call_{seq}_0"),
         name: ["shell", "read", "edit", "search"][text.random.below(4)].to_owned(),
-        arguments: format!("{{\"command\":{:?}}}", arguments),
+        arguments: format!("{{\"command\":{arguments:?}}}"),
         ..ToolCall::default()
     };
     let message = |blocks| AssistantMessage {
@@ -214,7 +220,7 @@ async fn search(folder: &Path, megabytes: usize) -> Outcome<()> {
         {
             samples.push((id, user.text.clone()));
         }
-        write(&home, id, at_ms, true, events)?;
+        write(&home, id, at_ms, events)?;
         count += 1;
     }
     let store = FileStore::open(FileStoreOptions::new(&home))?;
@@ -306,7 +312,7 @@ async fn list(folder: &Path) -> Outcome<()> {
         for seq in [3, 7] {
             events.extend(turn(&mut text, seq, &mut bytes));
         }
-        write(&home, id, at_ms, true, events)?;
+        write(&home, id, at_ms, events)?;
     }
     let mut samples = Vec::new();
     for round in 0..7 {

@@ -228,7 +228,8 @@ mod tests {
         assert_eq!(by_title.len(), 2);
         picker.key(Key::Down);
         let docs = picker.sessions[0].id;
-        let snippet = Snippet { text: "we spoke of the \u{1b}[2J parser there".to_owned(), marks: [21..27].to_vec() };
+        let parser = 21..27;
+        let snippet = Snippet { text: "we spoke of the \u{1b}[2J parser there".to_owned(), marks: vec![parser] };
         let said = HashMap::from([(docs, snippet.clone()), (by_title[0], snippet)]);
         picker.was_said("something typed before", said.clone());
         assert_eq!(picker.found().len(), 2);

@@ -173,7 +173,7 @@ mod tests {
         let at = Timestamp::from_ms(1_700_000_000_000 + number.cast_signed());
         let summary = SessionSummary {
             id: SessionId::new(at),
-            name: (number % 2 == 0).then(|| format!("name {number} 日本")),
+            name: number.is_multiple_of(2).then(|| format!("name {number} 日本")),
             title: Some(String::new()),
             cwd: None,
             model: Some("offline".to_owned()),
