@@ -23,7 +23,6 @@ pub(crate) struct Progress {
     is_drawn: AtomicBool,
 }
 
-#[allow(dead_code, reason = "each long command needs a part of it")]
 impl Progress {
     /// A bar for `total` things. `doing` says what is done in a word or two: `verifying`.
     pub(crate) fn count(doing: &'static str, total: u64) -> Self {

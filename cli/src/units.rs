@@ -30,7 +30,6 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-#[allow(dead_code, reason = "what takes sizes and ages is on its way")]
 /// Reads an age: `12h`, `90d`, `6w`, `2y` (of 365 days).
 ///
 /// # Errors

@@ -4,6 +4,8 @@
 mod common;
 #[path = "program/exchange.rs"]
 mod exchange;
+#[path = "program/house.rs"]
+mod house;
 #[path = "program/print.rs"]
 mod print;
 #[path = "program/sessions.rs"]

@@ -14,25 +14,25 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs one turn in a new session; its id.
-fn converse(world: &World, prompt: &str, more: &[&str]) -> String {
+pub(crate) fn converse(world: &World, prompt: &str, more: &[&str]) -> String {
     let args = ["-p", "--output-format", "json", "-m", "offline", "--permission-mode", "allow", prompt];
     let output = world.run(&[&args[..], more].concat());
     assert_eq!(code(&output), 0, "{output:?}");
     json(&stdout(&output))["session_id"].as_str().expect("an id").to_owned()
 }
 
-fn json(text: &str) -> Value {
+pub(crate) fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-fn run_ok(world: &World, args: &[&str]) -> String {
+pub(crate) fn run_ok(world: &World, args: &[&str]) -> String {
     let output = world.run(args);
     assert_eq!(code(&output), 0, "{args:?}: {output:?}");
     stdout(&output)
 }
 
 /// The file of a session's log.
-fn log(world: &World, id: &str) -> PathBuf {
+pub(crate) fn log(world: &World, id: &str) -> PathBuf {
     log_named(world, &format!("{id}.jsonl"))
 }
 
@@ -47,7 +47,7 @@ fn log_named(world: &World, name: &str) -> PathBuf {
 }
 
 /// All files below `root` with what is in them.
-fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(root).into_iter().flatten() {
         let path = entry.expect("an entry").path();
@@ -60,13 +60,13 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// A process that writes a session for as long as a test looks at it.
-struct Writer {
+pub(crate) struct Writer {
     child: Child,
     id: String,
 }
 
 impl Writer {
-    fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World) -> Self {
         let prompt = "offline: slow 2000 words 10 ms";
         let args = ["-p", "--json", "-m", "offline", prompt];
         let mut child = world.command(&args).stdout(Stdio::piped()).spawn().expect("runs");

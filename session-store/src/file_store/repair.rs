@@ -12,9 +12,10 @@
 //! All of this blocks and runs on the runtime's blocking threads. Memory follows the damage, not the log.
 
 use super::engine::Core;
-use super::open::{self, Taken};
+use super::open::{self, Taken, remove_if_there};
 use super::read::{self, open_log};
 use super::session::Session;
+use super::text::Files;
 use super::{lock, syncer};
 use crate::error::StoreError;
 use crate::event::{Closed, Compacted, Entry, Event, Lost, Repaired, RepairedLine, Unknown};
@@ -140,16 +141,11 @@ pub(super) fn repair(core: &Arc<Core>, id: SessionId, problems: Vec<Problem>, ad
         Ok(kept) => kept,
         Err(error) => return Attempt { outcome: Err(error), owned: None },
     };
-    let discard_copy = || {
-        if let Some(kept) = &kept {
-            let _ = core.fs().remove_file(&kept.path);
-        }
-    };
     // Whatever is at the log's end, an owner puts aside.
     let session = match open::open(core, id) {
         Ok(Taken { session, .. }) => session,
         Err(error) => {
-            discard_copy();
+            discard(core, kept.as_deref().unwrap_or_default());
             return Attempt { outcome: Err(error), owned: None };
         }
     };
@@ -158,12 +154,12 @@ pub(super) fn repair(core: &Arc<Core>, id: SessionId, problems: Vec<Problem>, ad
         Ok(mended) => {
             // `closed` is in the new log.
             core.files.close(&mut lock(&session.disk));
-            let outcome = sync_entry(core, id).and_then(|()| done(mended, Some(kept.path.clone())));
+            let outcome = sync_entry(core, id).and_then(|()| done(mended, kept.first().cloned()));
             Attempt { outcome, owned: None }
         }
         Err(error) => {
             let _ = core.fs().remove_file(&core.layout.part(id));
-            discard_copy();
+            discard(core, kept);
             Attempt { outcome: Err(error), owned: Some(session) }
         }
     }
@@ -173,6 +169,9 @@ pub(super) fn repair(core: &Arc<Core>, id: SessionId, problems: Vec<Problem>, ad
 fn sync_entry(core: &Core, id: SessionId) -> Result<(), StoreError> {
     let day = core.layout.day(id);
     syncer::sync_day(core, &day)?;
+    syncer::sync_folder(core, &day)?;
+    // The new log is the whole session, so that a packed part of the old one is of no more use.
+    remove_if_there(core, &core.layout.cold(id))?;
     syncer::sync_folder(core, &day)
 }
 
@@ -198,36 +197,52 @@ fn usual_action(kind: ProblemKind) -> RepairAction {
     }
 }
 
-/// The log as it was.
-struct Kept {
-    path: PathBuf,
-    /// How long it was.
-    length: u64,
-}
-
-/// Copies the log into the folder of originals; durable on return.
-fn keep_original(core: &Core, id: SessionId) -> Result<Kept, StoreError> {
-    let log = core.layout.log(id);
-    let source = open_log(core, id, OpenMode::Read)?;
-    let length = source.stat().map_err(StoreError::io("look at", &log))?.size;
+/// Copies the files of the log into the folder of originals; durable on return. The first is the one that is told.
+///
+/// Who opens the session after that, and before it is ours, only appends: what they wrote is in the new log.
+fn keep_original(core: &Core, id: SessionId) -> Result<Vec<PathBuf>, StoreError> {
+    let files = Files::find(core, id)?;
     let folder = core.layout.home().join("repaired");
     core.create_dirs(&folder)?;
-    let path = create_named(core, &folder, id)?;
-    let into = core.open(&path, OpenMode::InPlace).map_err(StoreError::io("open", &path))?;
-    copy_all_at(&*into, 0, &*source, 0..length).map_err(StoreError::io("copy", &log))?;
-    into.sync_data().map_err(StoreError::io("sync", &path))?;
+    let cold = if files.is_archived { core.layout.archived(id) } else { core.layout.cold(id) };
+    let hot = files.hot.map(|_| (core.layout.log(id), "jsonl"));
+    let cold = files.cold.map(|_| (cold, "jsonl.zst"));
+    let mut kept = Vec::new();
+    for (from, ending) in hot.into_iter().chain(cold) {
+        let path = create_named(core, &folder, id, ending)?;
+        kept.push(path.clone());
+        if let Err(error) = copy(core, &from, &path) {
+            discard(core, &kept);
+            return Err(error);
+        }
+    }
     syncer::sync_folder(core, &folder)?;
     syncer::sync_folder(core, core.layout.home())?;
-    Ok(Kept { path, length })
+    Ok(kept)
 }
 
-/// Makes a file `<id>.<time>.jsonl`, or the next of that name.
-fn create_named(core: &Core, folder: &Path, id: SessionId) -> Result<PathBuf, StoreError> {
+fn copy(core: &Core, from: &Path, to: &Path) -> Result<(), StoreError> {
+    let source = core.open(from, OpenMode::Read).map_err(StoreError::io("open", from))?;
+    let length = source.stat().map_err(StoreError::io("look at", from))?.size;
+    let into = core.open(to, OpenMode::InPlace).map_err(StoreError::io("open", to))?;
+    copy_all_at(&*into, 0, &*source, 0..length).map_err(StoreError::io("copy", from))?;
+    into.sync_data().map_err(StoreError::io("sync", to))
+}
+
+/// Removes copies that turned out to be of no use.
+fn discard(core: &Core, copies: &[PathBuf]) {
+    for copy in copies {
+        let _ = core.fs().remove_file(copy);
+    }
+}
+
+/// Makes a file `<id>.<time>.<ending>`, or the next of that name.
+fn create_named(core: &Core, folder: &Path, id: SessionId, ending: &str) -> Result<PathBuf, StoreError> {
     let time: String = core.options.clock.now().to_string().chars().filter(|char| !matches!(char, '-' | ':')).collect();
     let mut number = 1;
     loop {
         let more = if number == 1 { String::new() } else { format!("-{number}") };
-        let path = folder.join(format!("{id}.{time}{more}.jsonl"));
+        let path = folder.join(format!("{id}.{time}{more}.{ending}"));
         match core.open(&path, OpenMode::CreateNew) {
             Ok(_) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < NAMES_MAX => number += 1,
@@ -242,18 +257,15 @@ fn write_again(
     id: SessionId,
     session: &Session,
     problems: Vec<Problem>,
-    kept: &Kept,
+    kept: &[PathBuf],
     advance: &Advance,
 ) -> Result<Vec<Mended>, StoreError> {
     let (log, part) = (core.layout.log(id), core.layout.part(id));
     let file = open_log(core, id, OpenMode::Read)?;
-    if !is_opened_at(&*file, kept.length, session.epoch).map_err(StoreError::io("read", &log))? {
-        return Err(StoreError::Lost { id, why: "another process wrote to it while it was copied".to_owned() });
-    }
     let survey = Survey::of(&*file, &log, advance)?;
     let mended = survey.mended(problems);
     let mut expected = read::fold_whole(core, id)?.state;
-    let more = [repaired(&mended, &kept.path).into(), Closed { epoch: session.epoch, summary: None }.into()];
+    let more = [repaired(&mended, kept).into(), Closed { epoch: session.epoch, summary: None }.into()];
 
     match core.fs().remove_file(&part) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", part)(error)),
@@ -276,23 +288,14 @@ fn write_again(
     Ok(mended)
 }
 
-/// Whether what follows the first `length` bytes is this owner's `opened`.
-fn is_opened_at(file: &dyn File, length: u64, epoch: u64) -> io::Result<bool> {
-    let mut bytes = vec![0; 64 << 10];
-    let found = read_full_at(file, &mut bytes, length)?;
-    let text = bytes[..found].trim_ascii_start();
-    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let decoded = line::decode(first);
-    Ok(matches!(decoded, Some(Decoded::Entry(Entry { event: Event::Opened(opened), .. })) if opened.epoch == epoch))
-}
-
-fn repaired(mended: &[Mended], original: &Path) -> Repaired {
+fn repaired(mended: &[Mended], kept: &[PathBuf]) -> Repaired {
     let lines = mended.iter().take(LINES_MAX).map(|Mended { problem, action }| RepairedLine {
         line: problem.line,
         problem: name_of(problem.kind),
         action: action.as_str().to_owned(),
     });
-    let original = original.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = kept.first().and_then(|path| path.file_name()).unwrap_or_default();
+    let original = name.to_string_lossy().into_owned();
     Repaired { original, problems: mended.len() as u64, lines: lines.collect() }
 }
 

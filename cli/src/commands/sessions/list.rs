@@ -86,7 +86,7 @@ impl Directory {
         std::iter::once(&self.absolute).chain(&self.real).map(|path| path.to_string_lossy().into_owned()).collect()
     }
 
-    fn is(&self, cwd: Option<&str>) -> bool {
+    pub(super) fn is(&self, cwd: Option<&str>) -> bool {
         cwd.map(Path::new).is_some_and(|cwd| cwd == self.absolute || self.real.as_deref() == Some(cwd))
     }
 }

@@ -1,11 +1,12 @@
 //! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork`,
-//! `rm`, `repair`, `archive`, `compress` and `import` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
+//! `rm`, `repair`, `archive`, `compress`, `prune` and `import` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
 
 mod archive;
 pub(crate) mod export;
 mod fork;
 mod import;
 mod list;
+mod prune;
 mod release;
 mod rename;
 mod repair;
@@ -23,6 +24,7 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use serde::Serialize;
 use session_store::{Problem, ProblemKind, SessionId, SessionLog, SessionStore};
+use std::io::{BufRead, IsTerminal};
 use std::time::Duration;
 
 /// How long a command waits for its few events to become durable.
@@ -64,6 +66,8 @@ pub(crate) enum SessionsCommand {
     Archive(archive::ArchiveArgs),
     /// Make old sessions small
     Compress(archive::CompressArgs),
+    /// Make room: put old sessions into the archive, or remove what is in it
+    Prune(prune::PruneArgs),
     /// Say what the sessions take, by age, directory and model
     Stats(stats::StatsArgs),
     /// Write a session as JSONL, Markdown, one HTML page, or in the form of another program
@@ -87,6 +91,7 @@ pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError>
         SessionsCommand::Repair(args) => repair::run(app, args).await,
         SessionsCommand::Archive(args) => archive::run(app, args).await,
         SessionsCommand::Compress(args) => archive::compress(app, args).await,
+        SessionsCommand::Prune(args) => prune::run(app, args).await,
         SessionsCommand::Stats(args) => stats::run(app, args).await,
         SessionsCommand::Export(args) => export::run(app, args).await,
         SessionsCommand::Import(args) => import::run(app, args).await,
@@ -152,6 +157,22 @@ fn stale_hint(id: SessionId) -> String {
 fn problem_words(problem: &Problem) -> String {
     let kind = serde_json::to_value(problem.kind).ok().and_then(|kind| Some(kind.as_str()?.replace('_', " ")));
     format!("line {} (byte {}): {}: {}", problem.line, problem.offset, kind.unwrap_or_default(), problem.detail)
+}
+
+/// Whether somebody can be asked on a terminal.
+fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks on the terminal; what is not a yes is a no.
+async fn ask(question: &str) -> bool {
+    output::stderr(&format!("{question} [y/N] "));
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    let line = answer.await.unwrap_or_else(|_| Ok(String::new())).unwrap_or_default();
+    matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
 }
 
 /// Lets go of a session that a command wrote to, and of the store.

@@ -1,12 +1,12 @@
 //! `longhand sessions rm`: for good, so it asks. A session that is open for writing is refused.
 
+use super::{ask, can_ask};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::resolve::resolve;
 use crate::transcript::count_words;
 use session_store::{SessionId, SessionStore};
-use std::io::{BufRead, IsTerminal};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RmArgs {
@@ -39,7 +39,7 @@ pub(super) async fn run(app: &App, args: RmArgs) -> Result<Exit, CliError> {
 
 /// Asks on the terminal.
 async fn is_wanted(store: &dyn SessionStore, ids: &[SessionId]) -> Result<bool, CliError> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+    if !can_ask() {
         return Err(CliError::usage("nobody can be asked whether to remove it").hint("say so with `--yes`"));
     }
     for id in ids {
@@ -52,11 +52,5 @@ async fn is_wanted(store: &dyn SessionStore, ids: &[SessionId]) -> Result<bool, 
         };
         output::stderr(&format!("{id}  {what}\n"));
     }
-    output::stderr(&format!("Remove {} for good? [y/N] ", count_words(ids.len() as u64, "session")));
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().lock().read_line(&mut line).map(|_| line)
-    });
-    let line = answer.await.unwrap_or_else(|_| Ok(String::new())).unwrap_or_default();
-    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
+    Ok(ask(&format!("Remove {} for good?", count_words(ids.len() as u64, "session"))).await)
 }

@@ -194,7 +194,9 @@ impl Stats {
         let sizes = [Column::Number("SESSIONS"), Column::Number("SIZE")];
         let [sessions, size] = sizes;
         add(table([Column::Text("LAST EVENT"), sessions, size], &rows(&self.by_age, |part| part.age.to_owned())));
-        add(table([Column::Text("BEGUN IN THE WEEK OF"), sessions, size], &rows(&self.growth, |part| part.week_of.clone())));
+        let mut weeks = rows(&self.growth, |part| part.week_of.clone());
+        weeks.retain(|[_, sessions, _]| sessions != "0");
+        add(table([Column::Text("BEGUN IN THE WEEK OF"), sessions, size], &weeks));
         let cwd = |part: &Cwd| short_directory(part.cwd.as_deref().unwrap_or("(none)"), home);
         add(table([Column::Text("DIRECTORY"), sessions, size], &rows(&self.by_cwd, cwd)));
         let tokens = |tokens: Option<u64>| tokens.map_or("-".to_owned(), |tokens| tokens.to_string());
