@@ -1,13 +1,14 @@
 //! A process that holds many sessions under load, for tests that kill it.
 //!
 //! `many-sessions HOME COUNT` creates so many and appends to each until it is killed; it says what was accepted and what was reported
-//! durable, as `["accepted","<id>",<seq>]` and `["durable","<id>",<seq>]`, a line each. `many-sessions HOME` opens all there are, appends
+//! durable, as `["accepted","<id>",<seq>]` and `["durable","<id>",<seq>]`, a line each, and on standard error when all are at work. `many-sessions HOME` opens all there are, appends
 //! to each, and says how many these were.
 
 use session_store::{FileStore, FileStoreOptions, NewSession, Note, SessionLog, SessionStore};
 use std::error::Error;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Between two events of a session.
@@ -29,9 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 async fn hold(store: &Arc<FileStore>, count: u64) -> Result<(), Box<dyn Error>> {
     let mut sessions = Vec::new();
+    let idle = Arc::new(AtomicU64::new(count));
     for number in 0..count {
         let log = store.create(NewSession::default()).await?.log;
-        sessions.push(tokio::spawn(work(log, number)));
+        sessions.push(tokio::spawn(work(log, number, Arc::clone(&idle))));
     }
     for session in sessions {
         session.await?;
@@ -39,13 +41,18 @@ async fn hold(store: &Arc<FileStore>, count: u64) -> Result<(), Box<dyn Error>> 
     Ok(())
 }
 
-/// Every other event is waited for, as before a side effect; the rest is left to the background.
-async fn work(log: Arc<dyn SessionLog>, number: u64) {
+/// Every other event is waited for, as before a side effect; the rest is left to the background. The last of those that are
+/// idle says so when it is not.
+async fn work(log: Arc<dyn SessionLog>, number: u64, idle: Arc<AtomicU64>) {
     let mut round = number;
+    let mut is_idle = true;
     while let Ok(entry) = log.append(Note { text: format!("event {round} of a busy session") }.into()) {
         say("accepted", &*log, entry.seq);
         if round.is_multiple_of(2) && log.durable(entry.seq).await.is_ok() {
             say("durable", &*log, entry.seq);
+            if std::mem::take(&mut is_idle) && idle.fetch_sub(1, Ordering::Relaxed) == 1 {
+                let _ = writeln!(std::io::stderr().lock(), "all are at work");
+            }
         }
         round += 1;
         tokio::time::sleep(PAUSE).await;
