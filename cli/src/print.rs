@@ -204,6 +204,8 @@ impl Print {
         }
         if self.format == OutputFormat::StreamJson && !self.is_closed {
             match event {
+                // A copy of what was said before is of no use to a reader of events.
+                TurnEvent::Entry(entry) if matches!(entry.event, Event::Checkpoint(_)) => {}
                 TurnEvent::Entry(entry) => self.writer.push(line_of(entry)),
                 TurnEvent::Delta(delta) => self.writer.push(delta_line(delta)),
                 _ => {}

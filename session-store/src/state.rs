@@ -29,7 +29,7 @@ pub(crate) use snapshot::FOLD_VERSION;
 /// How many trims and rewinds can be undone.
 pub const UNDO_MAX: usize = 32;
 /// How many messages they may hold together; more only where the newest alone does.
-pub const UNDO_MESSAGES_MAX: usize = 8_192;
+pub const UNDO_MESSAGES_MAX: usize = 4_096;
 
 /// A message as a reader or a model sees it: one event, or the pieces of an answer that a crash cut.
 #[expect(clippy::large_enum_variant, reason = "messages are kept behind an `Arc`, one by one")]
@@ -89,7 +89,8 @@ pub struct Slot {
     pub order: u64,
     /// The message, or nothing where it has to be read again.
     pub message: Option<Arc<Message>>,
-    /// Where its line stands in the log; for an answer cut by a crash, from its request through its last piece.
+    /// Where its line stands in the log; for an answer cut by a crash, from its request through its last piece. Without its checksum where
+    /// it had left the context.
     pub place: Place,
     /// For the note of a trim: the first event that it stands for.
     stands_for: Option<Seq>,
@@ -656,7 +657,11 @@ impl State {
     }
 
     fn put_aside(&mut self, by: Seq, rewound_to: Option<Seq>, mut slots: Vec<Away>) {
-        slots.iter_mut().for_each(|away| away.slot.message = None);
+        for away in &mut slots {
+            away.slot.message = None;
+            // A checkpoint has to name them all, and half of what it takes to do so would be checksums.
+            away.slot.place.crc = 0;
+        }
         self.set_aside.push(SetAside { by, rewound_to, slots });
         let mut messages: usize = self.set_aside.iter().map(|aside| aside.slots.len()).sum();
         let mut old = 0;

@@ -107,11 +107,13 @@ impl Log<'_> {
                 return Ok(false);
             }
             let bytes = self.read(start, end - start)?;
-            for (_, place) in now {
+            for (seq, place) in now {
                 let Some(lines) = lines_at(&bytes, start, *place) else { return Ok(false) };
-                for line in lines {
-                    let Some(entry) = self.entry(line)? else { return Ok(false) };
-                    entries.push(entry);
+                for (number, line) in lines.into_iter().enumerate() {
+                    match self.entry(line)? {
+                        Some(entry) if number > 0 || entry.seq == *seq => entries.push(entry),
+                        _ => return Ok(false),
+                    }
                 }
             }
             state.hydrate_all(entries.drain(..));
@@ -225,7 +227,7 @@ fn lines_at(bytes: &[u8], start: u64, place: Place) -> Option<Vec<&[u8]>> {
         }
         lines.push(line);
     }
-    (crc == place.crc).then_some(lines)
+    (place.crc == 0 || place.crc == crc).then_some(lines)
 }
 
 /// The `seq` of a line, as this format writes it, from its start.

@@ -1,7 +1,7 @@
 //! A state as JSON: what a `checkpoint` holds.
 //!
 //! It has all of a state but the bodies of messages and of the profile; for each of these it has the place of the line. So its
-//! size follows the number of messages in the context (and of those that can come back into it), some 25 bytes each.
+//! size follows the number of messages in the context (and of those that can come back into it), some 25 bytes each (15).
 //! Messages are rows of numbers, each row the difference to the row before:
 //!
 //! ```text
@@ -20,12 +20,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 2;
+pub(crate) const FOLD_VERSION: u32 = 3;
 
-/// How much a log grows until the next checkpoint is due, in bytes at least, and in sizes of the last checkpoint ...
+/// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
+/// checkpoint, ...
 const DUE_BYTES: u64 = 1 << 20;
-const DUE_SIZES: u64 = 4;
-/// ... and in events, where nobody knows how long their lines are.
+const DUE_SIZES: u64 = 8;
+/// ... or in events, where nobody knows how long their lines are.
 const DUE_EVENTS: u64 = 2_000;
 /// The least growth for which a session that is closed gets one: reading this much again takes no time.
 const CLOSING_BYTES: u64 = 64 << 10;
@@ -189,11 +190,13 @@ fn place((line, offset, len, crc): (u64, u64, u32, u32)) -> Place {
 }
 
 impl State {
-    /// Whether a checkpoint is worth its bytes now: the log grew by 1 MiB and by four times the last one since that, or the context was
-    /// trimmed, rewound or restored; and no answer is coming in. Append what [`State::checkpoint`] gives, and apply that.
+    /// Whether a checkpoint is worth its bytes now: the log grew by eight times the last one since that, and by 1 MiB unless the context
+    /// was trimmed, rewound or restored; and no answer is coming in. Append what [`State::checkpoint`] gives, and apply that.
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
-        self.in_flight.is_none() && (self.trail.0.context_changed || self.trail.0.has_grown(DUE_BYTES, self.next_seq))
+        let Hint(trail) = &self.trail;
+        let least = if trail.context_changed && trail.last.is_known() { 0 } else { DUE_BYTES };
+        self.in_flight.is_none() && trail.has_grown(least, self.next_seq)
     }
 
     /// Whether a session that is about to be closed should get a checkpoint: enough came since the last one that reading it

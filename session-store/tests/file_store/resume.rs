@@ -300,7 +300,9 @@ proptest! {
                 found.extend(entry.sound.then_some(entry));
             }
             assert_eq!(found, expected);
-            assert!(found.iter().zip(&expected).all(|(found, expected)| found.place == expected.place));
+            // A newline that came or went before the checkpoint counts for nobody who starts there.
+            let place = |entry: &Arc<Entry>| (entry.place.offset, entry.place.crc);
+            assert!(found.iter().map(place).eq(expected.iter().map(place)));
         });
     }
 }
