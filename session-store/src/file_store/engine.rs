@@ -37,6 +37,9 @@ use tokio::sync::Notify;
 /// More threads than this do not write faster.
 const CORES_MAX: usize = 4;
 
+/// For so many windows after a store was dropped its threads try again what a failing disk does not take.
+const LAST_TRIES_WINDOWS: u32 = 20;
+
 /// Shared by the threads, the store and its logs.
 pub(super) struct Core {
     pub(super) options: FileStoreOptions,
@@ -64,6 +67,8 @@ pub(super) struct Core {
     pub(super) packing_ended: AtomicBool,
     /// ... or opened.
     pub(super) closed: AtomicBool,
+    /// Until when what fails is tried again, once the store is closed.
+    pub(super) last_tries: Mutex<Option<Instant>>,
 }
 
 /// What this process does with a session.
@@ -116,6 +121,7 @@ impl Core {
             sessions: Mutex::default(),
             packing_ended: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            last_tries: Mutex::default(),
         }
     }
 
@@ -192,9 +198,16 @@ impl Core {
         if is_lost {
             self.freed(given_up);
             self.forget_if_released(session);
+        } else if self.has_given_up() {
+            tracing::error!(session = %session.id, "the store is closed, and its disk did not take everything");
         } else if !(self.is_closed() && lock(&session.buffer).is_safe()) {
             again.retry(session, self.retry_at());
         }
+    }
+
+    /// Whether the store was closed so long ago that a disk that still fails is given up. Else its threads would never end.
+    fn has_given_up(&self) -> bool {
+        self.is_closed() && lock(&self.last_tries).is_some_and(|until| until <= Instant::now())
     }
 
     /// Counts memory that a session gave up, and tells those who wait for it.
@@ -292,6 +305,8 @@ impl Engine {
     /// Lets the threads finish what they have, and end.
     pub(super) fn stop(&self) {
         self.core.closed.store(true, Ordering::Release);
+        let last_tries = Instant::now() + self.core.options.window * LAST_TRIES_WINDOWS;
+        lock(&self.core.last_tries).get_or_insert(last_tries);
         self.core.asks.stop();
         // Each stops the next when it ends, because what fails in it is tried again by the next: commit, writer, background.
         self.core.devices().iter().for_each(|device| device.commit.stop());

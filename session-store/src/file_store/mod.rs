@@ -162,7 +162,7 @@ impl std::fmt::Debug for FileStoreOptions {
 }
 
 /// Sessions in files. Dropping the store and all its logs lets its threads write and sync what they have, without
-/// waiting for them; [`SessionStore::shutdown`] waits.
+/// waiting for them, and for some more windows where the disk fails; [`SessionStore::shutdown`] waits.
 pub struct FileStore {
     engine: Arc<Engine>,
 }
@@ -605,6 +605,7 @@ impl SessionStore for FileStore {
         core.packing_ended.store(true, Ordering::Release);
         // What is called off lets go as after a close, so before nothing is accepted any more.
         let _ = tokio::time::timeout(limit, self.call_off_packing()).await;
+        *lock(&core.last_tries) = Some(deadline);
         core.closed.store(true, Ordering::Release);
         let sessions = self.all_sessions();
         for session in &sessions {

@@ -310,3 +310,19 @@ async fn nothing_is_made_by_looking() {
     assert_eq!(fs.files(), Vec::<std::path::PathBuf>::new());
     assert!(fs.stat("/home".as_ref()).is_err());
 }
+
+#[tokio::test]
+async fn a_store_that_was_dropped_gives_up_a_disk_that_never_takes_it() {
+    let fs = SimFs::new();
+    let options = options(&fs);
+    // Only the store and its threads have this one.
+    let held = std::sync::Arc::clone(&options.fs);
+    let store = FileStore::open(options).unwrap();
+    let log = create(&store).await;
+    soon(log.flush()).await.unwrap();
+    fs.fail_syncs(u64::MAX);
+    log.append(say("hello")).unwrap();
+    soon(log.progress().wait_for(|progress| progress.trouble.is_some())).await.unwrap();
+    drop((log, store));
+    until(|| std::sync::Arc::strong_count(&held) == 1).await;
+}
