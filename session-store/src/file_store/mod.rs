@@ -203,6 +203,14 @@ impl FileStore {
         Ok(Some(Quota { used_bytes: self.space().await?.total(), limit_bytes }))
     }
 
+    /// [`SessionStore::verify`], which tells `advance` of the bytes of the log that were read.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn verify_with(&self, id: SessionId, advance: Advance) -> Result<Verified, StoreError> {
+        self.blocking(move |core| verify::verify(core, id, &advance)).await
+    }
+
     /// What [`FileStore::repair`] would do; changes nothing, and works on a session that is held. `advance` is told of the bytes that are read
     /// besides those that [`SessionStore::verify`] reads: the log's length, once.
     ///
@@ -556,7 +564,7 @@ impl SessionStore for FileStore {
     }
 
     async fn verify(&self, id: SessionId) -> Result<Verified, StoreError> {
-        self.blocking(move |core| verify::verify(core, id)).await
+        self.verify_with(id, Arc::new(|_| {})).await
     }
 
     async fn list(&self) -> Result<Vec<SessionSummary>, StoreError> {

@@ -1,6 +1,7 @@
 //! Checking a whole log: every line, every side file, and each checkpoint against the fold of what is before it.
 
 use super::engine::Core;
+use super::repair::Advance;
 use super::{owner, read, tail};
 use crate::error::StoreError;
 use crate::event::{Checkpoint, Entry, Event, SideRef};
@@ -10,11 +11,19 @@ use crate::state::{FOLD_VERSION, State};
 use crate::store::{Holder, Verified};
 use std::sync::Arc;
 
-pub(super) fn verify(core: &Arc<Core>, id: SessionId) -> Result<Verified, StoreError> {
+/// How many bytes are read between two reports of how far it is.
+const ADVANCE_BYTES: u64 = 1 << 20;
+
+pub(super) fn verify(core: &Arc<Core>, id: SessionId, advance: &Advance) -> Result<Verified, StoreError> {
+    let mut told = 0;
     let mut state = State::outline();
     // Behind damage the state is what its readers made of it, which takes more than one pass.
     let mut is_whole = true;
     let mut scanned = read::scan(core, id, |entry, problems| {
+        if entry.place.offset >= told + ADVANCE_BYTES {
+            advance(entry.place.offset - told);
+            told = entry.place.offset;
+        }
         if let Some(side) = side_of(&entry.event)
             && read::read_side(core, id, side).is_err()
         {
@@ -30,6 +39,7 @@ pub(super) fn verify(core: &Arc<Core>, id: SessionId) -> Result<Verified, StoreE
         }
         state.apply(&entry);
     })?;
+    advance(scanned.length.saturating_sub(told));
     // A line that its owner is writing is not torn.
     let is_torn = |problem: &Problem| problem.kind == ProblemKind::TornTail;
     if scanned.problems.iter().any(is_torn) && matches!(owner::holder_of(core, id, &state), Holder::Alive(_)) {

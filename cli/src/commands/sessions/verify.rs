@@ -8,7 +8,9 @@ use crate::progress::Progress;
 use crate::resolve::resolve;
 use crate::safe_text::safe_line;
 use crate::transcript::count_words;
-use session_store::{Problem, ProblemKind, SessionId, SessionStore, Verified};
+use futures_util::{StreamExt, stream};
+use session_store::{FileStore, Problem, ProblemKind, SessionId, SessionStore, Verified};
+use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
@@ -21,21 +23,25 @@ pub(crate) struct VerifyArgs {
 
 pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
     let store = app.file_store()?;
-    let ids = wanted(store.as_ref(), &args.ids).await?;
-    let progress = Progress::count("verifying", ids.len() as u64);
+    let ids = wanted(&store, &args.ids).await?;
+    let space = store.space().await?;
+    let bytes_of =
+        |id| space.sessions.get(id).or_else(|| space.archived.get(id)).map_or(0, |files| files.log_bytes + files.cold_bytes);
+    let progress = Arc::new(Progress::bytes("verifying", ids.iter().map(bytes_of).sum()));
     let mut report = match args.json {
         true => Report::Json(JsonArray::begin(Stdout::new())?),
         false => Report::Text(Stdout::new()),
     };
     let mut damaged = 0_u64;
     let mut stale = None;
-    for id in &ids {
-        let verified = verify(store.as_ref(), *id).await;
+    let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all = stream::iter(&ids).map(|id| verify(&store, *id, &progress)).buffered(at_a_time);
+    while let Some(verified) = all.next().await {
         damaged += u64::from(!verified.ok);
-        stale = stale.or_else(|| has_stale_lines(&verified.problems).then_some(*id));
+        stale = stale.or_else(|| has_stale_lines(&verified.problems).then_some(verified.id));
         progress.suspend(|| report.add(&verified))?;
-        progress.add(1);
     }
+    drop(all);
     drop(progress);
     report.end()?;
     if damaged == 0 {
@@ -50,8 +56,9 @@ pub(super) async fn run(app: &App, args: VerifyArgs) -> Result<Exit, CliError> {
 }
 
 /// Checks one session. That its file cannot be read at all is a problem like others: the next ones are checked all the same.
-async fn verify(store: &dyn SessionStore, id: SessionId) -> Verified {
-    store.verify(id).await.unwrap_or_else(|error| {
+async fn verify(store: &FileStore, id: SessionId, progress: &Arc<Progress>) -> Verified {
+    let progress = Arc::clone(progress);
+    store.verify_with(id, Arc::new(move |bytes| progress.add(bytes))).await.unwrap_or_else(|error| {
         let problem = Problem { line: 1, offset: 0, kind: ProblemKind::Unreadable, detail: error.to_string() };
         Verified { id, ok: false, events: 0, problems: vec![problem] }
     })
@@ -82,9 +89,11 @@ impl Report {
     }
 }
 
-async fn wanted(store: &dyn SessionStore, typed: &[String]) -> Result<Vec<SessionId>, CliError> {
+/// The sessions that were typed, else all, those in the archive too.
+async fn wanted(store: &FileStore, typed: &[String]) -> Result<Vec<SessionId>, CliError> {
     if typed.is_empty() {
-        return Ok(store.list().await?.into_iter().map(|session| session.id).collect());
+        let (sessions, archived) = (store.list().await?, store.list_archived().await?);
+        return Ok(sessions.into_iter().chain(archived).map(|session| session.id).collect());
     }
     let mut ids = Vec::with_capacity(typed.len());
     for text in typed {
