@@ -144,6 +144,9 @@ pub(super) fn compress(core: &Arc<Core>, id: SessionId, stop: &Stop) -> Result<O
     if text.is_damaged() {
         return Err(damaged(&path));
     }
+    if text.hides_another(core, id)? {
+        return Err(damaged(&path));
+    }
     drop(text);
     let taken = open::open(core, id)?;
     match convert(core, id, &taken, stop) {

@@ -451,6 +451,8 @@ impl FileStore {
                 cold::Outcome::Abandoned(taken, error) => {
                     engine.serve(&taken.session.device)?;
                     reservation.release(&taken.session)?;
+                    // Whoever asked may be gone; `closed` has to reach the disk all the same.
+                    taken.session.device.writer.push(&taken.session, lane::Due::Now);
                     Ok(Err((taken.session, error)))
                 }
             }

@@ -182,9 +182,7 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, text: &Text, writer: Uuid, owne
         let epoch = folded.position.epoch.max(folded.state.epoch) + 1;
         let opened = Opened { epoch, writer, format: FORMAT_VERSION, owner: owner.clone() };
         let prelude = open_prelude(core, id, &**file, &folded, opened)?;
-        if folded.state.owner.is_some() {
-            write_tail_again(core, id, text, &folded)?;
-        }
+        write_tail_again(core, id, text, &folded)?;
         tries += 1;
         // All this takes as long as the log is. Who became its owner meanwhile is lost if anything is appended now.
         if tries == TRIES_MAX || file.stat().map_err(StoreError::io("look at", &path))?.size == folded.length {
@@ -209,15 +207,15 @@ fn open_in_turn(core: &Arc<Core>, id: SessionId, text: &Text, writer: Uuid, owne
     Ok(Taken { session, state: folded.state, problems: folded.problems, read: folded.read })
 }
 
-/// Writes again, in the same place, what the owner before may have failed to make durable: it did not close, and a failed
-/// sync may have left what is only shown. The next sync would say that all is well. So for the side files that it names.
+/// Writes again, in the same place, what the owner before may have failed to make durable: a failed sync may have left what is only
+/// shown, `closed` included, and the next sync would say that all is well. So for the side files that it names.
 /// No owner has more than its bound in that state, nor anything that its checkpoints say was durable.
 fn write_tail_again(core: &Core, id: SessionId, text: &Text, folded: &Folded) -> Result<(), StoreError> {
     // A fragment is kept elsewhere and about to go.
     let end = fragment::range(folded).map_or(folded.length, |fragment| fragment.start);
     // What is cold was read back from the disk.
     let durable = folded.durable.max(text.base);
-    let tail = end.saturating_sub(core.options.session_bytes_max).max(durable).min(end)..end;
+    let tail = end.saturating_sub(core.options.session_bytes_max + core.options.closing_bytes).max(durable).min(end)..end;
     let path = core.layout.log(id);
     let in_place = Text::open(core, id, OpenMode::InPlace)?.file;
     let mut named = NamedSides::new(core, id);

@@ -195,6 +195,6 @@ fn is_locked(core: &Core, writer: Uuid) -> Option<bool> {
 fn is_proof(core: &Core, owner: &Owner) -> bool {
     let machine = &core.options.machine;
     // Elsewhere it does so together with a process of this very machine that is not there.
-    core.fs().locks_are_trusted(core.layout.home())
+    (core.fs().locks_are_trusted(core.layout.home()) && core.fs().locks_are_trusted(&core.layout.sessions()))
         || (machine.has_booted_with(owner) && machine.host == owner.host && !Machine::runs(owner.pid))
 }

@@ -19,7 +19,7 @@
 
 use super::engine::Core;
 use super::read::{self, Folded};
-use super::session::Session;
+use super::session::{Disk, Session};
 use super::text::Text;
 use super::writer::open_or_create;
 use super::{fate, lock};
@@ -56,8 +56,10 @@ pub(super) fn failed(core: &Core, session: &Session, error: &StoreError) {
     if !is_time(core, session, error) {
         return;
     }
-    let saved = save(core, session, folder);
     let is_lost = matches!(error, StoreError::Lost { .. });
+    // Kept until the buffer says what is rescued: a sync that makes all of it durable meanwhile would take back what is not said yet.
+    let mut disk = lock(&session.disk);
+    let saved = save(core, session, folder, &mut disk);
     let mut buffer = lock(&session.buffer);
     match saved {
         Ok((path, seq)) => {
@@ -71,9 +73,8 @@ pub(super) fn failed(core: &Core, session: &Session, error: &StoreError) {
         Err(error) => {
             tracing::warn!(session = %session.id, %error, "events cannot be rescued either");
             buffer.rescue = None;
-            drop(buffer);
             // The next try begins a new file: how this one ends is not known.
-            lock(&session.disk).rescue = None;
+            disk.rescue = None;
         }
     }
 }
@@ -98,8 +99,7 @@ fn is_gone(errno: rustix::io::Errno) -> bool {
 }
 
 /// Writes and syncs all that is accepted and not yet in the rescue file; says which file, and up to which event.
-fn save(core: &Core, session: &Session, folder: &Path) -> Result<(PathBuf, Seq), StoreError> {
-    let mut disk = lock(&session.disk);
+fn save(core: &Core, session: &Session, folder: &Path, disk: &mut Disk) -> Result<(PathBuf, Seq), StoreError> {
     let durable_end = lock(&session.buffer).durable_end;
     if let Some(before) = disk.rescue.take_if(|rescue| rescue.end < durable_end) {
         // The log had come further than the rescue: a file with a hole would continue nothing.
@@ -277,7 +277,8 @@ impl Leftovers {
                     .first()
                     .is_some_and(|line| (line.seed, line.seq) == (folded.position.crc, folded.position.next_seq)),
             };
-            leftover.fate = if is_at_end || known == leftover.lines.len() { Fate::TakenIn } else { Fate::Kept };
+            let is_known = is_at_end || known == leftover.lines.len();
+            leftover.fate = if is_known && leftover.is_whole() { Fate::TakenIn } else { Fate::Kept };
             if !is_at_end {
                 continue;
             }
@@ -308,7 +309,7 @@ impl Leftovers {
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> + '_ {
         self.0.iter().filter(|leftover| leftover.fate == Fate::Kept).map(|leftover| {
             let detail = format!(
-                "the {} events that were rescued in `{}` do not continue the log; they are kept there",
+                "the {} events that were rescued in `{}` do not continue the log, or more is there that is damaged; they are kept there",
                 leftover.lines.len(),
                 leftover.path.display()
             );
@@ -318,6 +319,12 @@ impl Leftovers {
 }
 
 impl Leftover {
+    /// Whether its lines are all that it holds, but for one that was torn at its end. Behind a damaged line there may be others.
+    fn is_whole(&self) -> bool {
+        let end = self.lines.last().map_or(0, |line| line.place.end);
+        !self.bytes.get(end..).unwrap_or_default().contains(&b'\n')
+    }
+
     /// How many of its lines the log has.
     fn known_lines(&self, core: &Arc<Core>, id: SessionId, folded: &Folded) -> Result<usize, StoreError> {
         // Mostly the log ends within them, or right before them.

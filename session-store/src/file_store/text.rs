@@ -148,6 +148,21 @@ impl Text {
         }
     }
 
+    /// Whether there is a cold file beside it that does not begin as it does. Then it was not made of it, and may be all that there is of
+    /// something else.
+    ///
+    /// # Errors
+    /// Why one of them cannot be read.
+    pub(super) fn hides_another(&self, core: &Core, id: SessionId) -> Result<bool, StoreError> {
+        if self.meeting != Meeting::Hot || self.files.cold.is_none() {
+            return Ok(false);
+        }
+        let Ok(cold) = open_cold(core, id, &self.files)? else { return Ok(true) };
+        let cold = Joined { cold: Arc::new(cold), hot: None };
+        let first = |file: &dyn File| first_line(file).map_err(StoreError::io("read", core.layout.log(id)));
+        Ok(!is_same_body(&first(&*self.file)?, &first(&cold)?))
+    }
+
     fn open_files(core: &Core, id: SessionId, mode: OpenMode, files: Files) -> Result<Self, StoreError> {
         let open = |path: PathBuf, mode| core.open(&path, mode).map_err(|error| not_found_or("open", id, &path, error));
         let hot = files.hot.map(|_| open(core.layout.log(id), mode)).transpose()?;
@@ -171,6 +186,8 @@ impl Text {
                 (Some(hot), _) if begins_session(&*hot).map_err(StoreError::io("read", core.layout.log(id)))? => {
                     return Ok(of_hot(hot, false));
                 }
+                // To go on without what cannot be read just now would hide it for good.
+                (_, Err(error)) if mode != OpenMode::Read && !is_garbage(&error) => return Err(error),
                 (Some(hot), Err(error)) => {
                     // What can be read is read; what is missing shows as a gap.
                     tracing::warn!(session = %id, %error, "the cold part of the session cannot be read");
@@ -203,6 +220,11 @@ fn open_cold(core: &Core, id: SessionId, files: &Files) -> Result<Result<Frames,
     }
 }
 
+/// Whether a cold part is no such thing, whoever reads it: then it will not be readable at another time.
+fn is_garbage(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::InvalidData)
+}
+
 /// Whether a file has the session's first event.
 fn begins_session(hot: &dyn File) -> io::Result<bool> {
     let mut start = vec![0; MEETING_BYTES];
@@ -211,6 +233,14 @@ fn begins_session(hot: &dyn File) -> io::Result<bool> {
     // A damaged first line may still say this much.
     let first = start.split(|byte| *byte == b'\n').find_map(line::decode).map(|record| record.seq());
     Ok(first.is_some_and(|seq| seq <= 1) || start.starts_with(b"{\"seq\":0,"))
+}
+
+fn first_line(file: &dyn File) -> io::Result<Vec<u8>> {
+    let mut start = vec![0; MEETING_BYTES];
+    let length = read_full_at(file, &mut start, 0)?;
+    start.truncate(length);
+    start.truncate(start.iter().position(|byte| *byte == b'\n').unwrap_or(length));
+    Ok(start)
 }
 
 /// Whether all of `hot` is in the cold part: whoever packed it had taken the session, so its `opened` was the last line.

@@ -33,8 +33,8 @@ const MANY: usize = 256;
 pub(super) struct Wrote {
     events: u64,
     bytes: u64,
-    /// There were side files.
-    sides: bool,
+    /// There is something to sync, written now or before.
+    unsynced: bool,
     /// There is more than one batch takes.
     more: bool,
 }
@@ -102,7 +102,7 @@ pub(super) fn write_all(core: &Core, device: &Device, sessions: &[Arc<Session>])
             let mut round = lock(&round);
             round.events += wrote.events;
             round.bytes += wrote.bytes;
-            if wrote.bytes > 0 || wrote.sides {
+            if wrote.unsynced {
                 round.written.push(Arc::clone(session));
             }
             if wrote.more {
@@ -171,7 +171,8 @@ pub(super) fn write(core: &Core, session: &Arc<Session>) -> Result<Wrote, StoreE
     if events > 0 || is_cured {
         session.publish(&buffer);
     }
-    Ok(Wrote { events, bytes: disk.end - from, sides: !sides.is_empty(), more: disk.end < end })
+    let unsynced = disk.end > buffer.durable_end || !sides.is_empty();
+    Ok(Wrote { events, bytes: disk.end - from, unsynced, more: disk.end < end })
 }
 
 fn write_chunks(core: &Core, session: &Arc<Session>, disk: &mut Disk, chunks: &[Arc<Chunk>]) -> Result<(), StoreError> {
@@ -180,14 +181,15 @@ fn write_chunks(core: &Core, session: &Arc<Session>, disk: &mut Disk, chunks: &[
     let outcome = append_chunks(core, &*file, chunks, disk);
     lock(&core.counters.time_of_writes).record_duration(started.elapsed());
     // A file that is not as long as what went into it has another writer.
-    fate::check_open(core, session, disk, &*file)?;
-    if outcome.is_err() {
+    let checked = fate::check_open(core, session, disk, &*file);
+    if outcome.is_err() || checked.is_err() {
         // The next try opens it again by path, and nothing that this descriptor wrote is relied on.
         disk.suspect = true;
         core.files.close(disk);
         let mut buffer = lock(&session.buffer);
         buffer.mark_written(disk.end);
     }
+    checked?;
     outcome.map_err(StoreError::io("write", core.layout.log(session.id)))
 }
 

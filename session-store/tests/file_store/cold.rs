@@ -386,6 +386,35 @@ async fn opening_a_session_calls_its_compression_off() {
 }
 
 #[tokio::test]
+async fn a_compression_that_was_dropped_lets_go_of_its_session() {
+    let fs = SimFs::new();
+    let store1 = Arc::new(store(&fs));
+    let id = closed(&store1, conversation).await;
+    fs.hang_syncs();
+    let compressing = tokio::spawn({
+        let store = Arc::clone(&store1);
+        async move { store.compress(id).await }
+    });
+    crate::writing::until(|| fs.hung_syncs() > 0).await;
+    compressing.abort();
+    assert!(soon(compressing).await.is_err());
+    fs.let_syncs_go();
+    // Another process can have it, though this one neither asks for it again nor ends.
+    let mut options = options(&fs);
+    options.machine.pid = 2;
+    let other = FileStore::open(options).unwrap();
+    let opened = soon(async {
+        loop {
+            match other.open(id).await {
+                Err(StoreError::Held { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                opened => return opened,
+            }
+        }
+    });
+    assert_eq!(opened.await.unwrap().state.messages, store1.load(id).await.unwrap().state.messages);
+}
+
+#[tokio::test]
 async fn a_shutdown_calls_compression_off_and_leaves_nothing_behind() {
     let fs = SimFs::new();
     let store1 = Arc::new(store(&fs));

@@ -288,6 +288,28 @@ async fn a_rescue_file_that_does_not_continue_the_log_is_kept_and_told() {
 }
 
 #[tokio::test]
+async fn a_rescue_file_with_a_damaged_line_is_taken_in_up_to_there_and_kept() {
+    let disks = TwoDisks::new();
+    let (_store, log) = rescued_session(&disks).await;
+    for text in ["second", "third"] {
+        let entry = log.append(say(text)).unwrap();
+        soon(log.durable(entry.seq)).await.unwrap();
+    }
+    let after = disks.after_kill();
+    let path = after.rescue.files().remove(0);
+    after.rescue.edit(&path, |bytes| {
+        let second = bytes.windows(6).position(|word| word == b"second").unwrap();
+        bytes[second] ^= 1;
+    });
+    let store = after.store();
+    let opened = soon(store.open(log.id())).await.unwrap();
+    let kinds: Vec<ProblemKind> = opened.problems.iter().map(|problem| problem.kind).collect();
+    assert_eq!(kinds, [ProblemKind::Rescued]);
+    assert_eq!(texts(&store, log.id()).await, ["before", "after"]);
+    assert_eq!(after.rescue.files(), [path]);
+}
+
+#[tokio::test]
 async fn where_the_rescue_fails_too_it_is_trouble_and_goes_on_with_either_disk() {
     for home_first in [true, false] {
         let disks = TwoDisks::new();
