@@ -32,13 +32,24 @@ fn the_first_commands_run_a_turn_on_the_folder_and_go_on_with_it() {
 #[test]
 fn the_commands_for_people_with_a_key_or_a_server_run() {
     let machine = Machine::new(Script::repeating(Answer::text("Understood.")));
-    for command in commands("longhand ") {
+    for command in commands("longhand ").iter().filter(|command| !command.starts_with("sessions ")) {
         let command = command.replace("http://localhost:8000/v1", &machine.server.openai_url());
         let run = machine.shell(&format!("longhand {command}")).input(Input::Pipe(b"Hello.".to_vec())).finish();
         assert_eq!(run.code, Some(0), "`{command}`: {run:?}");
         assert!(run.stdout.contains("Understood."), "`{command}`: {run:?}");
     }
     assert_eq!(machine.server.refusals(), Vec::<String>::new());
+}
+
+#[test]
+fn the_commands_that_keep_house_run() {
+    let machine = Machine::new([Answer::text("Understood.")]);
+    machine.print(&["Is the high water early?"]).finish().assert_code(0);
+    let id = machine.session();
+    for command in commands("longhand sessions ") {
+        let command = command.replace(" ID ", &format!(" {id} "));
+        machine.shell(&format!("longhand sessions {command}")).finish().assert_code(0);
+    }
 }
 
 #[test]

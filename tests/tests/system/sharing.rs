@@ -84,7 +84,7 @@ fn of_many_processes_that_resume_one_session_at_once_one_wins_at_a_time() {
 fn owner_file(machine: &Machine) -> PathBuf {
     let log = machine.log();
     let writer = log.of_type("opened").last().and_then(|opened| opened["writer"].as_str()).expect("an owner").to_owned();
-    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&writer));
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| *name == *writer);
     let mut files = fs::read_dir(machine.home().join("owners")).expect("a folder").flatten().map(|entry| entry.path());
     files.find(named).expect("the owner's file")
 }
