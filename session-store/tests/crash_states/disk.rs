@@ -80,8 +80,10 @@ pub(crate) enum Promise {
     Removing(SessionId),
     /// It is gone for good.
     Removed(SessionId),
-    /// From here on its events stay, but not the bytes of its lines.
+    /// From here on its events stay, but not the bytes of its lines nor the files that they are in.
     Rewriting(SessionId),
+    /// It is in the archive, and nowhere else.
+    Archived(SessionId),
 }
 
 pub(crate) fn hash_of(value: &(impl Hash + ?Sized)) -> u64 {
@@ -271,6 +273,40 @@ pub(crate) fn log_path(id: SessionId) -> PathBuf {
     PathBuf::from("/home/sessions").join(id.relative_path()).with_extension("jsonl")
 }
 
+/// Where the files of a session are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Files {
+    pub(crate) hot: bool,
+    pub(crate) cold: bool,
+    pub(crate) archived: bool,
+}
+
+impl Files {
+    pub(crate) fn of(image: &Image, id: SessionId) -> Self {
+        let is_there = |path: &Path| image.find(path).is_ok();
+        let (hot, archived) = (log_path(id), archived_path(id));
+        Self { hot: is_there(&hot), cold: is_there(&hot.with_extension("jsonl.zst")), archived: is_there(&archived) }
+    }
+
+    pub(crate) fn are_listed(self) -> bool {
+        self.hot || self.cold
+    }
+
+    pub(crate) fn exist(self) -> bool {
+        self.are_listed() || self.archived
+    }
+}
+
+fn archived_path(id: SessionId) -> PathBuf {
+    PathBuf::from("/home/archive").join(id.relative_path()).with_extension("jsonl.zst")
+}
+
+/// The side file with this name, wherever the session is.
+pub(crate) fn side(image: &Image, id: SessionId, sha256: &str) -> Option<Arc<Content>> {
+    let folders = [log_path(id).with_extension(""), archived_path(id).with_extension("").with_extension("")];
+    folders.iter().find_map(|folder| image.contents(&folder.join(sha256)))
+}
+
 impl Disk {
     pub(crate) fn new(image: Image) -> Self {
         Self {
@@ -332,7 +368,12 @@ impl Disk {
     }
 
     pub(crate) fn promise(&self, promise: Promise) {
-        self.lock().recording.ops.push(Op::Promise(promise));
+        let mut inner = self.lock();
+        if let Promise::Rewriting(id) = promise {
+            // Its lines may be in another file then.
+            inner.recording.promised.insert(id, 0);
+        }
+        inner.recording.ops.push(Op::Promise(promise));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is done to the disk that loses its power: sessions that talk, call tools, fork, are taken over from owners that died, and removed,
 //! several at a time, in an order that a seed decides.
 
-use crate::disk::{Disk, Promise, log_path};
+use crate::disk::{Disk, Files, Promise, log_path};
 use fastrand::Rng;
 use session_store::*;
 use std::collections::BTreeMap;
@@ -19,6 +19,8 @@ pub(crate) fn store(disk: &Disk, boot: &str) -> FileStore {
     options.fs = Arc::new(disk.clone());
     options.window = Duration::from_millis(2);
     options.line_bytes_max = 2048;
+    // It is nobody's promise, and large.
+    options.ballast_bytes = 0;
     options.machine = Machine { host: "here".to_owned(), boot: boot.to_owned(), pid: 1 };
     FileStore::open(options).expect("the home is a folder")
 }
@@ -38,19 +40,34 @@ struct Process {
     store: FileStore,
     open: BTreeMap<SessionId, Open>,
     closed: Vec<SessionId>,
+    archived: Vec<SessionId>,
     rng: Rng,
 }
 
 struct Open {
     log: Arc<dyn SessionLog>,
+    state: State,
     /// The last event that was accepted.
     last: Seq,
 }
 
 impl Open {
+    fn new(opened: OpenSession) -> Self {
+        let last = opened.state.next_seq - 1;
+        Self { log: opened.log, state: opened.state, last }
+    }
+
     fn append(&mut self, event: Event) -> Seq {
-        self.last = self.log.append(event).expect("there is room").seq;
+        let entry = self.log.append(event).expect("there is room");
+        self.state.apply(&entry);
+        self.last = entry.seq;
         self.last
+    }
+
+    fn checkpoint(&mut self) {
+        if let Some(checkpoint) = self.state.checkpoint() {
+            self.append(checkpoint.into());
+        }
     }
 
     /// A turn with a tool call, and the pieces of the answer as they came.
@@ -105,6 +122,7 @@ pub(crate) async fn run(disk: &Disk, steps: usize, seed: u64) -> Disk {
         store: store(disk, "boot 1"),
         open: BTreeMap::new(),
         closed: Vec::new(),
+        archived: Vec::new(),
         rng: Rng::with_seed(seed),
     };
     process.create().await;
@@ -119,7 +137,7 @@ pub(crate) async fn run(disk: &Disk, steps: usize, seed: u64) -> Disk {
 
 impl Process {
     async fn step(&mut self) {
-        let what = self.rng.u8(..30);
+        let what = self.rng.u8(..36);
         let Some((id, open)) = self.any() else { return self.create().await };
         match what {
             0..4 => drop(open.append(say("hello"))),
@@ -140,6 +158,10 @@ impl Process {
             24 => self.remove().await,
             25 => self.kill(false).await,
             26 => self.kill(true).await,
+            27..30 => open.checkpoint(),
+            30 => self.compress().await,
+            31..33 => self.archive().await,
+            33 => self.unarchive().await,
             _ => self.create().await,
         }
     }
@@ -156,12 +178,12 @@ impl Process {
     async fn create(&mut self) {
         if self.open.len() < SESSIONS_MAX {
             let opened = soon(self.store.create(NewSession::default())).await.expect("nothing fails");
-            self.open.insert(opened.log.id(), Open { log: opened.log, last: 1 });
+            self.open.insert(opened.log.id(), Open::new(opened));
         }
     }
 
     async fn commit(&mut self, id: SessionId) {
-        let Open { log, last } = &self.open[&id];
+        let Open { log, last, .. } = &self.open[&id];
         soon(log.durable(*last)).await.expect("nothing fails");
         self.durable(id, *last);
     }
@@ -180,7 +202,7 @@ impl Process {
             for open in self.open.values_mut() {
                 open.append(say("all at once"));
             }
-            for (id, Open { log, last }) in &self.open {
+            for (id, Open { log, last, .. }) in &self.open {
                 soon(log.progress().wait_for(|progress| progress.durable > *last)).await.expect("it is open");
                 self.durable(*id, *last);
             }
@@ -200,7 +222,7 @@ impl Process {
     }
 
     async fn close(&mut self, id: SessionId) {
-        let Some(Open { log, last }) = self.open.remove(&id) else { return };
+        let Some(Open { log, last, .. }) = self.open.remove(&id) else { return };
         soon(log.close()).await.expect("nothing fails");
         self.durable(id, last + 1);
         self.closed.push(id);
@@ -214,8 +236,9 @@ impl Process {
 
     async fn open_again(&mut self, id: SessionId) {
         let opened = soon(self.store.open(id)).await.expect("a session always opens");
-        let last = opened.state.next_seq - 1;
-        self.open.insert(id, Open { log: opened.log, last });
+        let open = Open::new(opened);
+        let last = open.last;
+        self.open.insert(id, open);
         // To own a session is to have it durable that one does.
         self.durable(id, last);
     }
@@ -223,8 +246,10 @@ impl Process {
     async fn fork(&mut self, parent: SessionId) {
         let at = (self.rng.bool()).then(|| self.rng.u64(1..=self.open[&parent].last));
         let opened = soon(self.store.fork(parent, at)).await.expect("nothing fails");
-        let (id, last) = (opened.log.id(), opened.state.next_seq - 1);
-        self.open.insert(id, Open { log: opened.log, last });
+        let id = opened.log.id();
+        let open = Open::new(opened);
+        let last = open.last;
+        self.open.insert(id, open);
         self.durable(id, last);
     }
 
@@ -235,12 +260,47 @@ impl Process {
         self.disk.promise(Promise::Removed(id));
     }
 
+    async fn compress(&mut self) {
+        let Some(id) = self.closed.last().copied() else { return };
+        self.disk.promise(Promise::Rewriting(id));
+        soon(self.store.compress(id)).await.expect("nothing fails");
+    }
+
+    async fn archive(&mut self) {
+        let Some(id) = self.closed.pop() else { return };
+        self.disk.promise(Promise::Rewriting(id));
+        soon(self.store.archive(id)).await.expect("nothing fails");
+        self.disk.promise(Promise::Archived(id));
+        self.archived.push(id);
+    }
+
+    /// Brings a session back from the archive, or opens or removes it there.
+    async fn unarchive(&mut self) {
+        let Some(id) = self.archived.pop() else { return };
+        match self.rng.u8(..3) {
+            0 => {
+                self.disk.promise(Promise::Rewriting(id));
+                soon(self.store.unarchive(id)).await.expect("nothing fails");
+                self.closed.push(id);
+            }
+            1 => {
+                self.disk.promise(Promise::Rewriting(id));
+                self.open_again(id).await;
+            }
+            _ => {
+                self.closed.push(id);
+                self.remove().await;
+            }
+        }
+    }
+
     /// The process dies, in the middle of a write perhaps, and another takes its sessions over.
     async fn kill(&mut self, tears: bool) {
         self.disk = self.disk.kill();
         self.store = store(&self.disk, "boot 1");
         for (id, open) in std::mem::take(&mut self.open) {
-            if self.disk.image().contents(&log_path(id)).is_none_or(|log| log.bytes.is_empty()) {
+            let image = self.disk.image();
+            if !Files::of(&image, id).cold && image.contents(&log_path(id)).is_none_or(|log| log.bytes.is_empty()) {
                 // Nothing of it was written.
                 continue;
             }
