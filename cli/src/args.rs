@@ -78,7 +78,7 @@ pub(crate) enum ColorWhen {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List, show, search, export and check stored sessions
+    /// List, show, search, check, mend, archive, import and export sessions
     Sessions(SessionsArgs),
     /// Show a session as it happened
     Replay(ReplayArgs),
@@ -284,22 +284,39 @@ fn wrong_usage(error: &clap::Error) -> CliError {
     let rendered = error.to_string().replace('\'', "`");
     let mut lines = rendered.lines().map(str::trim);
     let message = bare_names(lines.next().unwrap_or_default().trim_start_matches("error: "));
+    let message = message.replace("invalid digit found in string", "not a whole number");
     let rest: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
     let tips = rest.iter().filter_map(|line| line.strip_prefix("tip: "));
     let choices = rest.iter().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
     let hints: Vec<&str> = choices.chain(tips).collect();
+    let command = command_of(&rendered);
     match error.kind() {
         ErrorKind::MissingSubcommand => {
-            let command = message.split('`').nth(1).unwrap_or("longhand");
             CliError::usage(format!("`{command}` needs a command after it")).hint(format!("`{command} --help` lists them"))
         }
         ErrorKind::MissingRequiredArgument => {
             let missing: Vec<&str> = rest.iter().copied().filter(|line| !line.is_empty()).collect();
-            CliError::usage(format!("{} is missing", missing.join(", "))).hint("`--help` says what it is")
+            CliError::usage(format!("{} is missing", missing.join(", "))).hint(format!("`{command} --help` says what it is"))
         }
-        _ if hints.is_empty() => CliError::usage(message).hint("`longhand --help` lists what can be typed"),
+        _ if hints.is_empty() => CliError::usage(message).hint(format!("`{command} --help` lists what can be typed")),
         _ => CliError::usage(message).hint(hints.join("; ")),
     }
+}
+
+/// The words of the command, as `longhand sessions list`: from the usage that clap prints, else from what was typed.
+fn command_of(rendered: &str) -> String {
+    let is_word = |word: &&str| word.starts_with(|first: char| first.is_ascii_lowercase());
+    if let Some(usage) = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")) {
+        return usage.split(' ').take_while(is_word).collect::<Vec<_>>().join(" ");
+    }
+    let (mut words, mut command) = ("longhand".to_owned(), Args::command());
+    for typed in std::env::args_os().skip(1) {
+        if let Some(found) = command.find_subcommand(&typed).cloned() {
+            words = format!("{words} {}", found.get_name());
+            command = found;
+        }
+    }
+    words
 }
 
 /// `--name <NAME>` in backticks becomes `--name`.

@@ -1,7 +1,7 @@
 //! From what a person types for a session to its id: the whole id, the exact name, or the start of the id.
 
 use crate::error::CliError;
-use session_store::{SessionId, SessionStore, SessionSummary, StoreError};
+use session_store::{FileStore, SessionId, SessionStore, SessionSummary, StoreError};
 use std::fmt::Write;
 
 /// How many sessions are named where what was typed fits none or many.
@@ -11,8 +11,8 @@ const CANDIDATES_MAX: usize = 8;
 /// of an id.
 ///
 /// # Errors
-/// Where none or more than one is meant: exit 2, the candidates named.
-pub(crate) async fn resolve(store: &dyn SessionStore, text: &str) -> Result<SessionId, CliError> {
+/// Where none or more than one is meant: exit 2, the candidates named. In the archive nothing is meant but by its whole id.
+pub(crate) async fn resolve(store: &FileStore, text: &str) -> Result<SessionId, CliError> {
     let text = text.trim();
     if let Ok(id) = text.parse::<SessionId>() {
         match store.read(id, 0).await {
@@ -21,28 +21,59 @@ pub(crate) async fn resolve(store: &dyn SessionStore, text: &str) -> Result<Sess
             _ => return Ok(id),
         }
     }
-    choose(&store.list().await?, text)
+    let sessions = store.list().await?;
+    match choose(&sessions, text) {
+        Err(error) if !text.is_empty() && matching(&sessions, text).is_empty() => {
+            let archived = store.list_archived().await?;
+            Err(match matching(&archived, text).as_slice() {
+                [] => error,
+                [one] => CliError::usage(format!("session `{text}` is in the archive"))
+                    .hint(format!("`longhand sessions archive --undo {}` brings it back; its whole id reads it there", one.id)),
+                many => ambiguous(text, many),
+            })
+        }
+        chosen => chosen,
+    }
+}
+
+/// The one of the sessions in the archive that `text` means.
+///
+/// # Errors
+/// As of [`resolve`].
+pub(crate) fn choose_archived(archived: &[SessionSummary], text: &str) -> Result<SessionId, CliError> {
+    if text.is_empty() || !matching(archived, text).is_empty() {
+        return choose(archived, text);
+    }
+    let hint = if archived.is_empty() { "the archive is empty" } else { "`longhand sessions list --archived` lists it" };
+    Err(CliError::usage(format!("there is no session `{text}` in the archive")).hint(hint))
 }
 
 /// The one of `sessions` that `text`, its name or the start of its id, means.
 ///
 /// # Errors
 /// As of [`resolve`].
-pub(crate) fn choose(sessions: &[SessionSummary], text: &str) -> Result<SessionId, CliError> {
+fn choose(sessions: &[SessionSummary], text: &str) -> Result<SessionId, CliError> {
     if text.is_empty() {
         return Err(CliError::usage("no session is named").hint("give its id, its name or the start of its id"));
     }
-    let named: Vec<&SessionSummary> = sessions.iter().filter(|session| session.name.as_deref() == Some(text)).collect();
-    let start = text.to_ascii_lowercase();
-    let matching = match named.as_slice() {
-        [] => sessions.iter().filter(|session| session.id.to_string().starts_with(&start)).collect(),
-        _ => named,
-    };
-    match matching.as_slice() {
+    match matching(sessions, text).as_slice() {
         [one] => Ok(one.id),
         [] => Err(CliError::usage(format!("there is no session `{text}`")).hint(near(sessions, text))),
-        many => Err(CliError::usage(format!("`{text}` means {} sessions", many.len())).hint(candidates("choose one of", many))),
+        many => Err(ambiguous(text, many)),
     }
+}
+
+fn matching<'a>(sessions: &'a [SessionSummary], text: &str) -> Vec<&'a SessionSummary> {
+    let named: Vec<&SessionSummary> = sessions.iter().filter(|session| session.name.as_deref() == Some(text)).collect();
+    let start = text.to_ascii_lowercase();
+    match named.as_slice() {
+        [] => sessions.iter().filter(|session| session.id.to_string().starts_with(&start)).collect(),
+        _ => named,
+    }
+}
+
+fn ambiguous(text: &str, sessions: &[&SessionSummary]) -> CliError {
+    CliError::usage(format!("`{text}` means {} sessions", sessions.len())).hint(candidates("choose one of", sessions))
 }
 
 /// What could have been meant: sessions with these letters in their name or title, else the newest.

@@ -298,6 +298,14 @@ impl Plan {
         Ok(kept?)
     }
 
+    /// The session that a person means by `text`.
+    ///
+    /// # Errors
+    /// As of [`resolve::resolve`].
+    pub(crate) async fn resolve(&self, text: &str) -> Result<SessionId, CliError> {
+        resolve::resolve(&self.files, text).await
+    }
+
     fn store(&self) -> &Arc<dyn SessionStore> {
         self.runtime.store()
     }
@@ -307,7 +315,7 @@ impl Plan {
         let id = match &typed.resume {
             Some(None) if self.manner == Manner::Print => return Err(which_session()),
             Some(None) => return Ok(SessionChoice::Pick { fork: typed.fork_session }),
-            Some(Some(text)) => resolve::resolve(self.store().as_ref(), text).await?,
+            Some(Some(text)) => self.resolve(text).await?,
             None if typed.go_on => self.newest_here().await?,
             None => return Ok(SessionChoice::New),
         };

@@ -6,7 +6,6 @@ use super::slash::{COMMANDS, ExportFormat, Slash};
 use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
 use crate::commands::sessions::export;
 use crate::error::CliError;
-use crate::resolve::resolve;
 use crate::safe_text::safe_line;
 use crate::setup::SessionChoice;
 use agent_runtime::session_store::Usage;
@@ -121,7 +120,7 @@ impl Chat<'_> {
             "opening the session",
             Box::pin(async move {
                 let opened = async {
-                    let id = resolve(plan.runtime().store().as_ref(), &which).await?;
+                    let id = plan.resolve(&which).await?;
                     if before.as_ref().is_some_and(|before| before.id() == id) {
                         return Err(CliError::failed("this is that session"));
                     }

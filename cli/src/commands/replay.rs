@@ -7,7 +7,7 @@ use crate::output::{self, Stdout};
 use crate::resolve::resolve;
 use crate::transcript::{LivePrinter, Painter, Transcript, count_words, duration_words};
 use agent_runtime::Runtime;
-use session_store::{Entry, Event, Holder, Seq, Timestamp};
+use session_store::{Entry, Event, Holder, Seq, SessionStore, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) struct ReplayArgs {
 
 /// Replays a session.
 pub(crate) async fn run(app: &App, args: ReplayArgs) -> Result<Exit, CliError> {
-    let store = app.store()?;
+    let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     let loaded = store.load(id).await?;
     let is_open = !matches!(loaded.holder, Holder::Nobody);
@@ -41,7 +41,7 @@ pub(crate) async fn run(app: &App, args: ReplayArgs) -> Result<Exit, CliError> {
     }
 
     let upto = match args.at {
-        Some(at) => Some(Runtime::new(Arc::clone(&store)).end_of_step(id, at).await?),
+        Some(at) => Some(Runtime::new(Arc::clone(&store) as Arc<dyn SessionStore>).end_of_step(id, at).await?),
         None => None,
     };
     let mut out = Stdout::new();

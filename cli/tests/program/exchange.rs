@@ -98,6 +98,12 @@ fn known_secrets_are_hidden_on_the_way_in() {
 }
 
 #[test]
+fn a_scan_that_finds_nothing_says_so() {
+    let none = World::new().run(&["sessions", "import", "--scan"]);
+    assert_eq!((code(&none), stderr(&none).as_str()), (0, "no sessions of other programs in their usual places\n"));
+}
+
+#[test]
 fn a_scan_finds_what_others_keep_in_their_usual_places() {
     let world = World::new();
     let home = world.work().parent().expect("a folder").to_owned();

@@ -175,6 +175,8 @@ fn an_export_to_a_file_is_whole_or_not_there() {
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n") && page.contains("<strong>hello</strong>"));
     let failed = world.run(&["sessions", "export", &id, "-o", "no/such/folder"]);
     assert_eq!(code(&failed), 1, "{failed:?}");
+    let told = "error: cannot write `no/such/folder`: there is no folder `no/such`\n\nhint: make it, or choose another file with `-o FILE`\n";
+    assert_eq!(stderr(&failed), told);
     let left: Vec<_> = fs::read_dir(world.work()).expect("there").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }
@@ -522,6 +524,8 @@ fn a_compressed_session_reads_as_before_and_goes_on() {
     assert!(row["after"].as_u64() < row["before"].as_u64(), "{row}");
     let packed = log_named(&world, &format!("{id}.jsonl.zst"));
     assert_eq!(fs::metadata(&packed).expect("there").len(), row["after"]);
+    let again = world.run(&["sessions", "compress", "tides"]);
+    assert!(stderr(&again).starts_with(&format!("{id} is compressed already, ")), "{again:?}");
 
     assert_eq!(run_ok(&world, &["sessions", "show", &id]), shown);
     let exported = run_ok(&world, &["sessions", "export", &id]);
@@ -541,7 +545,22 @@ fn an_archived_session_leaves_the_list_and_comes_back() {
         let list = json(&run_ok(&world, args));
         list.as_array().expect("an array").iter().map(|session| session["id"].as_str().expect("an id").to_owned()).collect()
     };
+    let none = world.run(&["sessions", "archive", "--undo", "away"]);
+    assert_eq!(code(&none), 2);
+    assert_eq!(stderr(&none), "error: there is no session `away` in the archive\n\nhint: the archive is empty\n");
     run_ok(&world, &["sessions", "archive", "away"]);
+    let named = world.run(&["sessions", "show", "away"]);
+    assert_eq!(code(&named), 2);
+    assert!(
+        stderr(&named).starts_with("error: session `away` is in the archive\n\nhint: `longhand sessions archive --undo "),
+        "{named:?}"
+    );
+    let none = world.run(&["sessions", "archive", "--undo", &other]);
+    assert!(stderr(&none).contains("in the archive\n\nhint: `longhand sessions list --archived` lists it\n"), "{none:?}");
+    let again = world.run(&["sessions", "archive", &id]);
+    assert!(stderr(&again).starts_with(&format!("archived {id}, ")), "{again:?}");
+    let found = world.run(&["sessions", "search", "put"]);
+    assert!(stderr(&found).ends_with("nothing was found\nthe session in the archive is not searched\n"), "{found:?}");
     assert_eq!(ids(&["sessions", "list", "--json"]), [other.as_str()]);
     assert_eq!(ids(&["sessions", "list", "--archived", "--json"]), [id.as_str()]);
     assert!(run_ok(&world, &["sessions", "show", &id]).contains("put me away"));

@@ -46,6 +46,8 @@ fn wrong_usage_is_told_with_a_hint_and_leaves_nothing_behind() {
         &["completions", "tcsh"],
         &["completions"],
         &["replay"],
+        &["sessions", "list", "--nonsense"],
+        &["sessions", "search", "x", "-n", "many"],
     ] {
         let output = world.run(args);
         assert_eq!(code(&output), 2, "{args:?}");

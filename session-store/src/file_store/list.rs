@@ -30,9 +30,18 @@ pub(super) fn list(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> 
 
 /// The sessions in the archive, and nowhere else.
 pub(super) fn list_archived(core: &Arc<Core>) -> Result<Vec<SessionSummary>, StoreError> {
+    Ok(sorted(listed(core, &archived(core)?, &ListIndex::default())))
+}
+
+/// How many they are. No log is read.
+pub(super) fn archived_count(core: &Arc<Core>) -> Result<usize, StoreError> {
+    archived(core).map(|found| found.len())
+}
+
+fn archived(core: &Core) -> Result<Vec<Found>, StoreError> {
     let mut found = ids(core, &core.layout.archive())?;
     found.retain(|found| Files::find(core, found.id).is_ok_and(|files| files.is_archived));
-    Ok(sorted(listed(core, &found, &ListIndex::default())))
+    Ok(found)
 }
 
 fn sorted(listed: Vec<Listed>) -> Vec<SessionSummary> {

@@ -403,6 +403,14 @@ impl FileStore {
         self.blocking(list::list_archived).await
     }
 
+    /// How many sessions are in the archive. No log is read.
+    ///
+    /// # Errors
+    /// Where the archive cannot be read.
+    pub async fn archived_count(&self) -> Result<usize, StoreError> {
+        self.blocking(list::archived_count).await
+    }
+
     /// Calls off every compression, and returns when none is left.
     async fn call_off_packing(&self) {
         let core = &self.engine.core;

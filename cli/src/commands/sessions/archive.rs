@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::progress::Progress;
-use crate::resolve::{choose, resolve};
+use crate::resolve::{choose_archived, resolve};
 use crate::transcript::count_words;
 use crate::units::{parse_age, size_words};
 use serde::Serialize;
@@ -151,6 +151,10 @@ fn words(work: Work, row: &Row) -> String {
     match &row.error {
         Some(error) => format!("left alone: {error}\n"),
         None if work == Work::Undo => format!("{} {id}\n", work.done()),
+        None if row.before == row.after && work == Work::Compress => {
+            format!("{id} is compressed already, {}\n", size_words(row.after))
+        }
+        None if row.before == row.after => format!("{} {id}, {}\n", work.done(), size_words(row.after)),
         None => format!("{} {id}: {} became {}\n", work.done(), size_words(row.before), size_words(row.after)),
     }
 }
@@ -161,16 +165,30 @@ async fn named(store: &FileStore, work: Work, texts: &[String]) -> Result<Vec<Se
     // Names and starts of ids are looked for where the sessions are that can be meant.
     let archived = if work == Work::Undo && !texts.is_empty() { store.list_archived().await? } else { Vec::new() };
     for text in texts {
-        let id = match choose(&archived, text.trim()) {
-            Ok(id) => id,
-            Err(error) if work == Work::Undo && text.parse::<SessionId>().is_err() => return Err(error),
-            Err(_) => resolve(store, text).await?,
+        let id = match work {
+            Work::Undo => match choose_archived(&archived, text.trim()) {
+                Ok(id) => id,
+                Err(error) => unlisted(store, text).await.ok_or(error)?,
+            },
+            Work::Compress | Work::Archive => resolve(store, text).await?,
         };
         if !ids.contains(&id) {
             ids.push(id);
         }
     }
     Ok(ids)
+}
+
+/// The session with this whole id, where it is in the archive though the list does not show it. Of one that is not there, a copy may be,
+/// which an undo left that was cut off: it is removed.
+async fn unlisted(store: &FileStore, text: &str) -> Option<SessionId> {
+    let id = text.trim().parse().ok()?;
+    match store.is_archived(id).await {
+        Ok(true) => Some(id),
+        // A copy that stays does no harm, and what is wrong with the disk is told by whatever needs it.
+        Ok(false) => store.unarchive(id).await.err().and(None),
+        Err(_) => None,
+    }
 }
 
 /// The sessions to which nothing was added for `age`, by their own records, the oldest first.

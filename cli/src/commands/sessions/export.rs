@@ -177,7 +177,16 @@ impl Target {
         // A link stays a link: what it names is replaced.
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(folder).map_err(cannot())?;
+        if !folder.exists() {
+            return Err(CliError::failed(format!(
+                "cannot write `{}`: there is no folder `{}`",
+                path.display(),
+                folder.display()
+            ))
+            .hint("make it, or choose another file with `-o FILE`"));
+        }
+        // The whole error would name the temporary file, which nobody knows.
+        let file = NamedTempFile::new_in(folder).map_err(|error| cannot()(error.kind().into()))?;
         Ok(Self::File(BufWriter::with_capacity(1 << 16, file), path))
     }
 

@@ -14,9 +14,9 @@ use crate::progress::Progress;
 use crate::safe_text::safe_line;
 use agent_runtime::Secrets;
 use serde::Serialize;
-use session_store::exchange::{self, Foreign, ImportFormat, Notice};
+use session_store::exchange::{self, Foreign, ImportError, ImportFormat, Notice};
 use session_store::{Clock, Event, SessionId, SessionRenamed, SessionStore, SystemClock, Timestamp};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,9 @@ use tempfile::NamedTempFile;
 
 /// How many places of a file that could not be read are told one by one.
 const NOTICES_TOLD_MAX: usize = 20;
+
+const SCAN_HINT: &str = "`longhand sessions import --scan` finds the sessions of Claude Code, Codex and pi";
+const FORMAT_HINT: &str = "`--format` says what a file is";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
@@ -103,6 +106,9 @@ struct Outcome {
     /// What could not be read.
     notices: Vec<Notice>,
     error: Option<String>,
+    /// What to do about the error.
+    #[serde(skip)]
+    hint: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -167,6 +173,10 @@ fn report(outcomes: &[Outcome], as_json: bool) -> Result<Exit, CliError> {
         outcome.tell();
     }
     out.flush()?;
+    let hints: BTreeSet<&str> = outcomes.iter().filter_map(|outcome| outcome.hint).collect();
+    for (nth, hint) in hints.iter().enumerate() {
+        output::stderr(&format!("{}hint: {hint}\n", if nth == 0 { "\n" } else { "" }));
+    }
     let is_failed = outcomes.iter().any(|outcome| outcome.state == OutcomeState::Failed);
     Ok(if is_failed { Exit::Failed } else { Exit::Done })
 }
@@ -186,6 +196,7 @@ impl Outcome {
             bytes,
             notices: Vec::new(),
             error: Some(error.to_string()),
+            hint: None,
         })
     }
 
@@ -198,7 +209,7 @@ impl Outcome {
             (OutcomeState::Imported, Some(count)) => format!("{count} messages"),
             _ => "is here already".to_owned(),
         };
-        format!("{id}  {}  {what}  {title}\n", self.format.unwrap_or_default())
+        format!("{id}  {}  {what}  {title}\n", typed_name(self.format.unwrap_or_default()))
     }
 
     fn tell(&self) {
@@ -213,6 +224,11 @@ impl Outcome {
             output::stderr(&format!("warning: `{}`: and {more} more places; `--json` lists them\n", self.file));
         }
     }
+}
+
+/// The name of a format as `--format` takes it.
+fn typed_name(format: &str) -> String {
+    format.replace('_', "-")
 }
 
 /// A file that is read twice: what standard input or a pipe gives is kept until then.
@@ -232,7 +248,10 @@ struct Source {
 impl Source {
     fn open(file: &Path) -> Result<Self, Box<Outcome>> {
         let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
-        Self::try_open(file, &name).map_err(|error| Outcome::failed(&name, 0, &error))
+        Self::try_open(file, &name).map_err(|error| {
+            let is_gone = error.kind() == io::ErrorKind::NotFound;
+            Outcome { hint: is_gone.then_some(SCAN_HINT), ..*Outcome::failed(&name, 0, &error) }.into()
+        })
     }
 
     fn try_open(file: &Path, name: &str) -> io::Result<Self> {
@@ -290,6 +309,7 @@ impl Candidate {
             bytes: self.source.bytes,
             notices,
             error: None,
+            hint: None,
         }
     }
 }
@@ -310,10 +330,12 @@ impl Importer {
         let (name, bytes, path, secrets) = (source.name.clone(), source.bytes, source.path.clone(), self.secrets.clone());
         let surveyed = tokio::task::spawn_blocking(move || {
             let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(File::open(&path)?)) };
-            exchange::survey(&open, format, &|text| secrets.hide(text)).map_err(|error| error.to_string())
+            exchange::survey(&open, format, &|text| secrets.hide(text))
         });
-        let found = surveyed.await.map_err(|error| error.to_string()).and_then(|found| found);
-        let found = found.map_err(|error| Outcome::failed(&name, bytes, &error))?;
+        let found = surveyed.await.map_err(|error| Outcome::failed(&name, bytes, &error))?.map_err(|error| {
+            let hint = matches!(error, ImportError::UnknownFormat { .. }).then_some(FORMAT_HINT);
+            Outcome { hint, ..*Outcome::failed(&name, bytes, &error) }
+        })?;
         let candidate = |foreign: Foreign| {
             let original = (foreign.format.name().to_owned(), foreign.facts.id.clone(), foreign.sha256.clone());
             Candidate { known: self.known.get(&original).copied(), source: source.clone(), foreign }

@@ -48,7 +48,7 @@ pub(crate) enum SessionsCommand {
     Show(show::ShowArgs),
     /// Follow a session while it is written
     Tail(tail::TailArgs),
-    /// Find words in all sessions
+    /// Find words in all sessions but those in the archive
     Search(search::SearchArgs),
     /// Name a session
     Rename(rename::RenameArgs),

@@ -17,7 +17,7 @@ pub(crate) struct ReleaseArgs {
 }
 
 pub(super) async fn run(app: &App, args: ReleaseArgs) -> Result<Exit, CliError> {
-    let store = app.store()?;
+    let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     handoff::release(store.as_ref(), id, Duration::from_secs(args.wait)).await?;
     output::stderr(&format!("nobody holds {id}; go on with `longhand -r {id}`\n"));

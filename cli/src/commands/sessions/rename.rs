@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::resolve::resolve;
-use session_store::{AppendError, Seq, SessionId, SessionLog, SessionRenamed};
+use session_store::{AppendError, Seq, SessionId, SessionLog, SessionRenamed, SessionStore};
 use std::sync::Arc;
 
 /// The longest name, in characters.
@@ -21,7 +21,7 @@ pub(crate) struct RenameArgs {
 
 pub(super) async fn run(app: &App, args: RenameArgs) -> Result<Exit, CliError> {
     let name = checked_name(&args.name)?;
-    let store = app.store()?;
+    let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     let session = store.open(id).await?;
     rename(&session.log, name)?;

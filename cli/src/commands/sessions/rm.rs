@@ -19,7 +19,7 @@ pub(crate) struct RmArgs {
 }
 
 pub(super) async fn run(app: &App, args: RmArgs) -> Result<Exit, CliError> {
-    let store = app.store()?;
+    let store = app.file_store()?;
     let mut ids = Vec::new();
     for text in &args.ids {
         let id = resolve(store.as_ref(), text).await?;

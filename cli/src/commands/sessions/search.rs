@@ -26,6 +26,9 @@ use std::slice;
 const SHOWN_MAX: usize = 50;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+With --json, an array of objects: `session`, `name`, `title`, `seq`, `at`, `role`, `tool` (or null), `snippet`, and `marks` (what was found in the snippet, as \
+[begin, end] in bytes).")]
 pub(crate) struct SearchArgs {
     /// What to look for: messages that have all of these words; quote a phrase, end a word with `*` to find every word that begins so
     #[arg(required_unless_present_any = ["role", "tool"])]
@@ -131,7 +134,7 @@ fn query(args: &SearchArgs) -> Result<SearchQuery, CliError> {
 
 pub(super) async fn run(app: &App, args: SearchArgs) -> Result<Exit, CliError> {
     let query = query(&args)?;
-    let store = app.store()?;
+    let store = app.file_store()?;
     let sessions = store.list().await?;
     let limit = args.limit.unwrap_or(if args.json { usize::MAX } else { SHOWN_MAX });
     let found = match by_index(app, store.as_ref(), &sessions, &query, limit).await {
@@ -152,6 +155,12 @@ pub(super) async fn run(app: &App, args: SearchArgs) -> Result<Exit, CliError> {
         output::stderr("nothing was found\n");
     } else if found.is_cut && !args.json {
         output::stderr("there is more; `-n N` shows N of it\n");
+    }
+    // What was found stands, whether the archive can be looked at or not.
+    match store.archived_count().await.unwrap_or(0) {
+        0 => {}
+        1 => output::stderr("the session in the archive is not searched\n"),
+        count => output::stderr(&format!("the {count} sessions in the archive are not searched\n")),
     }
     Ok(Exit::Done)
 }

@@ -21,7 +21,7 @@ pub(crate) struct ShowArgs {
 }
 
 pub(super) async fn run(app: &App, args: ShowArgs) -> Result<Exit, CliError> {
-    let store = app.store()?;
+    let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     let loaded = store.load(id).await?;
     match args.json {

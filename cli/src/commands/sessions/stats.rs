@@ -195,8 +195,10 @@ impl Stats {
         let [sessions, size] = sizes;
         add(table([Column::Text("LAST EVENT"), sessions, size], &rows(&self.by_age, |part| part.age.to_owned())));
         let mut weeks = rows(&self.growth, |part| part.week_of.clone());
-        weeks.retain(|[_, sessions, _]| sessions != "0");
-        add(table([Column::Text("BEGUN IN THE WEEK OF"), sessions, size], &weeks));
+        // Before the oldest session there was nothing to grow.
+        let oldest = weeks.iter().rposition(|[_, sessions, _]| sessions != "0").map_or(0, |at| at + 1);
+        weeks.truncate(oldest);
+        add(table([Column::Text("BEGUN IN 7 DAYS FROM"), sessions, size], &weeks));
         let cwd = |part: &Cwd| short_directory(part.cwd.as_deref().unwrap_or("(none)"), home);
         add(table([Column::Text("DIRECTORY"), sessions, size], &rows(&self.by_cwd, cwd)));
         let tokens = |tokens: Option<u64>| tokens.map_or("-".to_owned(), |tokens| tokens.to_string());

@@ -13,6 +13,9 @@ use session_store::{FileStore, Problem, ProblemKind, SessionId, SessionStore, Ve
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+With --json, an array of objects: `id`, `ok`, `events` (how many are sound) and `problems`, each with `line`, `offset` (in bytes), `kind` and `detail`. Exit code 1 \
+where a session has problems.")]
 pub(crate) struct VerifyArgs {
     /// The sessions: their ids, exact names or the starts of their ids [default: all]
     ids: Vec<String>,

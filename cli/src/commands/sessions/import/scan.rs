@@ -1,11 +1,12 @@
 //! `sessions import --scan`: where other programs keep their sessions, and what is there.
 
-use super::{Candidate, ImportArgs, Importer, OutcomeState, Source, can_ask, report};
+use super::{Candidate, ImportArgs, Importer, OutcomeState, Source, can_ask, report, typed_name};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::progress::Progress;
 use crate::safe_text::safe_line;
+use crate::transcript::count_words;
 use crate::units::size_words;
 use session_store::exchange::ImportFormat;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,11 @@ pub(super) async fn run(app: &App, importer: Importer, args: &ImportArgs) -> Res
     drop(progress);
     if let Some(hermes) = hermes(app) {
         output::stderr(&format!("`{}` is hermes's; `hermes sessions export FILE` gives a file to import\n", hermes.display()));
+    }
+    if found.is_empty() && !args.json {
+        output::stderr("no sessions of other programs in their usual places\n");
+        outcomes.iter().for_each(super::Outcome::tell);
+        return Ok(Exit::Done);
     }
     let chosen = if args.all {
         (0..found.len()).filter(|at| found[*at].known.is_none()).collect()
@@ -140,13 +146,14 @@ fn show(found: &[Candidate]) -> Result<(), CliError> {
         let when = facts.updated_at.map_or_else(|| "?".repeat(16), crate::transcript::clock);
         let title = safe_line(facts.title.as_deref().unwrap_or("(untitled)")).into_owned();
         let here = if candidate.known.is_some() { "  (is here already)" } else { "" };
-        let (format, bytes) = (candidate.foreign.format.name(), size_words(candidate.source.bytes));
+        let (format, bytes) = (typed_name(candidate.foreign.format.name()), size_words(candidate.source.bytes));
         out.raw(format!("{number:>5}  {format:<11}  {when}  {bytes:>8}  {title}{here}\n").as_bytes())?;
     }
     out.flush()?;
     let bytes = found.iter().map(|candidate| candidate.source.bytes).sum();
     let new = found.iter().filter(|candidate| candidate.known.is_none()).count();
-    output::stderr(&format!("{} sessions, {}; {new} are not here yet\n", found.len(), size_words(bytes)));
+    let are = if new == 1 { "is" } else { "are" };
+    output::stderr(&format!("{}, {}; {new} {are} not here yet\n", count_words(found.len() as u64, "session"), size_words(bytes)));
     Ok(())
 }
 
