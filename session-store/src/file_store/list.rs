@@ -73,6 +73,7 @@ fn listed(core: &Arc<Core>, found: &[Found], index: &ListIndex) -> Vec<Listed> {
 /// A session whose log is there.
 struct Found {
     id: SessionId,
+    path: PathBuf,
     /// Whether a part of it is cold, and another is not.
     is_in_two: bool,
 }
@@ -83,7 +84,7 @@ fn ids(core: &Core, root: &Path) -> Result<Vec<Found>, StoreError> {
         entries => entries.map_err(StoreError::io("read", root))?,
     };
     let days = folders(core, root).flat_map(|year| folders(core, &year)).flat_map(|month| folders(core, &month));
-    let mut found: Vec<Found> = days.flat_map(|day| logs(core, &day)).map(|id| Found { id, is_in_two: false }).collect();
+    let mut found: Vec<Found> = days.flat_map(|day| logs(core, &day)).collect();
     found.sort_unstable_by_key(|found| found.id);
     found.dedup_by(|next, first| {
         first.is_in_two |= next.id == first.id;
@@ -103,7 +104,7 @@ fn folders(core: &Core, path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 /// The logs in the folder of a day, by their names. One that lies in another folder than its id says is not found by its id.
-fn logs(core: &Core, day: &Path) -> impl Iterator<Item = SessionId> + use<> {
+fn logs(core: &Core, day: &Path) -> impl Iterator<Item = Found> + use<> {
     let entries = core.fs().read_dir(day).unwrap_or_default().into_iter();
     let layout = core.layout.clone();
     let day = day.to_path_buf();
@@ -122,7 +123,8 @@ fn logs(core: &Core, day: &Path) -> impl Iterator<Item = SessionId> + use<> {
         checked = Some((date, place));
         let is_here = matches!((place, is_cold), (Place::Sessions, _) | (Place::Archive, true));
         // The same id in capitals is another name.
-        (!entry.is_dir && is_here && name == id.to_string()).then_some(id)
+        let is_its_name = name == id.uuid().hyphenated().encode_lower(&mut [0; 36]);
+        (!entry.is_dir && is_here && is_its_name).then(|| Found { id, path: day.join(&entry.name), is_in_two: false })
     })
 }
 
@@ -150,10 +152,9 @@ impl Place {
 fn listed_one(core: &Arc<Core>, found: &Found, index: &ListIndex) -> Option<Listed> {
     let id = found.id;
     // Before its log is read: what is written meanwhile makes the row stale, never wrong. A row tells of one file.
-    let stat_of = |path: &Path| core.fs().stat(path).ok();
-    let stat = if found.is_in_two { None } else { stat_of(&core.layout.log(id)).or_else(|| stat_of(&core.layout.cold(id))) };
+    let stat = if found.is_in_two { None } else { core.fs().stat(&found.path).ok() };
     match stat.as_ref().and_then(|stat| index.get(id, stat)).filter(|_| !is_ours(core, id)) {
-        Some(summary) => Some(Listed { summary: summary.clone(), stat, was_read: false }),
+        Some(summary) => Some(Listed { summary, stat, was_read: false }),
         None => summary(core, id).map(|summary| Listed { summary, stat, was_read: true }),
     }
 }

@@ -18,6 +18,7 @@ use crate::store::{SessionListState, SessionSummary};
 use crate::time::Timestamp;
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -26,6 +27,8 @@ const MAGIC: &[u8; 8] = b"lh-list\x01";
 const BYTES_MAX: u64 = 64 << 20;
 /// How many logs must have been read in a listing before the file is written again.
 const WORTH_WRITING: usize = 64;
+/// About how long a row is.
+const ROW_BYTES: usize = 200;
 /// The length of a text that is absent.
 const ABSENT: u32 = u32::MAX;
 
@@ -49,7 +52,9 @@ pub(super) struct Listed {
 /// The rows by their sessions.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ListIndex {
-    rows: HashMap<SessionId, (Stamp, SessionSummary)>,
+    bytes: Vec<u8>,
+    /// What of a row is behind its stamp.
+    rows: HashMap<SessionId, (Stamp, Range<usize>)>,
 }
 
 impl ListIndex {
@@ -58,12 +63,13 @@ impl ListIndex {
         let path = path(core);
         let may_be_ours = core.fs().stat(&path).is_ok_and(|stat| stat.is_file && stat.size <= BYTES_MAX);
         let bytes = if may_be_ours { fs::read_all(core.fs(), &path).unwrap_or_default() } else { Vec::new() };
-        decode(&bytes).unwrap_or_default()
+        decode(bytes).unwrap_or_default()
     }
 
     /// The row of a session whose file is as it was.
-    pub(super) fn get(&self, id: SessionId, stat: &Stat) -> Option<&SessionSummary> {
-        self.rows.get(&id).filter(|(seen, _)| *seen == stamp(stat)).map(|(_, summary)| summary)
+    pub(super) fn get(&self, id: SessionId, stat: &Stat) -> Option<SessionSummary> {
+        let (_, row) = self.rows.get(&id).filter(|(seen, _)| *seen == stamp(stat))?;
+        summary(id, self.bytes.get(row.clone())?)
     }
 }
 
@@ -120,43 +126,61 @@ fn encode(listed: &[Listed]) -> Vec<u8> {
 }
 
 /// Nothing where the bytes are not what [`encode`] wrote.
-fn decode(bytes: &[u8]) -> Option<ListIndex> {
+fn decode(mut bytes: Vec<u8>) -> Option<ListIndex> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
         return None;
     }
-    let mut rest = body.strip_prefix(MAGIC)?;
-    let mut rows = HashMap::new();
+    let length = body.len();
+    bytes.truncate(length);
+    let mut rest = bytes.strip_prefix(MAGIC)?;
+    let mut rows = HashMap::with_capacity(length / ROW_BYTES);
     while !rest.is_empty() {
         let id = SessionId::from_uuid(Uuid::from_bytes(take(&mut rest)?));
         let mut number = || take(&mut rest).map(u64::from_le_bytes);
         let stamp = [number()?, number()?, number()?, number()?];
-        let [created, updated, messages, bytes] = [number()?, number()?, number()?, number()?];
-        let mut text = || -> Option<Option<String>> {
-            let length = take(&mut rest).map(u32::from_le_bytes)?;
-            if length == ABSENT {
-                return Some(None);
-            }
-            let (text, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-            rest = after;
-            Some(Some(std::str::from_utf8(text).ok()?.to_owned()))
-        };
-        let (name, title, cwd, model) = (text()?, text()?, text()?, text()?);
-        let summary = SessionSummary {
-            id,
-            name,
-            title,
-            cwd,
-            model,
-            created_at: Timestamp::from_ms(created.cast_signed()),
-            updated_at: Timestamp::from_ms(updated.cast_signed()),
-            messages,
-            bytes,
-            state: SessionListState::Idle,
-        };
-        rows.insert(id, (stamp, summary));
+        let start = length - rest.len();
+        rest = rest.get(4 * size_of::<u64>()..)?;
+        for _ in 0..4 {
+            text(&mut rest)?;
+        }
+        rows.insert(id, (stamp, start..length - rest.len()));
     }
-    Some(ListIndex { rows })
+    Some(ListIndex { bytes, rows })
+}
+
+/// A summary from what is behind the stamp of its row.
+fn summary(id: SessionId, mut row: &[u8]) -> Option<SessionSummary> {
+    let mut number = || take(&mut row).map(u64::from_le_bytes);
+    let [created, updated, messages, bytes] = [number()?, number()?, number()?, number()?];
+    let mut text = || match text(&mut row)? {
+        Some(text) => Some(Some(std::str::from_utf8(text).ok()?.to_owned())),
+        None => Some(None),
+    };
+    let (name, title, cwd, model) = (text()?, text()?, text()?, text()?);
+    Some(SessionSummary {
+        id,
+        name,
+        title,
+        cwd,
+        model,
+        created_at: Timestamp::from_ms(created.cast_signed()),
+        updated_at: Timestamp::from_ms(updated.cast_signed()),
+        messages,
+        bytes,
+        state: SessionListState::Idle,
+    })
+}
+
+/// The next text, or that it is absent; nothing where the bytes end before it does.
+fn text<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    let length = take(rest).map(u32::from_le_bytes)?;
+    if length == ABSENT {
+        return Some(None);
+    }
+    let (text, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    *rest = after;
+    Some(Some(text))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -190,10 +214,10 @@ mod tests {
     #[test]
     fn a_row_is_taken_only_for_the_file_that_it_was_read_from() {
         let all: Vec<Listed> = (0..5).map(|number| listed(number, SessionListState::Idle)).collect();
-        let index = decode(&encode(&all)).expect("sound");
+        let index = decode(encode(&all)).expect("sound");
         for Listed { summary, stat, .. } in &all {
             let stat = stat.expect("there");
-            assert_eq!(index.get(summary.id, &stat), Some(summary));
+            assert_eq!(index.get(summary.id, &stat).as_ref(), Some(summary));
             let others = [
                 Stat { inode: 99, ..stat },
                 Stat { device: 2, ..stat },
@@ -208,18 +232,18 @@ mod tests {
     fn only_sessions_that_nobody_writes_have_a_row() {
         let open = listed(1, SessionListState::Open);
         let damaged = listed(2, SessionListState::Damaged);
-        assert_eq!(decode(&encode(&[open, damaged])), Some(ListIndex::default()));
+        assert!(decode(encode(&[open, damaged])).is_some_and(|index| index.rows.is_empty()));
     }
 
     #[test]
     fn bytes_that_changed_or_are_missing_make_it_no_index() {
         let sound = encode(&[listed(1, SessionListState::Idle), listed(2, SessionListState::Idle)]);
         for at in 0..sound.len() {
-            assert_eq!(decode(&sound[..at]), None, "{at} bytes");
+            assert_eq!(decode(sound[..at].to_vec()), None, "{at} bytes");
             let mut flipped = sound.clone();
             flipped[at] ^= 0x10;
-            assert_eq!(decode(&flipped), None, "byte {at}");
+            assert_eq!(decode(flipped), None, "byte {at}");
         }
-        assert_eq!(decode(b"lh-list\x02"), None);
+        assert_eq!(decode(b"lh-list\x02".to_vec()), None);
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   session   a row for each session: what its log was when it was read, and where to read on
-//!   message   a row for each document: its session, its event, which of the event's documents it is
+//!   message   a row for each document: its session, its event, which of the event's documents it is, its time
+//!   moved     by how much an id is more than its document's time, at most
 //!   words     FTS5 without its content: the words of each document, and its filters as words
 //! ```
 //!
-//! A document's id is its time in eighths of a millisecond, or the next free number near it: so the newest come first without sorting, and a date is a
-//! range of ids. All of it blocks.
+//! A document's id is its time in eighths of a second, or a free number near it: so the newest come first without sorting, but for those of one moment, and a
+//! date is a range of ids. All of it blocks.
 
 use super::SearchError;
 use super::documents::Document;
@@ -30,13 +31,16 @@ const VERSION: i64 = 1;
 /// How long a statement waits for another process that writes.
 const BUSY_MAX: Duration = Duration::from_secs(2);
 
-/// Ids in a millisecond.
-const IDS_PER_MS: i64 = 8;
+/// How long an id is, in milliseconds. Ids that are close take fewer bytes, for each word of each message.
+const MS_PER_ID: i64 = 125;
 
 const SCHEMA: &str = "
     CREATE TABLE session(num INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, updated_at INTEGER NOT NULL,
         next INTEGER NOT NULL, crc INTEGER NOT NULL, cwd TEXT, model TEXT);
-    CREATE TABLE message(id INTEGER PRIMARY KEY, session INTEGER NOT NULL, seq INTEGER NOT NULL, part INTEGER NOT NULL);
+    CREATE TABLE message(id INTEGER PRIMARY KEY, session INTEGER NOT NULL, seq INTEGER NOT NULL, part INTEGER NOT NULL,
+        at INTEGER NOT NULL);
+    CREATE TABLE moved(most INTEGER NOT NULL);
+    INSERT INTO moved VALUES(0);
     CREATE INDEX message_session ON message(session);
     CREATE VIRTUAL TABLE words USING fts5(line, content='', contentless_delete=1, tokenize='ascii');
     INSERT INTO words(words, rank) VALUES('hashsize', 33554432);";
@@ -75,6 +79,7 @@ pub(super) struct Candidate {
     pub(super) session: SessionId,
     pub(super) seq: Seq,
     pub(super) part: u32,
+    pub(super) at: Timestamp,
 }
 
 /// The files of the index.
@@ -226,11 +231,9 @@ impl Database {
         after: Option<i64>,
         limit: usize,
     ) -> Result<Vec<Candidate>, SearchError> {
-        let id = |at: Timestamp| at.as_ms().saturating_mul(IDS_PER_MS);
-        // Ids that were taken move a document by some milliseconds; the exact time is checked with the rest.
-        let slack = 60_000 * IDS_PER_MS;
-        let first = query.since.map_or(i64::MIN, |since| id(since).saturating_sub(slack));
-        let mut last = query.until.map_or(i64::MAX, |until| id(until).saturating_add(slack));
+        let first = query.since.map_or(i64::MIN, id_of);
+        let moved: i64 = self.connection.query_row("SELECT most FROM moved", [], |row| row.get(0))?;
+        let mut last = query.until.map_or(i64::MAX, |until| id_of(until).saturating_add(moved));
         let (order, offset) = match query.order {
             SearchOrder::Newest => {
                 last = last.min(after.map_or(i64::MAX, |after| after.saturating_sub(1)));
@@ -240,14 +243,15 @@ impl Database {
         };
         // The words are looked up first: a join inside would make SQLite sort.
         let sql = format!(
-            "SELECT found.id, session.id, message.seq, message.part FROM \
+            "SELECT found.id, session.id, message.seq, message.part, message.at FROM \
              (SELECT rowid AS id FROM words WHERE words MATCH ?1 AND rowid BETWEEN ?2 AND ?3 ORDER BY {order} LIMIT ?4 OFFSET ?5) AS found \
              CROSS JOIN message ON message.id = found.id CROSS JOIN session ON session.num = message.session"
         );
         let mut rows = self.connection.prepare(&sql)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let candidates = rows.query_map(params![query.to_fts(), first, last, limit, offset], |row| {
-            Ok(Candidate { id: row.get(0)?, session: session_id(row.get(1)?), seq: row.get(2)?, part: row.get(3)? })
+            let at = Timestamp::from_ms(row.get(4)?);
+            Ok(Candidate { id: row.get(0)?, session: session_id(row.get(1)?), seq: row.get(2)?, part: row.get(3)?, at })
         })?;
         Ok(candidates.collect::<Result<_, _>>()?)
     }
@@ -256,6 +260,11 @@ impl Database {
     pub(super) fn interrupt_handle(&self) -> rusqlite::InterruptHandle {
         self.connection.get_interrupt_handle()
     }
+}
+
+/// The id of a document of this time, where it is free.
+fn id_of(at: Timestamp) -> i64 {
+    at.as_ms().div_euclid(MS_PER_ID)
 }
 
 fn session_id(bytes: [u8; 16]) -> SessionId {
@@ -308,7 +317,8 @@ fn add(connection: &Connection, parts: &[Part]) -> Result<u64, SearchError> {
     // FTS5 takes them best in the order of their ids.
     rows.sort_unstable_by_key(|(id, ..)| *id);
     let mut add_words = connection.prepare_cached("INSERT INTO words(rowid, line) VALUES(?1, ?2)")?;
-    let mut add_message = connection.prepare_cached("INSERT INTO message(id, session, seq, part) VALUES(?1, ?2, ?3, ?4)")?;
+    let mut add_message =
+        connection.prepare_cached("INSERT INTO message(id, session, seq, part, at) VALUES(?1, ?2, ?3, ?4, ?5)")?;
     let mut line = String::new();
     for (id, num, document, filters) in &rows {
         line.clear();
@@ -316,8 +326,10 @@ fn add(connection: &Connection, parts: &[Part]) -> Result<u64, SearchError> {
         push_filters(document, &mut line);
         append_words(&document.text, &mut line);
         add_words.execute(params![id, line])?;
-        add_message.execute(params![id, num, document.seq, document.part])?;
+        add_message.execute(params![id, num, document.seq, document.part, document.at.as_ms()])?;
     }
+    let moved = rows.iter().map(|(id, _, document, _)| id.saturating_sub(id_of(document.at))).max().unwrap_or(0);
+    connection.execute("UPDATE moved SET most = max(most, ?1)", [moved])?;
     Ok(rows.len() as u64)
 }
 
@@ -346,11 +358,11 @@ fn advance(connection: &Connection, part: &Part) -> Result<Option<i64>, SearchEr
     num_of(connection, part.session)
 }
 
-/// An id near the document's time. Where many share one moment, each step looks twice as far around as the one before, at a place that is the document's own:
-/// so a crowd takes as many steps as its number has digits.
+/// The id of the document's time, or a free one behind it. Where many share one moment, each step looks up to twice as far as the one before, at a place that is
+/// the document's own: so a crowd takes about as many steps as its number has binary digits.
 fn free_id(connection: &Connection, taken: &mut HashSet<i64>, document: &Document, num: i64) -> Result<i64, SearchError> {
     let mut is_in_index = connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM message WHERE id = ?1)")?;
-    let wanted = document.at.as_ms().saturating_mul(IDS_PER_MS).saturating_add(i64::from(document.part).min(IDS_PER_MS - 1));
+    let wanted = id_of(document.at);
     let own = crc32c::crc32c(format!("{num} {} {}", document.seq, document.part).as_bytes());
     let mut id = wanted;
     for step in 1_u32.. {

@@ -175,8 +175,8 @@ impl SearchIndex {
         loop {
             let candidates;
             (database, candidates) = page(database, query, after).await?;
-            for candidate in &candidates {
-                match read(store, *candidate, query).await {
+            for candidate in in_order(&candidates, query) {
+                match read(store, candidate, query).await {
                     Some(hit) => {
                         if found(hit).is_break() {
                             return Ok(());
@@ -193,6 +193,15 @@ impl SearchIndex {
             };
         }
     }
+}
+
+/// Those of the time that is looked for. Where the newest come first, their ids are in order to about a moment; here they are by their times.
+fn in_order(page: &[Candidate], query: &SearchQuery) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = page.iter().filter(|candidate| query.is_in_time(candidate.at)).copied().collect();
+    if query.order == SearchOrder::Newest {
+        candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.at, candidate.session, candidate.seq, candidate.part)));
+    }
+    candidates
 }
 
 /// The next candidates. Where nobody waits for them any more, SQLite is told to stop.

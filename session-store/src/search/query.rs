@@ -10,6 +10,9 @@ use std::path::Path;
 /// The most terms, and the most words of a phrase, that the index is asked for. A longer query is asked in part; what comes back is matched whole.
 const ASKED_MAX: usize = 64;
 
+/// How many letters of a word have to be typed before it may be the start of one.
+const TYPED_MIN: usize = 3;
+
 /// Whose words a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,10 +133,11 @@ impl SearchQuery {
         self
     }
 
-    /// Takes the last word as the start of one: for a query that is still being typed.
+    /// Takes the last word as the start of one, where it has three letters or more: for a query that is still being typed. Too many words begin with fewer.
     #[must_use]
     pub fn as_typed(mut self) -> Self {
-        if let Some(last) = self.terms.last_mut().filter(|term| !term.is_ruled_out) {
+        let is_long = |term: &&mut Term| term.words.last().is_some_and(|word| word.chars().count() >= TYPED_MIN);
+        if let Some(last) = self.terms.last_mut().filter(|term| !term.is_ruled_out).filter(is_long) {
             last.is_start = true;
         }
         self
@@ -154,10 +158,9 @@ impl SearchQuery {
 
     /// The places in `document` that are looked for, in their order; nothing where it is not what is looked for.
     pub(super) fn find(&self, document: &Document) -> Option<Vec<Range<usize>>> {
-        let in_time = self.since.is_none_or(|since| since <= document.at) && self.until.is_none_or(|until| document.at <= until);
         let role = self.roles.is_empty() || self.roles.contains(&document.role);
         let same = |wanted: &String| document.tool.as_ref().is_some_and(|tool| tool.eq_ignore_ascii_case(wanted));
-        if !(in_time && role && self.tool.as_ref().is_none_or(same)) {
+        if !(self.is_in_time(document.at) && role && self.tool.as_ref().is_none_or(same)) {
             return None;
         }
         let text = FoldedText::of(&document.text);
@@ -172,6 +175,10 @@ impl SearchQuery {
         found.sort_by_key(|place| (place.start, std::cmp::Reverse(place.end)));
         found.dedup_by(|next, before| next.start < before.end);
         Some(found)
+    }
+
+    pub(super) fn is_in_time(&self, at: Timestamp) -> bool {
+        self.since.is_none_or(|since| since <= at) && self.until.is_none_or(|until| at <= until)
     }
 
     /// Whether the model and the folder of a message are among those that are looked for.
