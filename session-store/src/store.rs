@@ -5,7 +5,7 @@
 
 use crate::error::{AppendError, ShutdownError, StoreError};
 use crate::event::{Entry, Event, Owner, SessionImported, SideRef};
-use crate::id::{Seq, SessionId};
+use crate::id::{Place, Seq, SessionId};
 use crate::line::Problem;
 use crate::state::State;
 use crate::stats::StoreStats;
@@ -40,6 +40,14 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Reads a session from `from` on, in the order of `seq`, without owning it. Damage is skipped here and told by
     /// [`SessionStore::verify`].
     async fn read(&self, id: SessionId, from: Seq) -> Result<Box<dyn EntryReader>, StoreError>;
+
+    /// The event `seq`, or nothing where there is none. `place` is where its entry said that it stands ([`Entry::place`]), to be found there at once; anywhere else it
+    /// is looked for.
+    async fn read_one(&self, id: SessionId, seq: Seq, place: Place) -> Result<Option<Arc<Entry>>, StoreError> {
+        let _ = place;
+        let mut entries = self.read(id, seq).await?;
+        Ok(entries.next().await?.filter(|entry| entry.seq == seq))
+    }
 
     /// Like [`SessionStore::read`], and then waits for more, as another process writes them. What it sees is written,
     /// perhaps not yet durable.

@@ -70,9 +70,9 @@ pub use raw::RawLog;
 pub use repair::{Advance, Mended, Repair, RepairAction};
 
 use crate::error::{ShutdownError, StoreError};
-use crate::event::{Event, SessionStarted, SideRef};
+use crate::event::{Entry, Event, SessionStarted, SideRef};
 use crate::fs::{FileSystem, RealFs};
-use crate::id::{Seq, SessionId};
+use crate::id::{Place, Seq, SessionId};
 use crate::state::State;
 use crate::stats::StoreStats;
 use crate::store::{
@@ -559,6 +559,15 @@ impl SessionStore for FileStore {
 
     async fn read(&self, id: SessionId, from: Seq) -> Result<Box<dyn EntryReader>, StoreError> {
         self.entries(id, from, false).await
+    }
+
+    async fn read_one(&self, id: SessionId, seq: Seq, place: Place) -> Result<Option<Arc<Entry>>, StoreError> {
+        let there = self.blocking(move |core| LogReader::open(core, id)?.log().entry_at(seq, place)).await?;
+        if let Some(entry) = there {
+            return Ok(Some(Arc::new(entry)));
+        }
+        let mut entries = self.read(id, seq).await?;
+        Ok(entries.next().await?.filter(|entry| entry.seq == seq))
     }
 
     async fn follow(&self, id: SessionId, from: Seq) -> Result<Box<dyn EntryReader>, StoreError> {

@@ -122,6 +122,19 @@ impl Log<'_> {
         Ok(state.missing().is_empty())
     }
 
+    /// The event `seq` at `place`; nothing where it is not there, or not whole.
+    pub(super) fn entry_at(&self, seq: Seq, place: Place) -> Result<Option<Entry>, StoreError> {
+        if !place.is_known() || place.len > BODY_BYTES_MAX {
+            return Ok(None);
+        }
+        let start = place.offset.saturating_sub(SEED_BYTES);
+        let bytes = self.read(start, place.end().saturating_sub(start))?;
+        match lines_at(&bytes, start, place).as_deref() {
+            Some([line]) => Ok(self.entry(line)?.filter(|entry| entry.seq == seq).map(|entry| Entry { place, ..entry })),
+            _ => Ok(None),
+        }
+    }
+
     /// The checkpoint whose line starts at `offset`, where there is one that counts.
     fn anchor_at(&self, offset: u64) -> Result<Option<Anchor>, StoreError> {
         let Some(line) = self.line_at(offset)? else { return Ok(None) };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   session   a row for each session: what its log was when it was read, and where to read on
-//!   message   a row for each document: its session, its event, which of the event's documents it is, its time
+//!   message   a row for each document: its session, its event, which of the event's documents it is, its time, the place of its line
 //!   moved     by how much an id is more than its document's time, at most
 //!   words     FTS5 without its content: the words of each document, and its filters as words
 //! ```
@@ -15,7 +15,7 @@ use super::documents::Document;
 use super::query::{SearchOrder, SearchQuery, facet, model_names};
 use super::words::append_words;
 use crate::fs::{FileSystem, OpenMode, RealFs, create_dirs};
-use crate::id::{Seq, SessionId};
+use crate::id::{Place, Seq, SessionId};
 use crate::time::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
@@ -38,7 +38,7 @@ const SCHEMA: &str = "
     CREATE TABLE session(num INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, updated_at INTEGER NOT NULL,
         next INTEGER NOT NULL, crc INTEGER NOT NULL, cwd TEXT, model TEXT);
     CREATE TABLE message(id INTEGER PRIMARY KEY, session INTEGER NOT NULL, seq INTEGER NOT NULL, part INTEGER NOT NULL,
-        at INTEGER NOT NULL);
+        at INTEGER NOT NULL, offset INTEGER NOT NULL, len INTEGER NOT NULL, crc INTEGER NOT NULL);
     CREATE TABLE moved(most INTEGER NOT NULL);
     INSERT INTO moved VALUES(0);
     CREATE INDEX message_session ON message(session);
@@ -80,6 +80,7 @@ pub(super) struct Candidate {
     pub(super) seq: Seq,
     pub(super) part: u32,
     pub(super) at: Timestamp,
+    pub(super) place: Place,
 }
 
 /// The files of the index.
@@ -243,7 +244,8 @@ impl Database {
         };
         // The words are looked up first: a join inside would make SQLite sort.
         let sql = format!(
-            "SELECT found.id, session.id, message.seq, message.part, message.at FROM \
+            "SELECT found.id, session.id, message.seq, message.part, message.at, \
+             message.offset, message.len, message.crc FROM \
              (SELECT rowid AS id FROM words WHERE words MATCH ?1 AND rowid BETWEEN ?2 AND ?3 ORDER BY {order} LIMIT ?4 OFFSET ?5) AS found \
              CROSS JOIN message ON message.id = found.id CROSS JOIN session ON session.num = message.session"
         );
@@ -251,7 +253,8 @@ impl Database {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let candidates = rows.query_map(params![query.to_fts(), first, last, limit, offset], |row| {
             let at = Timestamp::from_ms(row.get(4)?);
-            Ok(Candidate { id: row.get(0)?, session: session_id(row.get(1)?), seq: row.get(2)?, part: row.get(3)?, at })
+            let place = Place { line: 0, offset: row.get(5)?, len: row.get(6)?, crc: row.get(7)? };
+            Ok(Candidate { id: row.get(0)?, session: session_id(row.get(1)?), seq: row.get(2)?, part: row.get(3)?, at, place })
         })?;
         Ok(candidates.collect::<Result<_, _>>()?)
     }
@@ -317,8 +320,9 @@ fn add(connection: &Connection, parts: &[Part]) -> Result<u64, SearchError> {
     // FTS5 takes them best in the order of their ids.
     rows.sort_unstable_by_key(|(id, ..)| *id);
     let mut add_words = connection.prepare_cached("INSERT INTO words(rowid, line) VALUES(?1, ?2)")?;
-    let mut add_message =
-        connection.prepare_cached("INSERT INTO message(id, session, seq, part, at) VALUES(?1, ?2, ?3, ?4, ?5)")?;
+    let mut add_message = connection.prepare_cached(
+        "INSERT INTO message(id, session, seq, part, at, offset, len, crc) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
     let mut line = String::new();
     for (id, num, document, filters) in &rows {
         line.clear();
@@ -326,7 +330,16 @@ fn add(connection: &Connection, parts: &[Part]) -> Result<u64, SearchError> {
         push_filters(document, &mut line);
         append_words(&document.text, &mut line);
         add_words.execute(params![id, line])?;
-        add_message.execute(params![id, num, document.seq, document.part, document.at.as_ms()])?;
+        add_message.execute(params![
+            id,
+            num,
+            document.seq,
+            document.part,
+            document.at.as_ms(),
+            document.place.offset,
+            document.place.len,
+            document.place.crc
+        ])?;
     }
     let moved = rows.iter().map(|(id, _, document, _)| id.saturating_sub(id_of(document.at))).max().unwrap_or(0);
     connection.execute("UPDATE moved SET most = max(most, ?1)", [moved])?;

@@ -6,7 +6,7 @@
 
 use super::query::SearchRole;
 use crate::event::{Block, Entry, Event, ToolCall, UserKind};
-use crate::id::Seq;
+use crate::id::{Place, Seq};
 use crate::time::Timestamp;
 use serde_json::Value;
 
@@ -15,6 +15,8 @@ use serde_json::Value;
 pub(super) struct Document {
     /// The event that has it.
     pub(super) seq: Seq,
+    /// Where that event stands, as a hint.
+    pub(super) place: Place,
     /// Which of that event's documents it is.
     pub(super) part: u32,
     pub(super) at: Timestamp,
@@ -41,6 +43,7 @@ pub(super) struct Documents {
 #[derive(Clone, Debug, Default)]
 struct Coming {
     message: Seq,
+    place: Place,
     at: Timestamp,
     text: String,
     reasoning: String,
@@ -84,7 +87,11 @@ impl Documents {
             }
             Event::ModelRequest(_) => {
                 self.end_coming(out);
-                self.coming = Some((Coming { message: entry.seq, at: entry.at, ..Coming::default() }, before.0, before.1));
+                self.coming = Some((
+                    Coming { message: entry.seq, place: entry.place, at: entry.at, ..Coming::default() },
+                    before.0,
+                    before.1,
+                ));
             }
             Event::AssistantText(piece) => self.add(piece.message, |coming| coming.text.push_str(&piece.text)),
             Event::AssistantReasoning(piece) => self.add(piece.message, |coming| coming.reasoning.push_str(&piece.text)),
@@ -154,14 +161,23 @@ impl Documents {
         for (role, text) in [(SearchRole::Assistant, coming.text), (SearchRole::Reasoning, coming.reasoning)] {
             if !text.is_empty() {
                 let model = self.model.clone();
-                out.push(Document { seq: coming.message, part: 0, at: coming.at, role, tool: None, model, text });
+                out.push(Document {
+                    seq: coming.message,
+                    place: coming.place,
+                    part: 0,
+                    at: coming.at,
+                    role,
+                    tool: None,
+                    model,
+                    text,
+                });
             }
         }
         number(&mut out[from..]);
     }
 
     fn document(&self, entry: &Entry, role: SearchRole, tool: Option<String>, text: String) -> Document {
-        Document { seq: entry.seq, part: 0, at: entry.at, role, tool, model: self.model.clone(), text }
+        Document { seq: entry.seq, place: entry.place, part: 0, at: entry.at, role, tool, model: self.model.clone(), text }
     }
 }
 

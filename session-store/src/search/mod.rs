@@ -233,10 +233,16 @@ async fn read(store: &dyn SessionStore, candidate: Candidate, query: &SearchQuer
 }
 
 async fn read_document(store: &dyn SessionStore, candidate: Candidate) -> Result<Option<Document>, StoreError> {
-    let Candidate { session, seq, part, .. } = candidate;
-    let mut entries = store.read(session, seq).await?;
+    let Candidate { session, seq, part, place, .. } = candidate;
     let mut documents = Documents::resume(seq, 0, None, None);
     let mut found = Vec::new();
+    let Some(entry) = store.read_one(session, seq, place).await? else { return Ok(None) };
+    documents.push(&entry, &mut found);
+    if !documents.is_coming() {
+        return Ok(found.into_iter().find(|document| document.part == part));
+    }
+    // An answer that was cut takes the events behind its first one, too.
+    let mut entries = store.read(session, seq + 1).await?;
     loop {
         let entry = entries.next().await?;
         match &entry {
@@ -244,7 +250,6 @@ async fn read_document(store: &dyn SessionStore, candidate: Candidate) -> Result
             None => documents.finish(&mut found),
         }
         let wanted = found.drain(..).find(|document| (document.seq, document.part) == (seq, part));
-        // Only an answer that was cut takes more than its first event.
         if wanted.is_some() || entry.is_none() || !documents.is_coming() {
             return Ok(wanted);
         }

@@ -285,6 +285,7 @@ mod tests {
     fn document(text: &str) -> Document {
         Document {
             seq: 0,
+            place: crate::id::Place::default(),
             part: 0,
             at: Timestamp::from_ms(0),
             role: SearchRole::User,
