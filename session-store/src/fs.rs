@@ -42,6 +42,15 @@ pub trait FileSystem: Send + Sync + 'static {
     /// As of `readdir(3)`.
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
 
+    /// The entries of a directory, in no order, each with what [`FileSystem::stat`] says of it; without that where it is gone by then.
+    ///
+    /// # Errors
+    /// As of `readdir(3)`.
+    fn read_dir_stat(&self, path: &Path) -> io::Result<Vec<(DirEntry, Option<Stat>)>> {
+        let entries = self.read_dir(path)?.into_iter();
+        Ok(entries.map(|entry| (entry.clone(), self.stat(&path.join(entry.name)).ok())).collect())
+    }
+
     /// Makes a directory that only its owner can enter (0700).
     ///
     /// # Errors
@@ -272,6 +281,17 @@ impl FileSystem for RealFs {
             .map(|entry| {
                 let entry = entry?;
                 Ok(DirEntry { is_dir: entry.file_type()?.is_dir(), name: entry.file_name() })
+            })
+            .collect()
+    }
+
+    fn read_dir_stat(&self, path: &Path) -> io::Result<Vec<(DirEntry, Option<Stat>)>> {
+        std::fs::read_dir(path)?
+            .map(|entry| {
+                let entry = entry?;
+                // Asked of the open directory, which is cheaper than a path.
+                let stat = entry.metadata().ok().map(|found| stat_of(&found));
+                Ok((DirEntry { is_dir: entry.file_type()?.is_dir(), name: entry.file_name() }, stat))
             })
             .collect()
     }

@@ -10,7 +10,7 @@ use super::text::{Files, Text};
 use super::{lock, owner, read};
 use crate::error::StoreError;
 use crate::event::{Closed, Entry, Event, Summary};
-use crate::fs::OpenMode;
+use crate::fs::{OpenMode, Stat};
 use crate::id::SessionId;
 use crate::line::{Decoded, claim, decode};
 use crate::store::{Holder, SessionListState, SessionSummary};
@@ -51,31 +51,31 @@ fn sorted(listed: Vec<Listed>) -> Vec<SessionSummary> {
 }
 
 fn listed(core: &Arc<Core>, found: &[Found], index: &ListIndex) -> Vec<Listed> {
+    in_parallel(found, |found| listed_one(core, found, index))
+}
+
+/// What `work` makes of `items`, in no order, by some threads.
+fn in_parallel<T: Sync, R: Send, I: IntoIterator<Item = R>>(items: &[T], work: impl Fn(&T) -> I + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
-    let worker = || {
-        std::iter::from_fn(|| found.get(next.fetch_add(1, Ordering::Relaxed)))
-            .filter_map(|found| listed_one(core, found, index))
-            .collect::<Vec<_>>()
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(found.len());
+    let worker = || std::iter::from_fn(|| items.get(next.fetch_add(1, Ordering::Relaxed))).flat_map(&work).collect::<Vec<_>>();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     std::thread::scope(|scope| {
         let start = || std::thread::Builder::new().name("session-list".to_owned()).spawn_scoped(scope, worker).ok();
         let others: Vec<_> = (1..threads).filter_map(|_| start()).collect();
-        let mut listed = worker();
+        let mut results = worker();
         for other in others {
             // A panic was reported by its own thread; what it had is missing from the list.
-            listed.extend(other.join().unwrap_or_default());
+            results.extend(other.join().unwrap_or_default());
         }
-        listed
+        results
     })
 }
 
 /// A session whose log is there.
 struct Found {
     id: SessionId,
-    path: PathBuf,
-    /// Whether a part of it is cold, and another is not.
-    is_in_two: bool,
+    /// Its file before it is read; absent where a part of it is cold, and another is not.
+    stat: Option<Stat>,
 }
 
 fn ids(core: &Core, root: &Path) -> Result<Vec<Found>, StoreError> {
@@ -84,11 +84,15 @@ fn ids(core: &Core, root: &Path) -> Result<Vec<Found>, StoreError> {
         entries => entries.map_err(StoreError::io("read", root))?,
     };
     let days = folders(core, root).flat_map(|year| folders(core, &year)).flat_map(|month| folders(core, &month));
-    let mut found: Vec<Found> = days.flat_map(|day| logs(core, &day)).collect();
+    let days: Vec<PathBuf> = days.collect();
+    let mut found = in_parallel(&days, |day| logs(core, day));
     found.sort_unstable_by_key(|found| found.id);
     found.dedup_by(|next, first| {
-        first.is_in_two |= next.id == first.id;
-        next.id == first.id
+        let is_same = next.id == first.id;
+        if is_same {
+            first.stat = None;
+        }
+        is_same
     });
     Ok(found)
 }
@@ -105,12 +109,12 @@ fn folders(core: &Core, path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 
 /// The logs in the folder of a day, by their names. One that lies in another folder than its id says is not found by its id.
 fn logs(core: &Core, day: &Path) -> impl Iterator<Item = Found> + use<> {
-    let entries = core.fs().read_dir(day).unwrap_or_default().into_iter();
+    let entries = core.fs().read_dir_stat(day).unwrap_or_default().into_iter();
     let layout = core.layout.clone();
     let day = day.to_path_buf();
     // Those of a folder have one date, or few.
     let mut checked = None;
-    entries.filter_map(move |entry| {
+    entries.filter_map(move |(entry, stat)| {
         let name = entry.name.to_str()?;
         let (name, is_cold) = name.strip_suffix(".zst").map_or((name, false), |name| (name, true));
         let name = name.strip_suffix(".jsonl")?;
@@ -124,7 +128,7 @@ fn logs(core: &Core, day: &Path) -> impl Iterator<Item = Found> + use<> {
         let is_here = matches!((place, is_cold), (Place::Sessions, _) | (Place::Archive, true));
         // The same id in capitals is another name.
         let is_its_name = name == id.uuid().hyphenated().encode_lower(&mut [0; 36]);
-        (!entry.is_dir && is_here && is_its_name).then(|| Found { id, path: day.join(&entry.name), is_in_two: false })
+        (!entry.is_dir && is_here && is_its_name).then_some(Found { id, stat })
     })
 }
 
@@ -150,11 +154,10 @@ impl Place {
 
 /// A session by its row, or else by its log. Nothing where it is gone by now.
 fn listed_one(core: &Arc<Core>, found: &Found, index: &ListIndex) -> Option<Listed> {
-    let id = found.id;
-    // Before its log is read: what is written meanwhile makes the row stale, never wrong. A row tells of one file.
-    let stat = if found.is_in_two { None } else { core.fs().stat(&found.path).ok() };
+    let Found { id, stat } = *found;
     match stat.as_ref().and_then(|stat| index.get(id, stat)).filter(|_| !is_ours(core, id)) {
         Some(summary) => Some(Listed { summary, stat, was_read: false }),
+        // What is written from here on makes the row stale, never wrong.
         None => summary(core, id).map(|summary| Listed { summary, stat, was_read: true }),
     }
 }
