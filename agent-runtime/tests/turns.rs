@@ -693,3 +693,24 @@ const _: () = {
     is_send_and_static::<Session>();
     is_send_and_static::<Runtime>();
 };
+
+#[tokio::test]
+async fn a_session_that_grows_gets_checkpoints_and_one_before_it_is_closed() {
+    let world = World::new();
+    let (session, model) = world.session([]).await;
+    for _ in 0..24 {
+        session.note(&"x".repeat(50_000)).expect("taken");
+    }
+    let is_checkpoint = |entry: &Arc<Entry>| matches!(entry.event, Event::Checkpoint(_));
+    let grown = world.entries(&session).await;
+    assert_eq!(grown.iter().filter(|entry| is_checkpoint(entry)).count(), 1, "one for 1.2 MB");
+    assert!(!grown.last().is_some_and(is_checkpoint), "and not at the end of it");
+    let context = session.state(|state| state.context.len());
+    session.close().await.expect("closed");
+
+    let resumed = world.runtime.resume(session.id(), world.setup(&model)).await.expect("resumed");
+    assert_eq!(resumed.state(|state| (state.context.len(), state.missing().len())), (context, 0));
+    let entries = world.end(resumed).await;
+    let closed = entries.iter().position(|entry| matches!(entry.event, Event::Closed(_))).expect("it was closed");
+    assert!(is_checkpoint(&entries[closed - 1]));
+}

@@ -98,3 +98,45 @@ impl Tally {
         self.summary.messages += u64::from(self.in_flight.take().is_some_and(|answer| answer.has_words));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::AssistantText;
+    use crate::samples::{any_event, opened};
+    use crate::state::State;
+    use crate::time::Timestamp;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_summary_says_what_the_state_says(
+            events in prop::collection::vec(any_event(), 0..40),
+            pieces in prop::collection::vec((any::<prop::sample::Index>(), 0_u64..4, " ?[a\u{1f30a}]{0,3}"), 0..20),
+            from in any::<prop::sample::Index>(),
+        ) {
+            // Pieces of the answers that are in flight, and not only of those that never were.
+            let mut events = events;
+            for (at, offset, text) in pieces {
+                let at = at.index(events.len() + 1);
+                let request = events[..at].iter().rposition(|event| matches!(event, Event::ModelRequest(_)));
+                let message = request.map_or(0, |request| request as Seq);
+                events.insert(at, AssistantText { message, offset, text }.into());
+            }
+            let from = from.index(events.len() + 1);
+            events.insert(from, opened(9));
+            let entries = events.into_iter().zip(0..).map(|(event, seq)| Entry::new(seq, Timestamp::from_ms(seq as i64), event));
+            let (mut state, mut whole, mut resumed) = (State::default(), Tally::default(), None);
+            for entry in entries {
+                state.apply(&entry);
+                whole.pass(&entry);
+                resumed.iter_mut().for_each(|tally: &mut Tally| tally.pass(&entry));
+                if entry.seq == from as Seq {
+                    resumed = Some(Tally::new(state.summary()));
+                }
+                prop_assert_eq!(whole.summary(0), state.summary());
+            }
+            prop_assert_eq!(resumed.map(|tally| tally.summary(0)), Some(state.summary()));
+        }
+    }
+}

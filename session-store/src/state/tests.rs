@@ -7,6 +7,7 @@ use crate::event::{
 };
 use crate::samples::{any_event, every_event, note, opened};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 /// A log in the making.
 #[derive(Default)]
@@ -427,6 +428,37 @@ proptest! {
     }
 
     #[test]
+    fn ranges_of_the_context_hold_its_messages_whatever_was_forgotten(steps in prop::collection::vec(steps(), 8..16)) {
+        let mut log = ten();
+        // The messages that there ever were, and those of them that are no note of a trim.
+        let mut messages: BTreeSet<Seq> = (0..10).collect();
+        for step in steps.into_iter().flatten() {
+            let context = log.context();
+            let pick = |index: prop::sample::Index| context.get(index.index(context.len().max(1))).copied().unwrap_or(0);
+            match step {
+                Step::Say => drop(messages.insert(log.add(note("more")))),
+                Step::Trim(from, to) => drop(log.trim(pick(from).min(pick(to)), pick(from).max(pick(to)))),
+                // A branch of its own, so that there is something after it.
+                Step::Rewind(to) => {
+                    log.rewind(pick(to));
+                    messages.insert(log.add(note("another way")));
+                }
+            }
+        }
+        let state = log.state();
+        prop_assert!(state.undoable().count() <= UNDO_MAX);
+        let in_ranges: Vec<Seq> = state
+            .context_ranges()
+            .into_iter()
+            .flat_map(|SeqRange(from, to)| {
+                let one = (from == to).then_some(from);
+                one.into_iter().chain(messages.range(from..=to).copied().filter(move |_| from != to))
+            })
+            .collect();
+        prop_assert_eq!(in_ranges, log.context());
+    }
+
+    #[test]
     fn any_events_in_any_order_can_be_folded_and_the_bodies_read_again(
         events in prop::collection::vec(any_event(), 0..20),
         gaps in prop::collection::vec(0_u64..3, 20),
@@ -446,6 +478,67 @@ proptest! {
         }
         prop_assert!(emptied.missing().is_empty());
     }
+}
+
+/// A log of many trims, each of the two oldest messages.
+fn many_trims(trims: usize) -> Log {
+    let mut log = ten();
+    let mut state = log.state();
+    for _ in 0..trims {
+        for _ in 0..2 {
+            log.add(note("more"));
+            state.apply(&log.entries[log.entries.len() - 1]);
+        }
+        let removed = state.context[..3].iter().map(|slot| SeqRange(slot.seq, slot.seq)).collect();
+        let (note, reason) = ("left out".to_owned(), "budget".to_owned());
+        log.add(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0 });
+        state.apply(&log.entries[log.entries.len() - 1]);
+    }
+    log
+}
+
+#[test]
+fn the_size_of_a_state_follows_its_context_and_not_its_history() {
+    let size = |trims| many_trims(trims).state().checkpoint().expect("no answer is in flight").state.get().len();
+    let (some, many) = (size(UNDO_MAX + 10), size(1_000));
+    assert!(many < some + some / 5, "{some} bytes after {} trims, {many} after 1,000", UNDO_MAX + 10);
+}
+
+#[test]
+fn of_old_trims_the_note_stays_where_it_is_and_undoing_them_changes_nothing() {
+    let mut log = many_trims(UNDO_MAX);
+    let first = log.state().undoable().next().expect("a trim");
+    log.add(note("more"));
+    let kept = log.trim(0, 0);
+    let before = log.context();
+    assert!(log.state().undoable().all(|undo| undo != first));
+    log.undo(first);
+    assert_eq!(log.context(), before);
+    log.undo(kept);
+    // The note of everything that was trimmed stands before the first message that stayed.
+    let oldest = log.state().context[0].seq;
+    let to = log.state().context[1].seq;
+    log.rewind(to);
+    assert_eq!(log.context(), [oldest, to]);
+}
+
+#[test]
+fn of_too_many_messages_only_the_newest_trim_is_kept_to_be_undone() {
+    let mut log = Log::default();
+    for _ in 0..UNDO_MESSAGES_MAX {
+        log.add(note("one of many"));
+    }
+    log.rewind(2);
+    let all = UNDO_MESSAGES_MAX as Seq;
+    assert_eq!(log.state().undoable().collect::<Vec<_>>(), [all]);
+    for _ in 0..10 {
+        log.add(note("more"));
+    }
+    let second = log.rewind(all + 3);
+    assert_eq!(log.state().undoable().collect::<Vec<_>>(), [second]);
+    log.undo(all);
+    assert_eq!(log.context(), [0, 1, 2, all + 1, all + 2, all + 3]);
+    assert_eq!(log.state().context_ranges(), [SeqRange(0, 2), SeqRange(all + 1, all + 3)]);
 }
 
 #[test]
