@@ -415,12 +415,32 @@ async fn a_checkpoint_of_a_writer_that_lost_the_session_is_not_believed() {
     log.add(say("by the new owner"));
     let taken = log.bytes.len();
     let start = stale.bytes.len();
-    stale.add(say("by the old owner"));
+    // No message, so that every body that it names is where it says.
+    stale.add(SessionRenamed { name: "the old owner's".to_owned() });
     stale.checkpoint();
-    stale.add(say("by the old owner again"));
     let bytes = [&log.bytes[..taken], &stale.bytes[start..]].concat();
     let state = loaded(&put(&bytes)).await.state;
     assert_same(&state, &log.state);
+}
+
+#[tokio::test]
+async fn what_a_stale_writer_adds_behind_a_checkpoint_is_set_aside_as_by_who_reads_everything() {
+    let mut log = with_checkpoint();
+    let mut stale = log.clone();
+    log.opened(2);
+    log.add(say("by the new owner"));
+    log.checkpoint();
+    let start = stale.bytes.len();
+    for number in 0..9 {
+        stale.add(say(&format!("by the old owner {number}")));
+    }
+    let fs = put(&[&log.bytes[..], &stale.bytes[start..]].concat());
+    assert_same(&loaded(&fs).await.state, &log.state);
+    let store = store(&fs);
+    let last = log.state.next_seq - 1;
+    let mut reader = store.read(id(), last).await.unwrap();
+    assert_eq!(reader.next().await.unwrap().unwrap().seq, last);
+    assert_eq!(reader.next().await.unwrap(), None);
 }
 
 #[tokio::test]
