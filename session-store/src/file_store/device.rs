@@ -82,7 +82,11 @@ impl Device {
         let Ok(mut volume) = self.volume.try_lock() else { return true };
         if matches!(*volume, VolumeState::NotOpened) {
             *volume = match core.fs().volume(&self.folder) {
-                Ok(Some(opened)) => VolumeState::Open(opened, None),
+                // The folder may be on another device by now: to sync that one says nothing of this.
+                Ok(Some(opened)) if core.fs().stat(&self.folder).is_ok_and(|stat| stat.device == self.number) => {
+                    VolumeState::Open(opened, None)
+                }
+                Ok(Some(_)) => VolumeState::NotOpened,
                 Ok(None) => VolumeState::Absent,
                 // Perhaps the descriptors have run out.
                 Err(_) => VolumeState::NotOpened,

@@ -123,7 +123,7 @@ async fn a_session_that_writes_much_lets_the_others_go_between() {
     let logs = create_many(&store, 100).await;
     let (large, small) = logs.split_first().unwrap();
     fs.slow_down(&log_path(large.id()));
-    for _ in 0..48 {
+    for _ in 0..96 {
         large.append(say(&"x".repeat(MIB as usize / 2))).unwrap();
     }
     until(|| fs.waited_for_credit() > 0).await;
@@ -140,8 +140,9 @@ async fn a_session_that_writes_much_lets_the_others_go_between() {
         small.iter().all(|log| log.progress().borrow().durable == 3)
     })
     .await;
-    assert!(batches <= 3, "they waited for {batches} batches of 4 MiB, of six");
-    assert!(large.progress().borrow().written < 2 + 4 * 8);
+    // One or two where nothing else goes on; what matters is that they do not wait for all.
+    assert!(batches <= 6, "they waited for {batches} batches of 4 MiB, of twelve");
+    assert!(large.progress().borrow().written < 2 + 8 * 8);
     fs.credit(100 * MIB);
     soon(store.flush()).await.unwrap();
 }
