@@ -420,7 +420,8 @@ impl State {
     }
 
     /// Fills in bodies of the context from `entry`, where they are missing. Feed it the log from the smallest
-    /// [`State::missing`] on.
+    /// [`State::missing`] on, and past the largest until the next `session.opened`, `model.request` or `assistant.message`: an answer that a
+    /// crash cut lies in the pieces that follow its request.
     pub fn hydrate(&mut self, entry: &Entry) {
         if let Event::Profile(profile) = &entry.event
             && self.missing_profile().is_some_and(|missing| missing.seq == entry.seq)

@@ -156,11 +156,7 @@ impl Writer {
     }
 
     fn rehydrate(&mut self) {
-        if !self.state.missing().is_empty() {
-            for entry in &self.entries {
-                self.state.hydrate(entry);
-            }
-        }
+        hydrate(&mut self.state, &self.entries);
     }
 
     fn open(&mut self) {
@@ -351,6 +347,13 @@ fn finished(call: &str, name: &str, output: &str) -> ToolFinished {
     ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, duration_ms: 0 }
 }
 
+/// Reads again what is missing; to the end of the log, because an answer that was cut lies in several lines.
+fn hydrate(state: &mut State, entries: &[Entry]) {
+    if !state.missing().is_empty() {
+        entries.iter().for_each(|entry| state.hydrate(entry));
+    }
+}
+
 fn uuid_of(number: u64) -> uuid::Uuid {
     uuid::Uuid::from_u128(u128::from(number) + 1)
 }
@@ -390,12 +393,7 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
     let mut last: Option<(Value, usize)> = None;
     for (place, entry) in writer.entries.iter().enumerate() {
         state.apply(entry);
-        for entry in &writer.entries[..=place] {
-            if state.missing().is_empty() {
-                break;
-            }
-            state.hydrate(entry);
-        }
+        hydrate(&mut state, &writer.entries[..=place]);
         if state.profile.is_none() {
             continue;
         }
