@@ -118,6 +118,20 @@ pub(crate) struct RunArgs {
     /// Keep nothing
     #[arg(long, conflicts_with_all = ["go_on", "resume", "name"], help_heading = "Session")]
     pub(crate) no_session: bool,
+    #[command(flatten)]
+    pub(crate) setup: SetupArgs,
+
+    /// How `-p` prints
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub(crate) output_format: Option<OutputFormat>,
+    /// The same as `--output-format stream-json`
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+/// How turns run: what a chat, `-p` and a batch have in common.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct SetupArgs {
     /// Work in this directory
     #[arg(short = 'C', long = "cd", value_name = "DIR", help_heading = "Session")]
     pub(crate) cd: Option<PathBuf>,
@@ -140,13 +154,6 @@ pub(crate) struct RunArgs {
     /// After the system prompt
     #[arg(long, value_name = "TEXT", help_heading = "Model")]
     pub(crate) append_system_prompt: Option<String>,
-
-    /// How `-p` prints
-    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
-    pub(crate) output_format: Option<OutputFormat>,
-    /// The same as `--output-format stream-json`
-    #[arg(long, help_heading = "Output")]
-    pub(crate) json: bool,
 
     /// What happens to a tool call that needs approval [default: ask; read-only with `-p`]
     #[arg(long, value_name = "MODE", help_heading = "Tools")]

@@ -60,7 +60,7 @@ pub(crate) async fn run(app: &App, typed: RunArgs) -> Result<Exit, CliError> {
 
 /// Whoever is asked in the mode `ask`.
 fn approver(typed: &RunArgs) -> Result<Option<Arc<dyn Approver>>, CliError> {
-    if typed.permission_mode != Some(PermissionMode::Ask) {
+    if typed.setup.permission_mode != Some(PermissionMode::Ask) {
         return Ok(None);
     }
     match ask::OnTerminal::open() {

@@ -8,7 +8,7 @@
 //! (the project's instructions, the working directory, `--append-system-prompt`) is told to the model as a note.
 
 use crate::app::{self, App};
-use crate::args::{self, RunArgs};
+use crate::args::{self, RunArgs, SetupArgs};
 use crate::commands::sessions::checked_name;
 use crate::error::CliError;
 use crate::handoff;
@@ -75,19 +75,24 @@ pub(crate) struct Plan {
     manner: Manner,
     cwd: PathBuf,
     add_dirs: Vec<PathBuf>,
+    tools: Vec<Arc<dyn Tool>>,
+    /// `--take-over` was meant for the session that is opened first.
+    is_taken: AtomicBool,
+    place: Arc<Place>,
+}
+
+/// Where runs happen: what all plans of a process share.
+struct Place {
     env: Vec<(String, String)>,
     user_home: Option<PathBuf>,
     models: Models,
-    tools: Vec<Arc<dyn Tool>>,
     runtime: Runtime,
     /// The store that the runtime has.
     files: Arc<FileStore>,
-    /// `--take-over` was meant for the session that is opened first.
-    is_taken: AtomicBool,
     /// How the log of the session that was opened last fares; [`Plan::shutdown`] looks whether the disk is in trouble.
     progress: Mutex<Option<watch::Receiver<Progress>>>,
-    /// With `--no-session`, the folder of the store; removed when the plan is dropped, or by the system after a crash.
-    _nothing_kept: Option<TempDir>,
+    /// With `--no-session`, the folder of the store; removed when the last plan is dropped, or by the system after a crash.
+    nothing_kept: Option<TempDir>,
 }
 
 /// How long a chat does nothing before it makes old sessions cold, ...
@@ -119,60 +124,58 @@ impl Plan {
                 CliError::usage("a chat has no output format").hint("`-p` prints one turn in the format that is asked for")
             );
         }
-        if typed.max_output_tokens.zip(typed.context_window).is_some_and(|(output, window)| output >= window) {
-            return Err(CliError::usage("`--max-output-tokens` leaves no room in `--context-window`")
-                .hint("the answer is part of the window: make it smaller, or the window larger"));
-        }
-        let cwd = directory(typed.cd.as_deref().unwrap_or(Path::new(".")))?;
-        let add_dirs = typed.add_dir.iter().map(|dir| directory(dir)).collect::<Result<_, _>>()?;
-        let tools = visible_tools(&typed)?;
-        typed.model.as_deref().map(ModelName::parse).transpose()?;
-        typed.name.as_deref().map(checked_name).transpose()?;
-        if typed.base_url.is_some() && typed.model.is_none() && !typed.go_on && typed.resume.is_none() {
-            return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
-        }
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
         let home = nothing_kept.as_ref().map_or(app.home(), TempDir::path);
         let files = if nothing_kept.is_some() { app::open_store(home, |_| {})? } else { app.file_store()? };
-        let mut plan = Self {
-            prompt: typed.prompt.clone(),
-            choice: SessionChoice::New,
-            manner,
-            cwd,
-            add_dirs,
+        let place = Place {
             env: app.envs().to_vec(),
             user_home: std::env::home_dir(),
-            models: Models::new(app, home, typed.base_url.clone()),
-            tools,
+            models: Models::new(app, home, typed.setup.base_url.clone()),
             runtime: Runtime::new(Arc::clone(&files) as Arc<dyn SessionStore>),
             files,
-            is_taken: AtomicBool::new(false),
             progress: Mutex::new(None),
-            _nothing_kept: nothing_kept,
-            typed,
+            nothing_kept,
         };
+        Self::at(Arc::new(place), typed, manner).await
+    }
+
+    async fn at(place: Arc<Place>, typed: RunArgs, manner: Manner) -> Result<Self, CliError> {
+        if typed.setup.max_output_tokens.zip(typed.setup.context_window).is_some_and(|(output, window)| output >= window) {
+            return Err(CliError::usage("`--max-output-tokens` leaves no room in `--context-window`")
+                .hint("the answer is part of the window: make it smaller, or the window larger"));
+        }
+        let cwd = directory(typed.setup.cd.as_deref().unwrap_or(Path::new(".")))?;
+        let add_dirs = typed.setup.add_dir.iter().map(|dir| directory(dir)).collect::<Result<_, _>>()?;
+        let tools = visible_tools(&typed.setup)?;
+        typed.setup.model.as_deref().map(ModelName::parse).transpose()?;
+        typed.name.as_deref().map(checked_name).transpose()?;
+        if typed.setup.base_url.is_some() && typed.setup.model.is_none() && !typed.go_on && typed.resume.is_none() {
+            return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
+        }
+        let (prompt, choice, is_taken) = (typed.prompt.clone(), SessionChoice::New, AtomicBool::new(false));
+        let mut plan = Self { prompt, choice, typed, manner, cwd, add_dirs, tools, is_taken, place };
         plan.choice = plan.choose().await?;
         if plan.choice == SessionChoice::New {
             // What is wrong with the model is told before anything is asked of the person.
-            plan.models.endpoint(&plan.name_of_model(None)?, None)?;
+            plan.place.models.endpoint(&plan.name_of_model(None)?, None)?;
         }
         Ok(plan)
     }
 
     /// The runtime, over the store of the home (or, with `--no-session`, over one that is removed with this plan).
     pub(crate) fn runtime(&self) -> &Runtime {
-        &self.runtime
+        &self.place.runtime
     }
 
     /// Counts what the store takes, beside other work, where there is a quota. What comes of it is what to tell.
     pub(crate) fn count_quota(&self) -> Option<JoinHandle<Option<String>>> {
-        quota::count(&self.files)
+        quota::count(&self.place.files)
     }
 
     /// Makes a few sessions cold that were idle for a week, beside other work. Aborting it calls it off; so does opening such a session.
     pub(crate) fn keep_cold(&self) -> JoinHandle<()> {
-        let files = Arc::clone(&self.files);
+        let files = Arc::clone(&self.place.files);
         tokio::spawn(async move {
             tokio::time::sleep(COLD_AFTER).await;
             let what = KeepCold { idle_for: COLD_IDLE_FOR, sessions_max: COLD_SESSIONS_MAX, bytes_max: COLD_BYTES_MAX };
@@ -193,7 +196,7 @@ impl Plan {
 
     /// Whether sessions are kept.
     pub(crate) fn is_kept(&self) -> bool {
-        self._nothing_kept.is_none()
+        self.place.nothing_kept.is_none()
     }
 
     /// The model that answers in a new session, as `provider/name`.
@@ -206,7 +209,7 @@ impl Plan {
 
     /// Whether a new session is answered by the offline model because there is no key, though nobody asked for it.
     pub(crate) fn is_offline_by_default(&self) -> bool {
-        self.manner == Manner::Chat && self.typed.model.is_none() && self.models.default().is_none()
+        self.manner == Manner::Chat && self.typed.setup.model.is_none() && self.place.models.default().is_none()
     }
 
     /// The model `name` (`provider/name`), for `/model`.
@@ -214,7 +217,7 @@ impl Plan {
     /// # Errors
     /// An unknown provider, or no key.
     pub(crate) fn model(&self, name: &str) -> Result<Arc<dyn Model>, CliError> {
-        self.models.make(&ModelName::parse(name)?, None)
+        self.place.models.make(&ModelName::parse(name)?, None)
     }
 
     /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]
@@ -250,14 +253,14 @@ impl Plan {
         let elsewhere = state.and_then(|state| asked_elsewhere(state, setup.model.origin()));
         let restored = match choice {
             SessionChoice::Resume(id) => {
-                self.files.is_archived(id).await?.then(|| "the session is back from the archive".to_owned())
+                self.place.files.is_archived(id).await?.then(|| "the session is back from the archive".to_owned())
             }
             _ => None,
         };
         let session = match choice {
-            SessionChoice::Resume(id) => self.runtime.resume(id, setup).await?,
-            SessionChoice::Fork { parent, at } => self.runtime.fork(parent, at, setup).await?,
-            SessionChoice::New | SessionChoice::Pick { .. } => self.runtime.create(setup).await?,
+            SessionChoice::Resume(id) => self.place.runtime.resume(id, setup).await?,
+            SessionChoice::Fork { parent, at } => self.place.runtime.fork(parent, at, setup).await?,
+            SessionChoice::New | SessionChoice::Pick { .. } => self.place.runtime.create(setup).await?,
         };
         if let Some(name) = &self.typed.name {
             session.rename(name)?;
@@ -266,7 +269,7 @@ impl Plan {
         for note in notes {
             session.note(&note)?;
         }
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.progress());
+        *self.place.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.progress());
         let first = match choice {
             SessionChoice::Fork { .. } => session.state(|state| state.parent.map_or(0, |(_, last)| last + 1)),
             _ => state.map_or(0, |state| state.next_seq),
@@ -278,7 +281,7 @@ impl Plan {
 
     /// The instructions of the project, read on a thread that may block.
     async fn instructions(&self) -> String {
-        let (cwd, home) = (self.cwd.clone(), self.user_home.clone());
+        let (cwd, home) = (self.cwd.clone(), self.place.user_home.clone());
         // Reading cannot panic; without an answer there are no instructions.
         tokio::task::spawn_blocking(move || instructions::of_project(&cwd, home.as_deref())).await.unwrap_or_default()
     }
@@ -288,10 +291,10 @@ impl Plan {
     /// # Errors
     /// What was not durable within 5 s, or within 1 s where the disk has failed already.
     pub(crate) async fn shutdown(&self) -> Result<(), CliError> {
-        self.models.finish().await;
-        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.place.models.finish().await;
+        let progress = self.place.progress.lock().unwrap_or_else(PoisonError::into_inner).take();
         let is_in_trouble = progress.as_ref().is_some_and(|progress| progress.borrow().trouble.is_some());
-        let kept = self.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await;
+        let kept = self.place.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await;
         if let Some(rescued) = progress.and_then(|progress| progress.borrow().rescued.clone()) {
             output::stderr(&format!("warning: {}\n", rescued_words(&rescued)));
         }
@@ -303,11 +306,11 @@ impl Plan {
     /// # Errors
     /// As of [`resolve::resolve`].
     pub(crate) async fn resolve(&self, text: &str) -> Result<SessionId, CliError> {
-        resolve::resolve(&self.files, text).await
+        resolve::resolve(&self.place.files, text).await
     }
 
     fn store(&self) -> &Arc<dyn SessionStore> {
-        self.runtime.store()
+        self.place.runtime.store()
     }
 
     async fn choose(&self) -> Result<SessionChoice, CliError> {
@@ -340,14 +343,14 @@ impl Plan {
         setup.system = self.system(stored, instructions);
         setup.tools = self.tools_for(stored);
         setup.add_dirs.clone_from(&self.add_dirs);
-        setup.env.clone_from(&self.env);
+        setup.env.clone_from(&self.place.env);
         setup.permissions = self.permissions(approver);
-        setup.effort = typed.effort.map(|effort| effort.as_str().to_owned());
-        setup.max_output_tokens = typed.max_output_tokens;
-        setup.context_window = typed.context_window;
-        setup.max_model_calls = typed.max_turns;
-        setup.clocks = clocks(typed);
-        setup.secrets = Secrets::from_env(&self.env);
+        setup.effort = typed.setup.effort.map(|effort| effort.as_str().to_owned());
+        setup.max_output_tokens = typed.setup.max_output_tokens;
+        setup.context_window = typed.setup.context_window;
+        setup.max_model_calls = typed.setup.max_turns;
+        setup.clocks = clocks(&typed.setup);
+        setup.secrets = Secrets::from_env(&self.place.env);
         Ok(setup)
     }
 
@@ -356,17 +359,17 @@ impl Plan {
         let profile = stored.and_then(|state| state.profile.as_ref());
         // An imported session has the system prompt of its original only where that was the person's own.
         let is_known = profile.is_some_and(|profile| profile.projection != 0 || !profile.system.is_empty());
-        if is_known && self.typed.system_prompt.is_none() {
+        if is_known && self.typed.setup.system_prompt.is_none() {
             return None;
         }
-        let base = self.typed.system_prompt.clone().unwrap_or_else(|| instructions::default_prompt(&self.cwd));
-        Some(instructions::system_prompt(&base, instructions, self.typed.append_system_prompt.as_deref()))
+        let base = self.typed.setup.system_prompt.clone().unwrap_or_else(|| instructions::default_prompt(&self.cwd));
+        Some(instructions::system_prompt(&base, instructions, self.typed.setup.append_system_prompt.as_deref()))
     }
 
     /// What a resumed session has to be told.
     fn notes(&self, state: &State, instructions: &str) -> Vec<String> {
         let instructions = instructions::note_of_change(state, instructions);
-        let appended = self.typed.append_system_prompt.clone().filter(|text| !instructions::is_told(state, text));
+        let appended = self.typed.setup.append_system_prompt.clone().filter(|text| !instructions::is_told(state, text));
         [self.moved(state), instructions, appended].into_iter().flatten().collect()
     }
 
@@ -389,7 +392,7 @@ impl Plan {
     fn tools_for(&self, stored: Option<&State>) -> Vec<Arc<dyn Tool>> {
         let profile = stored.and_then(|state| state.profile.as_ref()).filter(|profile| profile.projection != 0);
         match profile {
-            Some(profile) if self.typed.tools.is_empty() && !self.typed.no_tools => {
+            Some(profile) if self.typed.setup.tools.is_empty() && !self.typed.setup.no_tools => {
                 let is_known = |tool: &&Arc<dyn Tool>| profile.tools.iter().any(|known| known.name == tool.spec().name);
                 self.tools.iter().filter(is_known).cloned().collect()
             }
@@ -399,32 +402,37 @@ impl Plan {
 
     /// Who may run which tool, as it was typed.
     pub(crate) fn permissions(&self, approver: Option<Arc<dyn Approver>>) -> Permissions {
-        let mode = match self.typed.permission_mode {
+        let mode = match self.typed.setup.permission_mode {
             // Left to its default, `-p` is read-only because nobody can be asked, which is what a refusal then says.
             None | Some(args::PermissionMode::Ask) => PermissionMode::Ask,
             Some(args::PermissionMode::ReadOnly) => PermissionMode::ReadOnly,
             Some(args::PermissionMode::Allow) => PermissionMode::Allow,
         };
         let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
-        Permissions { mode, allowed: set(&self.typed.allowed_tools), disallowed: set(&self.typed.disallowed_tools), approver }
+        Permissions {
+            mode,
+            allowed: set(&self.typed.setup.allowed_tools),
+            disallowed: set(&self.typed.setup.disallowed_tools),
+            approver,
+        }
     }
 
     fn model_for(&self, stored: Option<&State>) -> Result<Arc<dyn Model>, CliError> {
         let name = self.name_of_model(stored)?;
-        let before = stored.filter(|_| self.typed.model.is_none()).and_then(last_endpoint);
-        self.models.make(&name, before.as_deref())
+        let before = stored.filter(|_| self.typed.setup.model.is_none()).and_then(last_endpoint);
+        self.place.models.make(&name, before.as_deref())
     }
 
     /// The model that was typed, else the stored session's own, else the default.
     fn name_of_model(&self, stored: Option<&State>) -> Result<ModelName, CliError> {
-        if let Some(typed) = &self.typed.model {
+        if let Some(typed) = &self.typed.setup.model {
             return ModelName::parse(typed);
         }
         // What was imported may not say which model it was.
         if let Some(profile) = stored.and_then(|state| state.profile.as_ref()).filter(|profile| !profile.model.is_empty()) {
             return ModelName::parse(&profile.model);
         }
-        match self.models.default() {
+        match self.place.models.default() {
             Some(name) => Ok(name),
             None if self.manner == Manner::Chat && stored.is_none() => Ok(ModelName::offline()),
             None => Err(CliError::usage("there is no model to ask: no key is set and no model is named").hint(
@@ -481,7 +489,7 @@ fn which_session() -> CliError {
 }
 
 /// The built-in tools that the model sees, after every name that was typed is known to be right.
-fn visible_tools(typed: &RunArgs) -> Result<Vec<Arc<dyn Tool>>, CliError> {
+fn visible_tools(typed: &SetupArgs) -> Result<Vec<Arc<dyn Tool>>, CliError> {
     let all = tools::builtin();
     let names: Vec<String> = all.iter().map(|tool| tool.spec().name).collect();
     for name in typed.tools.iter().chain(&typed.allowed_tools).chain(&typed.disallowed_tools) {
@@ -509,7 +517,7 @@ fn directory(path: &Path) -> Result<PathBuf, CliError> {
     if absolute.is_dir() { Ok(absolute) } else { Err(failed("it is no directory".to_owned())) }
 }
 
-fn clocks(typed: &RunArgs) -> Clocks {
+fn clocks(typed: &SetupArgs) -> Clocks {
     let default = Clocks::default();
     Clocks {
         connect: typed.connect_timeout.unwrap_or(default.connect),
