@@ -418,6 +418,7 @@ fn earlier_turns(messages: usize, first: Seq) -> Vec<Event> {
             context: Vec::new(),
             body_sha256: String::new(),
             body_bytes: 0,
+            limits: None,
             learned: Vec::new(),
         };
         let answer = AssistantMessage {

@@ -136,6 +136,7 @@ impl TurnTask {
             context: Vec::new(),
             body_sha256: sha256_hex(body),
             body_bytes: body.len() as u64,
+            limits: Some(self.shared.request_limits()),
             learned: model.learned(),
         };
         let appended = self.shared.append_if(|state| {

@@ -7,14 +7,14 @@ use crate::agent_loop::TurnTask;
 use crate::context::{Budget, TokenCounter};
 use crate::interrupt::Interrupt;
 use crate::live::Live;
-use crate::model::Model;
+use crate::model::{Model, ModelLimits};
 use crate::projection::PROJECTION_VERSION;
 use crate::runtime::Setup;
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
-    AppendError, Entry, Event, Note, OpenSession, Parameters, Profile, Progress, Seq, SessionId, SessionLog, SessionRenamed,
-    SessionStore, State, StoreError, Todo, UserKind, UserMessage,
+    AppendError, Entry, Event, Note, OpenSession, Parameters, Profile, Progress, RequestLimits, Seq, SessionId, SessionLog,
+    SessionRenamed, SessionStore, State, StoreError, Todo, UserKind, UserMessage,
 };
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -159,10 +159,25 @@ impl Shared {
 
     /// The room that a request to the present model has.
     pub(crate) fn budget(&self) -> Budget {
-        let setup = lock(&self.setup);
-        let limits = setup.model.limits();
+        let (limits, asked) = self.limits();
         let output = self.state().profile.as_ref().and_then(|profile| profile.parameters.max_output_tokens);
-        Budget::new(setup.context_window.unwrap_or(limits.context_window), output.unwrap_or(limits.max_output_tokens))
+        Budget::new(asked.unwrap_or(limits.context_window), output.unwrap_or(limits.max_output_tokens))
+    }
+
+    /// What a request to the present model keeps to, for its event.
+    pub(crate) fn request_limits(&self) -> RequestLimits {
+        let (limits, asked) = self.limits();
+        RequestLimits {
+            max_output_tokens: self.budget().output,
+            context_window: asked.unwrap_or(limits.context_window),
+            window_asked: asked.is_some(),
+        }
+    }
+
+    /// The limits of the present model, and the window that was chosen for the session.
+    fn limits(&self) -> (ModelLimits, Option<u64>) {
+        let setup = lock(&self.setup);
+        (setup.model.limits(), setup.context_window)
     }
 
     /// Writes a `profile` if what requests are built with has changed.

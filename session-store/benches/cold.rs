@@ -231,6 +231,7 @@ impl Writing<'_> {
             context: self.state.context_ranges(),
             body_sha256: material.hex(64),
             body_bytes: self.written,
+            limits: None,
             learned: Vec::new(),
         };
         let message = self.say(request.into());

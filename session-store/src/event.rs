@@ -511,9 +511,25 @@ pub struct ModelRequest {
     pub body_sha256: String,
     /// The body's length.
     pub body_bytes: u64,
+    /// The limits that it kept to; absent in logs of builds that did not write them, and where another program asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RequestLimits>,
     /// Parameters that this endpoint and model refused before and that are therefore left out or renamed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<String>,
+}
+
+/// The limits of a request, in tokens. What is not in the log elsewhere comes from a table of models, which changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestLimits {
+    /// The longest answer that was asked for.
+    pub max_output_tokens: u64,
+    /// What the context could take, the answer included.
+    pub context_window: u64,
+    /// Whether `context_window` was chosen for the session; else it is the model's own.
+    #[serde(skip_serializing_if = "is_false")]
+    pub window_asked: bool,
 }
 
 /// `model.error`: a request failed.

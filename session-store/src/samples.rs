@@ -104,6 +104,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             context: vec![SeqRange(5, 6)],
             body_sha256: sha256_hex(b"the body"),
             body_bytes: 1893,
+            limits: None,
             learned: Vec::new(),
         }
         .into(),
@@ -293,6 +294,11 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             context: vec![SeqRange(n[0], n[1]), SeqRange(n[2], n[3])],
             body_sha256: word(1),
             body_bytes: n[0],
+            limits: (n[2].is_multiple_of(2)).then(|| RequestLimits {
+                context_window: n[0],
+                max_output_tokens: n[1],
+                window_asked: n[3].is_multiple_of(2),
+            }),
             learned: words[..(n[1] % 4) as usize].to_vec(),
         }
         .into(),

@@ -364,6 +364,7 @@ fn go_on(mut entries: Vec<Entry>) -> Vec<Entry> {
             context: Vec::new(),
             body_sha256: String::new(),
             body_bytes: 0,
+            limits: None,
             learned: Vec::new(),
         };
         let message = push(request.into());

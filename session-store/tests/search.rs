@@ -50,6 +50,7 @@ fn request() -> Event {
         context: Vec::new(),
         body_sha256: String::new(),
         body_bytes: 0,
+        limits: None,
         learned: Vec::new(),
     }
     .into()

@@ -253,6 +253,7 @@ impl Writer {
             context: self.state.context_ranges(),
             body_sha256: String::new(),
             body_bytes: 0,
+            limits: None,
             learned: Vec::new(),
         });
         *self.sent.last_mut().expect("just pushed") = Some(body.clone());

@@ -122,6 +122,7 @@ fn request() -> ModelRequest {
         context: Vec::new(),
         body_sha256: String::new(),
         body_bytes: 0,
+        limits: None,
         learned: Vec::new(),
     }
 }

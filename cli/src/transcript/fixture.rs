@@ -26,6 +26,7 @@ pub(crate) fn request() -> Event {
         context: Vec::new(),
         body_sha256: String::new(),
         body_bytes: 0,
+        limits: None,
         learned: Vec::new(),
     }
     .into()

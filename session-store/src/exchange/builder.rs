@@ -167,6 +167,7 @@ impl<'a> Builder<'a> {
             context: Vec::new(),
             body_sha256: String::new(),
             body_bytes: 0,
+            limits: None,
             learned: Vec::new(),
         };
         let message = self.append(request.into())?;

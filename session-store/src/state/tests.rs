@@ -34,6 +34,7 @@ impl Log {
             context: Vec::new(),
             body_sha256: String::new(),
             body_bytes: 0,
+            limits: None,
             learned: Vec::new(),
         })
     }

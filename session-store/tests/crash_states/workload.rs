@@ -80,6 +80,7 @@ impl Open {
             context: Vec::new(),
             body_sha256: String::new(),
             body_bytes: 0,
+            limits: None,
             learned: Vec::new(),
         };
         let message = self.append(request.into());

@@ -55,6 +55,7 @@ fn add_turn(log: &dyn SessionLog, is_whole: bool) {
         context: Vec::new(),
         body_sha256: String::new(),
         body_bytes: 0,
+        limits: None,
         learned: Vec::new(),
     };
     let message = log.append(request.into()).unwrap().seq;

@@ -61,7 +61,15 @@ impl Log {
     fn request(&mut self) -> Seq {
         let (profile, body_sha256) = (String::new(), String::new());
         let origin = Origin { provider: "offline".to_owned(), ..Origin::default() };
-        self.add(ModelRequest { origin, profile, context: Vec::new(), body_sha256, body_bytes: 0, learned: Vec::new() })
+        self.add(ModelRequest {
+            origin,
+            profile,
+            context: Vec::new(),
+            body_sha256,
+            body_bytes: 0,
+            limits: None,
+            learned: Vec::new(),
+        })
     }
 
     fn piece(&mut self, message: Seq, offset: u64, text: &str) {
