@@ -115,12 +115,7 @@ fn look(core: &Core, folder: &Path) {
     let answered: Vec<SessionId> = asked.keys().filter(|id| !sessions.contains_key(id)).copied().collect();
     for (id, holding) in sessions.iter() {
         let Holding::Open(session) = holding else { continue };
-        session.progress.send_if_modified(|progress| {
-            let asker = asked.get(id);
-            let is_new = progress.asked.as_ref() != asker;
-            progress.asked = asker.cloned();
-            is_new
-        });
+        session.publish_asked(asked.get(id));
     }
     drop(sessions);
     for id in answered {

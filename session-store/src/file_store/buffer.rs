@@ -21,8 +21,8 @@ use std::time::Instant;
 const CHUNK_BYTES: usize = 64 << 10;
 /// A fresh chunk's room; it grows as lines come, so a session that says little costs little.
 const CHUNK_START_BYTES: usize = 1 << 10;
-/// How much free memory the pool keeps.
-const POOL_BYTES: usize = 16 << 20;
+/// How much free memory the pool keeps: enough for what a busy session has in memory at a time.
+const POOL_BYTES: usize = 4 << 20;
 /// The newest events that are kept for readers in the process although they are written: this many at most, ...
 const RECENT_EVENTS: usize = 256;
 /// ... and no more than this many bytes of lines and side files.

@@ -10,7 +10,7 @@ use super::lock;
 use crate::fs::Volume;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// So many devices have threads of their own.
@@ -29,21 +29,16 @@ pub(super) struct Device {
     pub(super) background: Lane,
     pub(super) commit: Lane,
     pub(super) costs: Mutex<Costs>,
-    /// Held while the whole file system is synced: a failure is told to one call of the descriptor only.
-    volume: Mutex<VolumeState>,
-    /// Goes up when the descriptor of the volume is opened and each time a sync of it failed. A session's bytes may be synced with
-    /// the volume only if this is what it was before they were written: only then would their failure be told to the next sync.
+    /// The descriptors of the whole file system, one for each syncer: who waits does not take turns with the background. Once
+    /// open they stay so, because a later one would not be told of what failed before. Nothing where a failure might not be told.
+    volumes: OnceLock<Option<[Arc<dyn Volume>; 2]>>,
+    /// Held while a descriptor is synced: a failure is told to one call of each.
+    turns: [Mutex<()>; 2],
+    /// Goes up when the descriptors were opened, and each time a sync of one failed. A session's bytes may be synced with the
+    /// volume only if this is what it was before they were written: only then would their failure be told to the next sync.
     generation: AtomicU64,
-}
-
-#[derive(Default)]
-enum VolumeState {
-    #[default]
-    NotOpened,
-    /// Once opened it stays so: a later descriptor would not be told of what failed before.
-    Open(Arc<dyn Volume>, Option<Instant>),
-    /// There is none that tells of every failure.
-    Absent,
+    /// Files are synced one by one until then.
+    distrusted_until: Mutex<Option<Instant>>,
 }
 
 /// What became of a sync of the whole file system.
@@ -62,8 +57,10 @@ impl Device {
             background: Lane::new(LaneName::Background),
             commit: Lane::new(LaneName::Commit),
             costs: Mutex::default(),
-            volume: Mutex::default(),
+            volumes: OnceLock::new(),
+            turns: Default::default(),
             generation: AtomicU64::new(0),
+            distrusted_until: Mutex::default(),
         }
     }
 
@@ -72,45 +69,44 @@ impl Device {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether all of it can be synced at once, now. Opens the descriptor that this takes the first time: a process with a
-    /// session or two never needs it, and does not keep the file system from being unmounted.
+    /// Whether all of it can be synced at once, now. Opens the descriptors that this takes the first time: a process with a
+    /// session or two never needs them, and does not keep the file system from being unmounted.
     pub(super) fn has_volume(&self, core: &Core, now: Instant) -> bool {
         if self.is_shared {
             return false;
         }
-        // Somebody syncs it just now.
-        let Ok(mut volume) = self.volume.try_lock() else { return true };
-        if matches!(*volume, VolumeState::NotOpened) {
-            *volume = match core.fs().volume(&self.folder) {
-                // The folder may be on another device by now: to sync that one says nothing of this.
-                Ok(Some(opened)) if core.fs().stat(&self.folder).is_ok_and(|stat| stat.device == self.number) => {
-                    VolumeState::Open(opened, None)
-                }
-                Ok(Some(_)) => VolumeState::NotOpened,
-                Ok(None) => VolumeState::Absent,
-                // Perhaps the descriptors have run out.
-                Err(_) => VolumeState::NotOpened,
-            };
+        if self.volumes.get().is_none() {
+            let open = || core.files.open(|| core.fs().volume(&self.folder));
+            // Where the descriptors have run out it is tried again.
+            let (Ok(one), Ok(two)) = (open(), open()) else { return false };
+            // The folder may be on another device by now: to sync that one says nothing of this.
+            if !core.fs().stat(&self.folder).is_ok_and(|stat| stat.device == self.number) {
+                return false;
+            }
+            let _ = self.volumes.set(one.zip(two).map(<[Arc<dyn Volume>; 2]>::from));
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
-        matches!(&*volume, VolumeState::Open(_, distrusted) if distrusted.is_none_or(|until| until <= now))
+        let is_trusted = lock(&self.distrusted_until).is_none_or(|until| until <= now);
+        is_trusted && matches!(self.volumes.get(), Some(Some(_)))
     }
 
-    /// Syncs all of it, once `prepare` was called; the two are not divided by another sync.
-    pub(super) fn sync_volume<T>(&self, prepare: impl FnOnce() -> T) -> (T, VolumeSync) {
-        let mut volume = lock(&self.volume);
+    /// Syncs all of it for a syncer, once `prepare` was called; no other sync of the same descriptor comes between.
+    pub(super) fn sync_volume<T>(&self, lane: LaneName, prepare: impl FnOnce() -> T) -> (T, VolumeSync) {
+        let which = usize::from(matches!(lane, LaneName::Commit));
+        let _turn = lock(&self.turns[which]);
         let prepared = prepare();
-        let VolumeState::Open(opened, distrusted) = &mut *volume else {
+        let Some(Some(volumes)) = self.volumes.get() else {
             return (prepared, VolumeSync::Failed(std::io::ErrorKind::Unsupported.into()));
         };
         let started = Instant::now();
-        match opened.sync() {
-            Ok(()) => (prepared, VolumeSync::Done(started.elapsed())),
+        let outcome = match volumes[which].sync() {
+            Ok(()) => VolumeSync::Done(started.elapsed()),
             Err(error) => {
                 self.generation.fetch_add(1, Ordering::AcqRel);
-                *distrusted = Some(Instant::now() + DISTRUST);
-                (prepared, VolumeSync::Failed(error))
+                *lock(&self.distrusted_until) = Some(Instant::now() + DISTRUST);
+                VolumeSync::Failed(error)
             }
-        }
+        };
+        (prepared, outcome)
     }
 }

@@ -34,6 +34,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// What failed is tried again each window, but no sooner than this.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(20);
 /// More threads than this do not write faster.
 const CORES_MAX: usize = 4;
 
@@ -228,7 +230,7 @@ impl Core {
     }
 
     pub(super) fn retry_at(&self) -> Instant {
-        Instant::now() + self.options.window.max(Duration::from_millis(1))
+        Instant::now() + self.options.window.max(RETRY_AFTER_MIN)
     }
 
     pub(super) fn stats(&self) -> StoreStats {

@@ -107,7 +107,7 @@ impl Entries {
     /// The progress of the session's writer, where it is in this process.
     fn writer(&self) -> Option<watch::Receiver<Progress>> {
         match lock(&self.core.sessions).get(&self.id) {
-            Some(Holding::Open(session)) => Some(session.progress.subscribe()),
+            Some(Holding::Open(session)) => Some(session.progress().subscribe()),
             _ => None,
         }
     }

@@ -79,12 +79,18 @@ struct Queue {
     helpers: usize,
     /// Threads that wait for work.
     waiting: usize,
+    /// Until when the one of them sleeps that looks after what is due at a time.
+    watched_until: Option<Instant>,
     stopped: bool,
 }
 
 impl Lane {
     pub(super) fn new(name: LaneName) -> Self {
         Self { name, queue: Mutex::default(), wake: Condvar::new() }
+    }
+
+    pub(super) fn name(&self) -> LaneName {
+        self.name
     }
 
     /// Puts `session` in the lane; says whether somebody is free to take it.
@@ -170,14 +176,20 @@ impl Lane {
                 Patience::Helper(_) if queue.waiting > 0 => return queue.end(patience),
                 Patience::Helper(_) => None,
             };
+            // One of them is enough to wake up for it.
+            let due = queue.next_due().filter(|due| queue.watched_until.is_none_or(|watched| *due < watched));
+            queue.watched_until = due.or(queue.watched_until);
             queue.waiting += 1;
-            queue = match queue.next_due().into_iter().chain(until).min() {
+            queue = match due.into_iter().chain(until).min() {
                 Some(next) => {
                     let wait = next.saturating_duration_since(now);
                     self.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
             };
+            if due.is_some() && queue.watched_until == due {
+                queue.watched_until = None;
+            }
             queue.waiting -= 1;
         }
     }

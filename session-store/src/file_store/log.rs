@@ -34,7 +34,7 @@ impl FileLog {
         let entry = accept(self.core(), &mut buffer, event)?;
         let due = due_for(self.core(), &mut buffer, within);
         drop(buffer);
-        self.session.progress.send_modify(|progress| progress.accepted = progress.accepted.max(entry.seq + 1));
+        self.session.publish_accepted(entry.seq + 1);
         if let Some(due) = due {
             self.session.device.writer.push(&self.session, due);
         }
@@ -258,7 +258,7 @@ impl SessionLog for FileLog {
     }
 
     fn progress(&self) -> watch::Receiver<Progress> {
-        self.session.progress.subscribe()
+        self.session.progress().subscribe()
     }
 
     fn recent(&self, from: Seq) -> Option<Vec<Arc<Entry>>> {

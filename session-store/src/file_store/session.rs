@@ -12,10 +12,11 @@ use super::lane::LaneName;
 use super::lock;
 use super::rescue::RescueFile;
 use crate::error::StoreError;
-use crate::id::SessionId;
+use crate::event::Owner;
+use crate::id::{Seq, SessionId};
 use crate::store::{Progress, Rescued};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{Notify, watch};
 
 pub(super) struct Session {
@@ -30,8 +31,9 @@ pub(super) struct Session {
     /// Held while the file is synced by itself: the kernel tells a failed write-back to one sync of a descriptor only, and two at a time could
     /// not tell which of them was told.
     pub(super) syncing: Mutex<()>,
-    /// Told of every change of the buffer's numbers, each append too.
-    pub(super) progress: watch::Sender<Progress>,
+    /// Told of every change of the buffer's numbers, each append too. Made when somebody first asks for it, because it would be a third of
+    /// what an idle session costs.
+    progress: OnceLock<watch::Sender<Progress>>,
     /// Told when something was written, became durable, or failed: who waits for the disk is not woken by each append.
     moved: Notify,
     /// Four [`Mark`]s for each lane, and [`RESTING`]. Those of a lane change under its lock only.
@@ -110,8 +112,6 @@ const RESTING: u16 = 1 << 12;
 impl Session {
     pub(super) fn new(core: &Core, id: SessionId, epoch: u64, buffer: Buffer, disk: Disk) -> Self {
         let device = core.device(disk.identity.0, id);
-        let progress =
-            Progress { accepted: buffer.accepted, written: buffer.written, durable: buffer.durable, ..Progress::default() };
         Self {
             id,
             epoch,
@@ -119,7 +119,7 @@ impl Session {
             buffer: Mutex::new(buffer),
             disk: Mutex::new(disk),
             syncing: Mutex::default(),
-            progress: watch::Sender::new(progress),
+            progress: OnceLock::new(),
             moved: Notify::new(),
             marks: AtomicU16::new(0),
         }
@@ -151,21 +151,42 @@ impl Session {
         self.marks.fetch_or(bit, Ordering::AcqRel) & bit == 0
     }
 
-    /// Tells all who watch what the buffer says now.
+    /// Where changes of its numbers are told.
+    pub(super) fn progress(&self) -> &watch::Sender<Progress> {
+        // While the buffer is locked nobody publishes, so nothing is missed.
+        let buffer = lock(&self.buffer);
+        self.progress.get_or_init(|| {
+            let mut progress = Progress::default();
+            describe(&buffer, &mut progress);
+            watch::Sender::new(progress)
+        })
+    }
+
+    /// Tells all who watch that the events before `accepted` were accepted.
+    pub(super) fn publish_accepted(&self, accepted: Seq) {
+        if let Some(progress) = self.progress.get() {
+            progress.send_modify(|progress| progress.accepted = progress.accepted.max(accepted));
+        }
+    }
+
+    /// Tells all who watch what the buffer, which the caller has locked, says now.
     pub(super) fn publish(&self, buffer: &Buffer) {
-        self.progress.send_modify(|progress| {
-            progress.accepted = buffer.accepted;
-            progress.written = buffer.written.max(buffer.rescued);
-            progress.durable = buffer.safe();
-            progress.rescued.clone_from(&buffer.rescue);
-            progress.trouble = buffer.trouble().cloned();
-            progress.closed = match buffer.ended {
-                Some(Ended::Closed) => buffer.safe() == buffer.accepted,
-                Some(Ended::Lost(_) | Ended::Stopped) => true,
-                None => false,
-            };
-        });
+        if let Some(progress) = self.progress.get() {
+            progress.send_modify(|progress| describe(buffer, progress));
+        }
         self.moved.notify_waiters();
+    }
+
+    /// Tells the owner who asks for the session, or that nobody does any more.
+    pub(super) fn publish_asked(&self, asker: Option<&Arc<Owner>>) {
+        if asker.is_none() && self.progress.get().is_none() {
+            return;
+        }
+        self.progress().send_if_modified(|progress| {
+            let is_new = progress.asked.as_ref() != asker;
+            progress.asked = asker.cloned();
+            is_new
+        });
     }
 
     /// Tells the owner that a write or a sync failed; what it concerns is kept. Says how many bytes count no longer, because
@@ -260,4 +281,17 @@ impl Session {
 
 fn bit(lane: LaneName, mark: Mark) -> u16 {
     1 << (4 * lane as u16 + mark as u16)
+}
+
+fn describe(buffer: &Buffer, progress: &mut Progress) {
+    progress.accepted = buffer.accepted;
+    progress.written = buffer.written.max(buffer.rescued);
+    progress.durable = buffer.safe();
+    progress.rescued.clone_from(&buffer.rescue);
+    progress.trouble = buffer.trouble().cloned();
+    progress.closed = match buffer.ended {
+        Some(Ended::Closed) => buffer.safe() == buffer.accepted,
+        Some(Ended::Lost(_) | Ended::Stopped) => true,
+        None => false,
+    };
 }

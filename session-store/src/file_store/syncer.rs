@@ -183,7 +183,7 @@ impl Syncer<'_> {
     fn sync_together(&self, sessions: Vec<Arc<Session>>) {
         let (mut together, mut alone) = (Vec::new(), Vec::new());
         let load = load_of(&sessions);
-        let ((), outcome) = self.device.sync_volume(|| {
+        let ((), outcome) = self.device.sync_volume(self.lane.name(), || {
             for session in sessions {
                 match end_for_volume(&session) {
                     Some(end) => together.push((session, end)),
@@ -454,7 +454,7 @@ mod tests {
         let id = SessionId::new(Timestamp::from_ms(0));
         let buffer = Buffer::new(Position::default(), 0, Tally::default());
         let session = Session::new(&core, id, 1, buffer, Disk::new((0, 0), 0));
-        let progress = session.progress.subscribe();
+        let progress = session.progress().subscribe();
         session.fail(Attempt::Sync, StoreError::Closed);
         assert!(progress.borrow().trouble.is_some());
         assert!(sync(&core, &session).is_ok());
