@@ -90,7 +90,13 @@ impl Syncer<'_> {
                 Work::Batch(sessions) => self.serve(scope, sessions),
                 Work::Piece(piece) => {
                     self.want_helper(scope);
-                    self.sync_piece(&piece);
+                    let mut sessions = vec![Arc::clone(&piece.session)];
+                    if self.is_commit && writer::is_large(&piece.session) {
+                        self.write(&mut sessions);
+                    }
+                    if !sessions.is_empty() {
+                        self.sync_piece(&piece);
+                    }
                 }
                 Work::Nothing => {}
                 Work::End => return,
@@ -108,26 +114,33 @@ impl Syncer<'_> {
         }
     }
 
-    fn serve<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, mut sessions: Vec<Arc<Session>>) {
+    fn serve<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, sessions: Vec<Arc<Session>>) {
+        // Nobody waits for a large one to be written.
+        let (large, mut sessions) = sessions.into_iter().partition::<Vec<_>, _>(|session| writer::is_large(session));
+        self.share(large);
         if self.is_commit {
-            let round = writer::write_all(self.core, self.device, &sessions);
-            self.lane.done(&round.failed);
-            take_out(&mut sessions, &round.failed);
-            // It goes on with them once they were served.
-            self.lane.push_all(&round.more);
+            self.write(&mut sessions);
         }
         self.want_helper(scope);
         self.sync_days(&mut sessions);
         let (alone, together) = self.plan(sessions);
-        if together.is_empty() && alone.len() == 1 {
+        if let ([session], []) = (&alone[..], &together[..]) {
             let round = Arc::new(Round::new(&alone));
-            alone.into_iter().for_each(|session| self.sync_piece(&Piece { session, round: Arc::clone(&round) }));
+            self.sync_piece(&Piece { session: Arc::clone(session), round });
             return;
         }
         self.share(alone);
         if !together.is_empty() {
             self.sync_together(together);
         }
+    }
+
+    /// Writes what was accepted. What fails is taken out; what has more to write is served again.
+    fn write(&self, sessions: &mut Vec<Arc<Session>>) {
+        let round = writer::write_all(self.core, self.device, sessions);
+        self.lane.done(&round.failed);
+        take_out(sessions, &round.failed);
+        self.lane.push_all(&round.more);
     }
 
     /// Divides `sessions` into those that are synced by themselves and those that are synced together.
@@ -137,8 +150,7 @@ impl Syncer<'_> {
         if sessions.len() < min || !self.device.has_volume(self.core, now) {
             return (sessions, Vec::new());
         }
-        let is_large = |session: &Arc<Session>| lock(&session.buffer).bytes() > writer::LARGE_BYTES;
-        let (mut alone, mut others): (Vec<_>, Vec<_>) = sessions.into_iter().partition(is_large);
+        let (mut alone, mut others) = (Vec::new(), sessions);
         let load = load_of(&others);
         let dirty = Load { files: load.files, bytes: self.core.in_memory.load(Ordering::Relaxed).max(load.bytes) };
         let choice = lock(&self.device.costs).choose(load, dirty, now);
@@ -221,7 +233,8 @@ impl Syncer<'_> {
     fn sync_days(&self, sessions: &mut Vec<Arc<Session>>) {
         let mut days: HashMap<PathBuf, (SyncNumber, Vec<Arc<Session>>)> = HashMap::new();
         for session in &*sessions {
-            let entry = lock(&session.disk).entry;
+            // Where it is just written, its own sync sees to that: nobody else waits for the write.
+            let entry = session.disk.try_lock().ok().and_then(|disk| disk.entry);
             if let Some(entry) = entry {
                 let (needed, waiting) = days.entry(self.core.layout.day(session.id)).or_default();
                 *needed = entry.max(*needed);
@@ -258,9 +271,11 @@ fn take_out(sessions: &mut Vec<Arc<Session>>, gone: &[Arc<Session>]) {
     }
 }
 
+/// Notes that the sync `number` of its folder was made; where it is just written, its own sync sees that for itself.
 fn entry_is_durable(session: &Session, number: SyncNumber) {
-    let mut disk = lock(&session.disk);
-    disk.entry = disk.entry.filter(|entry| *entry > number);
+    if let Ok(mut disk) = session.disk.try_lock() {
+        disk.entry = disk.entry.filter(|entry| *entry > number);
+    }
 }
 
 /// Makes durable what was made in a day's folder until now.
@@ -280,7 +295,8 @@ pub(super) fn sync_folder(core: &Core, folder: &Path) -> Result<(), StoreError> 
 /// Up to where a sync of the whole file system, from now on, makes the session durable; nothing where it has to be synced by
 /// itself.
 fn end_for_volume(session: &Session) -> Option<u64> {
-    let disk = lock(&session.disk);
+    // Nobody waits for one that is just written.
+    let disk = session.disk.try_lock().ok()?;
     let buffer = lock(&session.buffer);
     let device = &session.device;
     let is_whole = !disk.suspect && !disk.is_missing && disk.entry.is_none() && buffer.sides.is_empty() && !buffer.is_lost();
@@ -414,8 +430,9 @@ fn write_sides_again(core: &Core, session: &Session, sides: &[Arc<Side>], was_su
 }
 
 fn finish(core: &Core, session: &Session, job: &Job) {
-    let mut disk = lock(&session.disk);
-    if job.was_suspect {
+    // Else it may be just written, and nobody waits for that.
+    let mut disk = job.was_suspect.then(|| lock(&session.disk));
+    if let Some(disk) = &mut disk {
         // What was appended meanwhile went through a descriptor of its own, opened after the failure.
         disk.suspect = false;
     }
@@ -424,6 +441,7 @@ fn finish(core: &Core, session: &Session, job: &Job) {
     let freed_chunks = buffer.mark_durable(job.end, &job.sides);
     let freed = before - buffer.counted_bytes();
     buffer.sync_trouble = None;
+    let is_rescued = buffer.rescue.is_some();
     drop(buffer);
     drop(disk);
     {
@@ -432,7 +450,9 @@ fn finish(core: &Core, session: &Session, job: &Job) {
             histogram.record(Buffer::age_micros(chunk));
         }
     }
-    rescue::settle(core, session);
+    if is_rescued {
+        rescue::settle(core, session);
+    }
     ballast::restore(core);
     core.pool.give_back(freed_chunks);
     core.freed(freed);

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 const BATCH_BYTES: u64 = 4 << 20;
 /// A session that accepted nothing for this long gives up its memory and its descriptor.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
-/// What has more than this to write goes last in its round.
-pub(super) const LARGE_BYTES: u64 = 1 << 20;
+/// What has more than this to write goes last in its round, and nobody waits for it to be synced.
+const LARGE_BYTES: u64 = 1 << 20;
 /// So many sessions are handed to the syncer at a time: it syncs them while the next are written.
 const HANDED_ON: usize = 8192;
 /// So many at least make more threads worth their start.
@@ -57,8 +57,7 @@ pub(super) fn run(core: &Core, device: &Device) {
     loop {
         let until = idling.front().map_or(Patience::Endless, |(at, _)| Patience::Until(*at));
         match device.writer.take(until) {
-            Work::Batch(mut sessions) => {
-                sessions.sort_by_cached_key(|session| lock(&session.buffer).bytes() > LARGE_BYTES);
+            Work::Batch(sessions) => {
                 write_round(core, device, &sessions);
                 let now = Instant::now();
                 for session in sessions {
@@ -85,12 +84,18 @@ pub(super) fn run(core: &Core, device: &Device) {
 }
 
 fn write_round(core: &Core, device: &Device, sessions: &[Arc<Session>]) {
-    for part in sessions.chunks(HANDED_ON) {
+    let (large, small): (Vec<_>, Vec<_>) = sessions.iter().cloned().partition(|session| is_large(session));
+    for part in small.chunks(HANDED_ON).chain(large.chunks(1)) {
         let round = write_all(core, device, part);
         device.background.push_all(&round.written);
         device.writer.push_all(&round.more);
     }
     device.writer.done(sessions);
+}
+
+/// Whether a session has so much that is not durable that others do not wait for it.
+pub(super) fn is_large(session: &Session) -> bool {
+    lock(&session.buffer).bytes() > LARGE_BYTES
 }
 
 /// Writes what `sessions` have accepted, one batch of each at most, with some threads where there are many. What fails is told and
