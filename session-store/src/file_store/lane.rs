@@ -159,25 +159,26 @@ impl Lane {
         loop {
             let now = Instant::now();
             if let Some(work) = queue.pick(self.name, now) {
-                if queue.waiting > 0 && queue.has_more() {
-                    // This thread may not come back for long.
-                    self.wake.notify_one();
-                }
+                self.pass_on(&queue);
                 return work;
             }
             if queue.stopped && !queue.has_more() {
+                // Nothing wakes the others any more.
+                self.wake.notify_all();
                 return queue.end(patience);
             }
             let until = match patience {
                 Patience::Endless => None,
-                Patience::Until(until) if queue.stopped || now < until => Some(until).filter(|_| !queue.stopped),
+                Patience::Until(_) if queue.stopped => None,
+                Patience::Helper(until) if until <= now && queue.waiting == 0 => None,
+                Patience::Until(until) | Patience::Helper(until) if now < until => Some(until),
                 Patience::Until(_) => return Work::Nothing,
-                Patience::Helper(until) if now < until => Some(until),
-                Patience::Helper(_) if queue.waiting > 0 => return queue.end(patience),
-                Patience::Helper(_) => None,
+                Patience::Helper(_) => {
+                    self.pass_on(&queue);
+                    return queue.end(patience);
+                }
             };
-            // One of them is enough to wake up for it.
-            let due = queue.next_due().filter(|due| queue.watched_until.is_none_or(|watched| *due < watched));
+            let due = queue.unwatched();
             queue.watched_until = due.or(queue.watched_until);
             queue.waiting += 1;
             queue = match due.into_iter().chain(until).min() {
@@ -191,6 +192,14 @@ impl Lane {
                 queue.watched_until = None;
             }
             queue.waiting -= 1;
+        }
+    }
+
+    /// A thread leaves, perhaps for long: another one takes what is left, and looks after what is due later.
+    fn pass_on(&self, queue: &Queue) {
+        let is_left = !(queue.ready.is_empty() && queue.shared.is_empty()) || queue.unwatched().is_some();
+        if queue.waiting > 0 && is_left {
+            self.wake.notify_one();
         }
     }
 
@@ -283,6 +292,11 @@ impl Queue {
         self.retries.iter().map(|(at, _)| *at).chain(self.due).min()
     }
 
+    /// When something is due that nobody who waits will wake up for: one of them is enough.
+    fn unwatched(&self) -> Option<Instant> {
+        self.next_due().filter(|due| self.watched_until.is_none_or(|watched| *due < watched))
+    }
+
     fn has_more(&self) -> bool {
         !(self.ready.is_empty() && self.later.is_empty() && self.retries.is_empty() && self.shared.is_empty())
     }
@@ -292,5 +306,76 @@ impl Queue {
             self.helpers -= 1;
         }
         Work::End
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_store::FileStoreOptions;
+    use crate::file_store::buffer::Buffer;
+    use crate::file_store::engine::Core;
+    use crate::file_store::session::Disk;
+    use crate::file_store::summary::Tally;
+    use crate::id::SessionId;
+    use crate::scan::Position;
+    use crate::time::Timestamp;
+    use std::sync::mpsc;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn session(core: &Core) -> Arc<Session> {
+        let buffer = Buffer::new(Position::default(), 0, Tally::default());
+        Arc::new(Session::new(core, SessionId::new(Timestamp::from_ms(0)), 1, buffer, Disk::new((0, 0), 0)))
+    }
+
+    /// Starts a thread that takes work until there is an end; it sends the size of each batch, and 0 at the end.
+    fn thread(lane: &Arc<Lane>, patience: Patience, told: &mpsc::Sender<usize>) {
+        let (lane, told) = (Arc::clone(lane), told.clone());
+        std::thread::spawn(move || {
+            loop {
+                match lane.take(patience) {
+                    Work::Batch(sessions) => {
+                        lane.done(&sessions);
+                        let _ = told.send(sessions.len());
+                    }
+                    Work::End => {
+                        let _ = told.send(0);
+                        break;
+                    }
+                    Work::Piece(_) | Work::Nothing => {}
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_due_is_taken_although_the_thread_that_watched_for_it_ended() {
+        let core = Core::new(FileStoreOptions::new("/nowhere"));
+        let lane = Arc::new(Lane::new(LaneName::Background));
+        let (told, heard) = mpsc::channel();
+        lane.retry(&session(&core), Instant::now() + Duration::from_millis(200));
+        assert!(lane.wants_helper(1));
+        // It watches, until it has waited for long enough.
+        thread(&lane, Patience::Helper(Instant::now() + Duration::from_millis(100)), &told);
+        while lock(&lane.queue).waiting == 0 {
+            std::thread::yield_now();
+        }
+        thread(&lane, Patience::Endless, &told);
+        assert_eq!(heard.recv_timeout(SOON), Ok(0));
+        assert_eq!(heard.recv_timeout(SOON), Ok(1));
+    }
+
+    #[test]
+    fn all_threads_end_once_the_last_that_failed_was_served() {
+        let core = Core::new(FileStoreOptions::new("/nowhere"));
+        let lane = Arc::new(Lane::new(LaneName::Background));
+        let (told, heard) = mpsc::channel();
+        (0..4).for_each(|_| thread(&lane, Patience::Endless, &told));
+        lane.retry(&session(&core), Instant::now() + Duration::from_millis(100));
+        lane.stop();
+        let mut all: Vec<usize> = (0..5).map_while(|_| heard.recv_timeout(SOON).ok()).collect();
+        all.sort_unstable();
+        assert_eq!(all, [0, 0, 0, 0, 1]);
     }
 }

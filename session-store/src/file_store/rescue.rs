@@ -77,6 +77,9 @@ pub(super) fn failed(core: &Core, session: &Session, error: &StoreError) {
             disk.rescue = None;
         }
     }
+    drop((buffer, disk));
+    // A sync may have made all of it durable meanwhile.
+    settle(core, session);
 }
 
 fn is_time(core: &Core, session: &Session, error: &StoreError) -> bool {

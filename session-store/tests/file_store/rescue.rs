@@ -244,8 +244,13 @@ async fn side_files_are_rescued_too() {
 #[tokio::test]
 async fn a_session_that_was_never_written_at_all_is_made_from_its_rescue_file() {
     let disks = TwoDisks::new();
-    let log = create(&disks.store()).await;
+    let store = disks.store();
+    // It makes the folders and the owner's file.
+    soon(create(&store).await.flush()).await.unwrap();
+    disks.home.fail_writes(u64::MAX);
+    let log = create(&store).await;
     disks.home.set_read_only();
+    disks.home.fail_writes(0);
     log.append(say("hello")).unwrap();
     soon(log.flush()).await.unwrap();
     let after = disks.after_power_cut();

@@ -300,8 +300,11 @@ async fn the_statistics_tell_what_waits_and_what_it_took() {
     assert_eq!(store.stats().open_files, 20);
     fs.let_syncs_go();
     all_durable(&logs).await;
-    let entry = logs[0].append(say("y")).unwrap();
-    soon(logs[0].durable(entry.seq)).await.unwrap();
+    // The background may be there before who waits for it.
+    while store.stats().time_of_commits.count() == 0 {
+        let entry = logs[0].append(say("y")).unwrap();
+        soon(logs[0].durable(entry.seq)).await.unwrap();
+    }
     until(|| {
         let stats = store.stats();
         stats.queued_writes + stats.queued_syncs + stats.queued_commits == 0
@@ -309,7 +312,7 @@ async fn the_statistics_tell_what_waits_and_what_it_took() {
     .await;
     let stats = store.stats();
     assert!(stats.time_of_writes.count() >= 21 && stats.time_of_file_syncs.count() >= 20);
-    assert!(stats.time_of_commits.count() >= 1 && stats.time_to_durable.count() >= 40);
+    assert!(stats.time_to_durable.count() >= 40);
 }
 
 #[tokio::test]
