@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Nothing that the store is asked for takes as long.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 /// How many sessions are open at the same time at most.
 const SESSIONS_MAX: usize = 12;
 

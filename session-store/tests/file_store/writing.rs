@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 pub(crate) fn options(fs: &SimFs) -> FileStoreOptions {
     let mut options = FileStoreOptions::new("/home");
