@@ -129,8 +129,8 @@ impl Runtime {
     /// # Errors
     /// [`StoreError::NoEvent`](session_store::StoreError::NoEvent) where the session has no such event, or why it cannot be read.
     pub async fn end_of_step(&self, id: SessionId, at: Seq) -> Result<Seq, StoreError> {
-        let mut reader = self.store.read(id, 0).await?;
-        let mut state = State::default();
+        let mut state = self.store.load_at(id, at).await?;
+        let mut reader = self.store.read(id, state.next_seq.min(at.saturating_add(1))).await?;
         while let Some(entry) = reader.next().await? {
             if entry.seq > at && (is_whole(&state) || starts_another(&entry)) {
                 break;

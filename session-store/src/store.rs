@@ -37,6 +37,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Folds a session without owning it, and says what is wrong with its log.
     async fn load(&self, id: SessionId) -> Result<Loaded, StoreError>;
 
+    /// Folds a session's events up to and with `at`, without owning it. Bodies of messages may be missing ([`State::missing`]).
+    async fn load_at(&self, id: SessionId, at: Seq) -> Result<State, StoreError>;
+
     /// Reads a session from `from` on, in the order of `seq`, without owning it. Damage is skipped here and told by
     /// [`SessionStore::verify`].
     async fn read(&self, id: SessionId, from: Seq) -> Result<Box<dyn EntryReader>, StoreError>;

@@ -557,6 +557,10 @@ impl SessionStore for FileStore {
         .await
     }
 
+    async fn load_at(&self, id: SessionId, at: Seq) -> Result<State, StoreError> {
+        self.blocking(move |core| read::fold_until(core, id, at)).await
+    }
+
     async fn read(&self, id: SessionId, from: Seq) -> Result<Box<dyn EntryReader>, StoreError> {
         self.entries(id, from, false).await
     }

@@ -265,6 +265,29 @@ pub(super) fn fold_for_list(core: &Arc<Core>, id: SessionId) -> Result<Folded, S
     fold_whole(core, id)
 }
 
+/// The fold of the events up to and with `at`, without the bodies of what a checkpoint is for.
+pub(super) fn fold_until(core: &Arc<Core>, id: SessionId, at: Seq) -> Result<State, StoreError> {
+    let mut reader = LogReader::open(core, id)?;
+    let mut state = reader.seek(at.saturating_add(1))?.unwrap_or_default();
+    let (mut items, mut more) = (Vec::new(), true);
+    while more {
+        let was_anchored = reader.is_anchored();
+        more = reader.read(&mut items)? || !reader.finish(&mut items);
+        if was_anchored && !reader.is_anchored() {
+            state = State::default();
+        }
+        for entry in entries_from(std::mem::take(&mut items), 0) {
+            if entry.seq > at && entry.sound {
+                return Ok(state);
+            }
+            if entry.seq <= at {
+                state.apply(&entry);
+            }
+        }
+    }
+    Ok(state)
+}
+
 /// Folds on from a checkpoint; nothing where the reader had to go back.
 fn fold_tail(reader: &mut LogReader, mut state: State) -> Result<Option<Folded>, StoreError> {
     let mut folded = scan_with(reader, true, |entry, _| state.apply(&entry))?;

@@ -256,6 +256,15 @@ proptest! {
     }
 
     #[test]
+    fn the_fold_up_to_an_event_is_the_fold_of_what_is_before_it(steps in any_steps(40), at in any::<Index>()) {
+        let log = log_of(&steps);
+        let at = at.index(log.entries.len());
+        let mut state = block_on(async { store(&log.put()).load_at(id(), at as Seq).await.unwrap() });
+        log.entries.iter().for_each(|entry| state.hydrate(entry));
+        assert_same(&state, &whole(&log, usize::try_from(log.entries[at].place.end()).unwrap()));
+    }
+
+    #[test]
     fn a_checkpoint_is_the_fold_of_what_is_before_it_to_every_reader(steps in any_steps(40)) {
         let log = log_of(&steps);
         let verified = block_on(async { store(&log.put()).verify(id()).await.unwrap() });
