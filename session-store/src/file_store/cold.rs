@@ -20,7 +20,7 @@ use super::frames::{FrameWriter, Frames};
 use super::open::{self, Taken, Turn, remove_if_there};
 use super::read::{Item, LogReader};
 use super::text::{Files, Meeting, Text};
-use super::{list, syncer};
+use super::{list, part, syncer};
 use crate::error::StoreError;
 use crate::event::{AssistantMessage, Block, Checkpoint, Closed, Compacted, Entry, Event, Summary};
 use crate::fs::{File, OpenMode, for_each_chunk, read_full_at};
@@ -168,6 +168,7 @@ fn convert(core: &Arc<Core>, id: SessionId, taken: &Taken, stop: &Stop) -> Resul
     let (part, cold, log) = (core.layout.cold_part(id), core.layout.cold(id), core.layout.log(id));
     let plan = Plan::make(core, id, stop)?;
     remove_if_there(core, &part)?;
+    part::clean(core, &core.layout.day(id));
     let file = core.open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
     let _turn = Turn::take(&file);
     let written = plan.write(core, taken, &*file, &part, stop)?;

@@ -8,22 +8,20 @@
 
 use super::buffer::Buffer;
 use super::engine::Core;
-use super::open::{Prelude, Taken, disk_of};
+use super::open::{Prelude, Taken, Turn, disk_of};
 use super::read::{self, LogReader, is_hash, open_log};
 use super::session::Session;
 use super::summary::Tally;
-use super::text::Files;
-use super::{owner, stale, syncer, writer};
+use super::text::{Files, Text};
+use super::{owner, part, stale, syncer, writer};
 use crate::error::StoreError;
 use crate::event::{FORMAT_VERSION, Opened, SessionForked};
-use crate::fs::{File, OpenMode, append_all, copy_all_at, read_full_at};
+use crate::fs::{OpenMode, append_all, copy_all_at};
 use crate::id::{Seq, SessionId};
-use crate::scan::{Position, Scanner};
+use crate::scan::Position;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
-
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// Copies the lines of `parent` up to `at` into the new session `id`, and opens that. It gets its name when all of it is
 /// durable, so no crash leaves a session that is a part of another.
@@ -43,13 +41,15 @@ fn copy(core: &Arc<Core>, parent: SessionId, copy_end: u64, lines: &[u8], id: Se
     let (writer, owner) = owner::begin(core)?;
     let day = core.layout.day(id);
     core.create_dirs(&day)?;
+    part::clean(core, &day);
     let (part, path) = (core.layout.part(id), core.layout.log(id));
     let file = core.open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
+    let turn = Turn::take(&file);
     let copied = (|| {
         copy_log(core, parent, copy_end, &part)?;
         append_all(&*file, &mut [IoSlice::new(lines)], |_| {}).map_err(StoreError::io("write", &part))?;
         copy_sides(core, parent, id)?;
-        let copied = end_of_part(&*file, &part)?;
+        let copied = end_of_part(core, id, &part)?;
         let at_seq = copied.next_seq.saturating_sub(1);
         let mut prelude = Prelude::new(copied);
         prelude.push(core, Opened { epoch: copied.epoch + 1, writer, format: FORMAT_VERSION, owner }.into());
@@ -62,6 +62,7 @@ fn copy(core: &Arc<Core>, parent: SessionId, copy_end: u64, lines: &[u8], id: Se
     let end = copied.inspect_err(|_| {
         let _ = core.fs().remove_file(&part);
     })?;
+    drop(turn);
     syncer::sync_day(core, &day)?;
     let folded = read::fold(core, id)?;
     let disk = disk_of(&path, &file, 0, end)?;
@@ -122,18 +123,14 @@ fn copy_side(core: &Core, from: &Path, to: &Path) -> Result<(), StoreError> {
     syncer::sync_file(core, &*file, to)
 }
 
-/// Where a copy ends.
-fn end_of_part(file: &dyn File, part: &Path) -> Result<Position, StoreError> {
-    let mut scanner = Scanner::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let (mut offset, mut found) = (0, Vec::new());
-    loop {
-        let length = read_full_at(file, &mut chunk, offset).map_err(StoreError::io("read", part))?;
-        if length == 0 {
-            return Ok(scanner.position());
-        }
-        scanner.feed(&chunk[..length], &mut found);
-        found.clear();
-        offset += length as u64;
+/// Where a copy ends, by its newest checkpoint where it has one.
+fn end_of_part(core: &Arc<Core>, id: SessionId, part: &Path) -> Result<Position, StoreError> {
+    let file = core.open(part, OpenMode::Read).map_err(StoreError::io("open", part))?;
+    let mut reader = LogReader::of(core, id, Text::of_file(file));
+    reader.seek(Seq::MAX)?;
+    let mut items = Vec::new();
+    while reader.read(&mut items)? {
+        items.clear();
     }
+    Ok(reader.scanner.position())
 }

@@ -49,6 +49,7 @@ mod list_index;
 mod log;
 mod open;
 mod owner;
+mod part;
 mod raw;
 mod read;
 mod repair;

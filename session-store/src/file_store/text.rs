@@ -113,6 +113,12 @@ pub(super) struct Text {
 }
 
 impl Text {
+    /// The text of a log that has no name yet.
+    pub(super) fn of_file(file: Arc<dyn File>) -> Self {
+        let files = Files { hot: None, cold: None, is_archived: false };
+        Self { file, base: 0, files, meeting: Meeting::Hot, frames: None, is_unreadable: false }
+    }
+
     /// The text of frames that have no name yet.
     pub(super) fn of_frames(frames: Frames) -> Self {
         let frames = Arc::new(frames);

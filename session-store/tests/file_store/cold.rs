@@ -438,6 +438,25 @@ async fn a_shutdown_calls_compression_off_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn what_a_crash_left_unfinished_goes_when_nobody_writes_it() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let id = closed(&store, conversation).await;
+    let name = |number: u32| log_path(id).with_file_name(format!("01a1ff0f-b923-72a8-8884-00000000000{number}.part"));
+    fs.put(&name(1), b"half a fork");
+    fs.put(&name(2), b"half a fork that is being written");
+    let writer = fs.open(&name(2), OpenMode::Read).unwrap();
+    assert!(writer.try_lock().unwrap());
+    let fork = soon(store.fork(id, None)).await.unwrap();
+    soon(fork.log.close()).await.unwrap();
+    assert!(fs.contents(&name(1)).is_none());
+    assert!(fs.contents(&name(2)).is_some());
+    drop(writer);
+    soon(store.compress(id)).await.unwrap();
+    assert!(fs.contents(&name(2)).is_none());
+}
+
+#[tokio::test]
 async fn a_disk_that_is_full_leaves_the_session_as_it_was() {
     let fs = SimFs::new();
     let store = store(&fs);
