@@ -219,6 +219,28 @@ fn a_fork_has_whole_steps_and_leaves_its_parent_alone() {
 }
 
 #[test]
+fn what_a_killed_fork_left_is_no_session_and_goes_with_the_next_fork() {
+    let world = World::new();
+    let parent = converse(&world, "offline: repeat hello", &[]);
+    let log = log(&world, &parent);
+    let left = |name: &str, hours: u64| {
+        let path = log.with_file_name(format!("{name}.part"));
+        fs::copy(&log, &path).expect("copied");
+        let now = fs::metadata(&path).and_then(|made| made.modified()).expect("a time");
+        let then = now - Duration::from_secs(hours * 3600);
+        fs::File::options().append(true).open(&path).and_then(|file| file.set_modified(then)).expect("it is older");
+        path
+    };
+    let old = left("019c1a2b-3c4d-7e5f-8a6b-0123456789ab", 2);
+    let young = left("019c1a2b-3c4d-7e5f-8a6b-0123456789ac", 0);
+    assert_eq!(json(&run_ok(&world, &["sessions", "list", "--json"])).as_array().map(Vec::len), Some(1));
+    let fork = run_ok(&world, &["sessions", "fork", &parent]).trim().to_owned();
+    assert_eq!(json(&run_ok(&world, &["sessions", "show", &fork, "--json"]))["meta"]["parent"]["id"], parent.as_str());
+    assert!(!old.exists() && young.exists(), "one that may just be in the making stays");
+    run_ok(&world, &["sessions", "verify"]);
+}
+
+#[test]
 fn removing_asks_and_is_for_good() {
     let world = World::new();
     let id = converse(&world, "offline: repeat hello", &[]);

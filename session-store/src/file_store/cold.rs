@@ -18,9 +18,11 @@
 use super::engine::Core;
 use super::frames::{FrameWriter, Frames};
 use super::open::{self, Taken, Turn, remove_if_there};
+use super::part::Part;
 use super::read::{Item, LogReader};
+use super::stop::Stop;
 use super::text::{Files, Meeting, Text};
-use super::{list, part, syncer};
+use super::{list, syncer};
 use crate::error::StoreError;
 use crate::event::{AssistantMessage, Block, Checkpoint, Closed, Compacted, Entry, Event, Summary};
 use crate::fs::{File, OpenMode, for_each_chunk, read_full_at};
@@ -35,7 +37,6 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The last frame has at least this much of the end: what a reader that begins there asks for first.
@@ -82,25 +83,6 @@ impl Kept {
         self.sessions += 1;
         self.before += compressed.before;
         self.after += compressed.after;
-    }
-}
-
-/// Whether the session should be left as it is, after all.
-pub(super) type Stop = AtomicBool;
-
-/// Raises the flag when nobody waits any more.
-#[derive(Default)]
-pub(super) struct StopOnDrop(Arc<Stop>);
-
-impl StopOnDrop {
-    pub(super) fn flag(&self) -> Arc<Stop> {
-        Arc::clone(&self.0)
-    }
-}
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -167,12 +149,10 @@ fn damaged(path: &Path) -> StoreError {
 fn convert(core: &Arc<Core>, id: SessionId, taken: &Taken, stop: &Stop) -> Result<u64, StoreError> {
     let (part, cold, log) = (core.layout.cold_part(id), core.layout.cold(id), core.layout.log(id));
     let plan = Plan::make(core, id, stop)?;
-    remove_if_there(core, &part)?;
-    part::clean(core, &core.layout.day(id));
-    let file = core.open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
-    let _turn = Turn::take(&file);
-    let written = plan.write(core, taken, &*file, &part, stop)?;
-    syncer::sync_file(core, &*file, &part)?;
+    // Its lock becomes that of the cold file.
+    let Part { file, .. } = &Part::create(core, part.clone())?;
+    let written = plan.write(core, taken, &**file, &part, stop)?;
+    syncer::sync_file(core, &**file, &part)?;
     file.forget_cached();
     written.check(core, id, &plan, &part, stop)?;
 
@@ -184,7 +164,7 @@ fn convert(core: &Arc<Core>, id: SessionId, taken: &Taken, stop: &Stop) -> Resul
     core.fs().rename(&part, &cold).map_err(StoreError::io("rename", &part))?;
     let day = core.layout.day(id);
     syncer::sync_day(core, &day)?;
-    is_at(core, &*file, &cold)?;
+    is_at(core, &**file, &cold)?;
     core.fs().remove_file(&log).map_err(StoreError::io("remove", &log))?;
     // The session is cold whether or not this works: without it a power cut may bring the log back, which is whole.
     let _ = syncer::sync_folder(core, &day);
@@ -330,7 +310,7 @@ impl Plan {
     ) -> Result<(), StoreError> {
         let source = Text::open(core, id, OpenMode::Read)?;
         for_each_chunk(&*source.file, 0..self.length, |chunk, _| {
-            go_on(stop)?;
+            stop.check()?;
             chunk.split_inclusive(|byte| *byte == b'\n').try_for_each(|piece| {
                 out.end_frame_near(self.kept_bytes)?;
                 out.push_raw(piece)
@@ -578,7 +558,7 @@ fn for_each(
     let mut items = Vec::new();
     let mut more = true;
     while more {
-        go_on(stop).map_err(StoreError::io("compress", core.layout.log(id)))?;
+        stop.check().map_err(StoreError::io("compress", core.layout.log(id)))?;
         more = reader.read(&mut items)?;
         if !more {
             reader.finish(&mut items);
@@ -586,12 +566,6 @@ fn for_each(
         items.drain(..).try_for_each(&mut sink)?;
     }
     Ok(())
-}
-
-/// # Errors
-/// [`io::ErrorKind::Interrupted`] where the session is wanted, or nobody waits any more.
-fn go_on(stop: &Stop) -> io::Result<()> {
-    if stop.load(Ordering::Relaxed) { Err(io::Error::other("it was called off")) } else { Ok(()) }
 }
 
 fn changed(core: &Core, id: SessionId) -> StoreError {

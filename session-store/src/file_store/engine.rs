@@ -12,7 +12,6 @@
 use super::ask::{self, Asks};
 use super::ballast::{self, Ballast};
 use super::buffer::Pool;
-use super::cold::Stop;
 use super::device::{DEVICES_MAX, Device};
 use super::files::OpenFiles;
 use super::folders::Folders;
@@ -20,6 +19,7 @@ use super::lane::{Due, Lane};
 use super::layout::Layout;
 use super::owner::Ownership;
 use super::session::{Attempt, Session};
+use super::stop::Stop;
 use super::{FileStoreOptions, lock, rescue, syncer, writer};
 use crate::error::StoreError;
 use crate::fs::{File, FileSystem, OpenMode};
@@ -65,8 +65,8 @@ pub(super) struct Core {
     pub(super) ownership: Ownership,
     pub(super) asks: Asks,
     pub(super) ballast: Ballast,
-    /// No more sessions are compressed, ...
-    pub(super) packing_ended: AtomicBool,
+    /// No more sessions are compressed or forked, ...
+    pub(super) long_work_ended: AtomicBool,
     /// ... or opened.
     pub(super) closed: AtomicBool,
     /// Until when what fails is tried again, once the store is closed.
@@ -75,10 +75,10 @@ pub(super) struct Core {
 
 /// What this process does with a session.
 pub(super) enum Holding {
-    /// It is being opened, forked into or removed.
+    /// It is being opened or removed.
     Reserved,
-    /// It is being made cold, or moved into the archive; raising the flag ends that soon.
-    Packing(Arc<Stop>),
+    /// It is being made cold, moved into the archive, or forked into; raising the flag ends that soon.
+    LongWork(Arc<Stop>),
     /// Somebody has its log.
     Open(Arc<Session>),
     /// Its log was dropped or closed; `closed` is on its way to the disk.
@@ -121,7 +121,7 @@ impl Core {
             room: Notify::new(),
             let_go: Notify::new(),
             sessions: Mutex::default(),
-            packing_ended: AtomicBool::new(false),
+            long_work_ended: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             last_tries: Mutex::default(),
         }

@@ -5,10 +5,11 @@
 //! sorts an imported session by when it happened. It ends with `closed`: nobody holds it.
 
 use super::engine::Core;
+use super::part::Part;
 use super::{owner, syncer};
 use crate::error::StoreError;
 use crate::event::{Closed, Entry, Event, FORMAT_VERSION, Opened, SessionStarted, SideRef, Summary};
-use crate::fs::{File, OpenMode, append_all};
+use crate::fs::{OpenMode, append_all};
 use crate::id::{Place, Seq, SessionId};
 use crate::line;
 use crate::side::sha256_hex;
@@ -17,7 +18,6 @@ use crate::store::{FillImport, ImportLog, NewImport};
 use crate::time::Timestamp;
 use std::collections::HashSet;
 use std::io::IoSlice;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How much is gathered before it is written.
@@ -29,13 +29,10 @@ pub(super) fn import(core: &Arc<Core>, id: SessionId, new: NewImport, fill: Fill
     let (writer, owner) = owner::begin(core)?;
     let day = core.layout.day(id);
     core.create_dirs(&day)?;
-    let part = core.layout.part(id);
-    let file = core.fs().open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
     let mut log = PartLog {
         core,
         id,
-        file,
-        part,
+        part: Part::create(core, core.layout.part(id))?,
         gathered: Vec::new(),
         end: Place::default(),
         state: State::outline(),
@@ -61,8 +58,7 @@ pub(super) fn import(core: &Arc<Core>, id: SessionId, new: NewImport, fill: Fill
 struct PartLog<'a> {
     core: &'a Core,
     id: SessionId,
-    file: Arc<dyn File>,
-    part: PathBuf,
+    part: Part,
     gathered: Vec<u8>,
     /// The line of the last event.
     end: Place,
@@ -118,7 +114,8 @@ impl PartLog<'_> {
     }
 
     fn write(&mut self) -> Result<(), StoreError> {
-        append_all(&*self.file, &mut [IoSlice::new(&self.gathered)], |_| {}).map_err(StoreError::io("write", &self.part))?;
+        let Part { file, path, .. } = &self.part;
+        append_all(&**file, &mut [IoSlice::new(&self.gathered)], |_| {}).map_err(StoreError::io("write", path))?;
         self.gathered.clear();
         Ok(())
     }
@@ -140,18 +137,19 @@ impl PartLog<'_> {
     /// Makes all durable, then gives the log its name.
     fn finish(&mut self) -> Result<(), StoreError> {
         self.write()?;
-        self.file.sync_data().map_err(StoreError::io("sync", &self.part))?;
+        let Part { file, path, .. } = &self.part;
+        file.sync_data().map_err(StoreError::io("sync", path))?;
         if !self.sides.is_empty() {
             syncer::sync_folder(self.core, &self.core.layout.sides(self.id))?;
         }
         let log = self.core.layout.log(self.id);
-        self.core.fs().rename(&self.part, &log).map_err(StoreError::io("rename", &self.part))
+        self.core.fs().rename(path, &log).map_err(StoreError::io("rename", path))
     }
 
     /// Removes what was written, as far as the disk lets it; no reader takes any of it for a session.
     fn discard(&self) {
         let fs = self.core.fs();
-        let _ = fs.remove_file(&self.part);
+        self.part.discard(self.core);
         let folder = self.core.layout.sides(self.id);
         self.sides.iter().for_each(|side| drop(fs.remove_file(&folder.join(side))));
         if !self.sides.is_empty() {

@@ -57,6 +57,7 @@ mod rescue;
 mod session;
 mod sides;
 mod stale;
+mod stop;
 mod summary;
 mod syncer;
 mod tail;
@@ -93,6 +94,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use stop::{Stop, StopOnDrop};
 use text::Files;
 
 /// A session that took more than this to be folded gets a checkpoint when it is opened.
@@ -257,8 +259,22 @@ impl FileStore {
     /// # Errors
     /// [`StoreError::NothingStale`] where there is nothing of that kind.
     pub async fn fork_stale(&self, parent: SessionId) -> Result<OpenSession, StoreError> {
-        let id = SessionId::new(self.engine.core.options.clock.now());
-        self.take(id, move |core| fork::fork_stale(core, parent, id)).await
+        self.take_fork(Arc::new(|_| {}), move |core, id, watch| fork::fork_stale(core, parent, id, watch)).await
+    }
+
+    /// [`SessionStore::fork`], which tells `advance` of the bytes of the log that were copied.
+    ///
+    /// # Errors
+    /// As of that.
+    pub async fn fork_with(&self, parent: SessionId, at: Option<Seq>, advance: Advance) -> Result<OpenSession, StoreError> {
+        let of_parent = self.all_sessions().into_iter().find(|session| session.id == parent);
+        if let Some(session) = of_parent {
+            // What cannot be written now is not in the fork; the parent's owner is told why.
+            let accepted = lock(&session.buffer).accepted;
+            self.engine.core.commit(&session, accepted);
+            let _ = session.until(|buffer| buffer.written.max(buffer.rescued) >= accepted).await;
+        }
+        self.take_fork(advance, move |core, id, watch| fork::fork(core, parent, at, id, watch)).await
     }
 
     /// Runs `work` on a blocking thread.
@@ -283,17 +299,25 @@ impl FileStore {
         let engine = Arc::clone(&self.engine);
         self.blocking(move |core| {
             let reservation = Reservation::new(core, id)?;
-            let Taken { session, mut state, problems, read } = work(core)?;
-            engine.serve(&session.device)?;
-            reservation.fulfil(&session)?;
-            let log = FileLog { engine, session };
-            if read > LONG_BYTES
-                && let Some(checkpoint) = state.checkpoint()
-                && let Ok(entry) = log.append(checkpoint.into())
-            {
-                state.apply(&entry);
-            }
-            Ok(OpenSession { log: Arc::new(log), state, problems })
+            hand_over(engine, reservation, work(core)?)
+        })
+        .await
+    }
+
+    /// Makes a new session with `work`, and takes it. Dropping the future, or shutting the store down, calls it off.
+    async fn take_fork(
+        &self,
+        advance: Advance,
+        work: impl FnOnce(&Arc<Core>, SessionId, &fork::Watch<'_>) -> Result<Taken, StoreError> + Send + 'static,
+    ) -> Result<OpenSession, StoreError> {
+        let id = SessionId::new(self.engine.core.options.clock.now());
+        let engine = Arc::clone(&self.engine);
+        let stop = StopOnDrop::default();
+        let raised = stop.flag();
+        self.blocking(move |core| {
+            let reservation = Reservation::for_long_work(core, id, &raised)?;
+            let taken = work(core, id, &fork::Watch { stop: &raised, advance: &advance })?;
+            hand_over(engine, reservation, taken)
         })
         .await
     }
@@ -308,7 +332,7 @@ impl FileStore {
             let_go.as_mut().enable();
             match lock(&core.sessions).get(&id) {
                 Some(Holding::Released(session)) => break Arc::clone(session),
-                Some(Holding::Packing(stop)) => stop.store(true, Ordering::Relaxed),
+                Some(Holding::LongWork(stop)) => stop.raise(),
                 _ => return Ok(()),
             }
             let_go.await;
@@ -412,22 +436,22 @@ impl FileStore {
         self.blocking(list::archived_count).await
     }
 
-    /// Calls off every compression, and returns when none is left.
-    async fn call_off_packing(&self) {
+    /// Calls off every compression and fork, and returns when none is left.
+    async fn call_off_long_work(&self) {
         let core = &self.engine.core;
         loop {
             let let_go = core.let_go.notified();
             tokio::pin!(let_go);
             // From here on no wake-up is missed.
             let_go.as_mut().enable();
-            let mut is_packing = false;
+            let mut is_at_work = false;
             for holding in lock(&core.sessions).values() {
-                if let Holding::Packing(stop) = holding {
-                    stop.store(true, Ordering::Relaxed);
-                    is_packing = true;
+                if let Holding::LongWork(stop) = holding {
+                    stop.raise();
+                    is_at_work = true;
                 }
             }
-            if !is_packing {
+            if !is_at_work {
                 return;
             }
             let_go.await;
@@ -447,14 +471,14 @@ impl FileStore {
     async fn pack(
         &self,
         id: SessionId,
-        work: impl FnOnce(&Arc<Core>, SessionId, &cold::Stop) -> Result<cold::Outcome, StoreError> + Send + 'static,
+        work: impl FnOnce(&Arc<Core>, SessionId, &Stop) -> Result<cold::Outcome, StoreError> + Send + 'static,
     ) -> Result<Compressed, StoreError> {
         self.settle(id).await?;
         let engine = Arc::clone(&self.engine);
-        let stop = cold::StopOnDrop::default();
+        let stop = StopOnDrop::default();
         let raised = stop.flag();
         let packed = self.blocking(move |core| {
-            let reservation = Reservation::to_pack(core, id, &raised)?;
+            let reservation = Reservation::for_long_work(core, id, &raised)?;
             match work(core, id, &raised)? {
                 cold::Outcome::Done(compressed) => Ok(Ok(compressed)),
                 cold::Outcome::Abandoned(taken, error) => {
@@ -479,7 +503,7 @@ impl FileStore {
     fn all_sessions(&self) -> Vec<Arc<Session>> {
         let sessions = lock(&self.engine.core.sessions);
         let held = sessions.values().filter_map(|holding| match holding {
-            Holding::Reserved | Holding::Packing(_) => None,
+            Holding::Reserved | Holding::LongWork(_) => None,
             Holding::Open(session) | Holding::Released(session) => Some(Arc::clone(session)),
         });
         held.collect()
@@ -538,15 +562,7 @@ impl SessionStore for FileStore {
     }
 
     async fn fork(&self, parent: SessionId, at: Option<Seq>) -> Result<OpenSession, StoreError> {
-        let of_parent = self.all_sessions().into_iter().find(|session| session.id == parent);
-        if let Some(session) = of_parent {
-            // What cannot be written now is not in the fork; the parent's owner is told why.
-            let accepted = lock(&session.buffer).accepted;
-            self.engine.core.commit(&session, accepted);
-            let _ = session.until(|buffer| buffer.written.max(buffer.rescued) >= accepted).await;
-        }
-        let id = SessionId::new(self.engine.core.options.clock.now());
-        self.take(id, move |core| fork::fork(core, parent, at, id)).await
+        self.fork_with(parent, at, Arc::new(|_| {})).await
     }
 
     async fn load(&self, id: SessionId) -> Result<Loaded, StoreError> {
@@ -634,9 +650,9 @@ impl SessionStore for FileStore {
     async fn shutdown(&self, limit: Duration) -> Result<(), ShutdownError> {
         let deadline = Instant::now() + limit;
         let core = &self.engine.core;
-        core.packing_ended.store(true, Ordering::Release);
+        core.long_work_ended.store(true, Ordering::Release);
         // What is called off lets go as after a close, so before nothing is accepted any more.
-        let _ = tokio::time::timeout(limit, self.call_off_packing()).await;
+        let _ = tokio::time::timeout(limit, self.call_off_long_work()).await;
         *lock(&core.last_tries) = Some(deadline);
         core.closed.store(true, Ordering::Release);
         let sessions = self.all_sessions();
@@ -685,6 +701,21 @@ impl FileStore {
         let buffer = lock(&session.buffer);
         buffer.sides.iter().find(|kept| kept.side == *side).map(|kept| kept.bytes.clone())
     }
+}
+
+/// Gives a session that was taken to whoever asked for it.
+fn hand_over(engine: Arc<Engine>, reservation: Reservation<'_>, taken: Taken) -> Result<OpenSession, StoreError> {
+    let Taken { session, mut state, problems, read } = taken;
+    engine.serve(&session.device)?;
+    reservation.fulfil(&session)?;
+    let log = FileLog { engine, session };
+    if read > LONG_BYTES
+        && let Some(checkpoint) = state.checkpoint()
+        && let Ok(entry) = log.append(checkpoint.into())
+    {
+        state.apply(&entry);
+    }
+    Ok(OpenSession { log: Arc::new(log), state, problems })
 }
 
 /// What of a session is not durable.

@@ -17,6 +17,7 @@ use super::read::{self, Folded, open_log};
 use super::rescue::Leftovers;
 use super::session::{Disk, Session};
 use super::sides::NamedSides;
+use super::stop::Stop;
 use super::summary::Tally;
 use super::text::{Files, Meeting, Text};
 use super::{archive, cold, fragment, lock, log, syncer};
@@ -362,14 +363,14 @@ impl<'a> Reservation<'a> {
         Self::with(core, id, Holding::Reserved)
     }
 
-    /// Keeps it until somebody else in this process wants it, who raises `stop` and waits.
-    pub(super) fn to_pack(core: &'a Core, id: SessionId, stop: &Arc<cold::Stop>) -> Result<Self, StoreError> {
-        Self::with(core, id, Holding::Packing(Arc::clone(stop)))
+    /// Keeps it until somebody else in this process wants it, or the store is shut down: who raises `stop` and waits.
+    pub(super) fn for_long_work(core: &'a Core, id: SessionId, stop: &Arc<Stop>) -> Result<Self, StoreError> {
+        Self::with(core, id, Holding::LongWork(Arc::clone(stop)))
     }
 
     fn with(core: &'a Core, id: SessionId, holding: Holding) -> Result<Self, StoreError> {
         let mut sessions = lock(&core.sessions);
-        let is_ended = matches!(holding, Holding::Packing(_)) && core.packing_ended.load(Ordering::Acquire);
+        let is_ended = matches!(holding, Holding::LongWork(_)) && core.long_work_ended.load(Ordering::Acquire);
         if core.is_closed() || is_ended {
             return Err(StoreError::Closed);
         }
@@ -416,7 +417,7 @@ impl<'a> Reservation<'a> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let mut sessions = lock(&self.core.sessions);
-        if matches!(sessions.get(&self.id), Some(Holding::Reserved | Holding::Packing(_))) {
+        if matches!(sessions.get(&self.id), Some(Holding::Reserved | Holding::LongWork(_))) {
             sessions.remove(&self.id);
         }
         drop(sessions);

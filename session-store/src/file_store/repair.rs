@@ -13,6 +13,7 @@
 
 use super::engine::Core;
 use super::open::{self, Taken, remove_if_there};
+use super::part::Part;
 use super::read::{self, open_log};
 use super::session::Session;
 use super::text::Files;
@@ -267,12 +268,8 @@ fn write_again(
     let mut expected = read::fold_whole(core, id)?.state;
     let more = [repaired(&mended, kept).into(), Closed { epoch: session.epoch, summary: None }.into()];
 
-    match core.fs().remove_file(&part) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", part)(error)),
-        _ => {}
-    }
-    let into = core.open(&part, OpenMode::CreateNew).map_err(StoreError::io("create", &part))?;
-    let mut writer = LogWriter { file: &*into, out: Vec::new(), crc: 0, next: 0 };
+    let Part { file: into, .. } = &Part::create(core, part.clone())?;
+    let mut writer = LogWriter { file: &**into, out: Vec::new(), crc: 0, next: 0 };
     let written = survey.write(&*file, &mut writer, advance).and_then(|()| {
         for event in more {
             let entry = writer.push(core.options.clock.now(), event)?;
@@ -283,7 +280,7 @@ fn write_again(
     written.map_err(StoreError::io("write", &part))?;
     into.sync_data().map_err(StoreError::io("sync", &part))?;
     into.forget_cached();
-    check(core, id, &*into, &part, &expected, advance)?;
+    check(core, id, &**into, &part, &expected, advance)?;
     core.fs().rename(&part, &log).map_err(StoreError::io("rename", &part))?;
     Ok(mended)
 }

@@ -53,14 +53,14 @@ pub(crate) fn turn(log: &dyn SessionLog, question: &str, pieces: &[&str], whole:
 }
 
 /// A session that was closed.
-async fn closed(store: &FileStore, fill: impl FnOnce(&dyn SessionLog)) -> SessionId {
+pub(crate) async fn closed(store: &FileStore, fill: impl FnOnce(&dyn SessionLog)) -> SessionId {
     let log = create(store).await;
     fill(&*log);
     soon(log.close()).await.unwrap();
     log.id()
 }
 
-fn conversation(log: &dyn SessionLog) {
+pub(crate) fn conversation(log: &dyn SessionLog) {
     for number in 0..20 {
         let (question, end) = (format!("question {number}"), format!(" {number}"));
         let text = format!("answer{end}");
@@ -435,25 +435,6 @@ async fn a_shutdown_calls_compression_off_and_leaves_nothing_behind() {
     let again = store(&fs);
     assert!(matches!(entries(&again, id).await.last().unwrap().event, Event::Closed(_)));
     assert_eq!(texts(&again, id).await.len(), 20);
-}
-
-#[tokio::test]
-async fn what_a_crash_left_unfinished_goes_when_nobody_writes_it() {
-    let fs = SimFs::new();
-    let store = store(&fs);
-    let id = closed(&store, conversation).await;
-    let name = |number: u32| log_path(id).with_file_name(format!("01a1ff0f-b923-72a8-8884-00000000000{number}.part"));
-    fs.put(&name(1), b"half a fork");
-    fs.put(&name(2), b"half a fork that is being written");
-    let writer = fs.open(&name(2), OpenMode::Read).unwrap();
-    assert!(writer.try_lock().unwrap());
-    let fork = soon(store.fork(id, None)).await.unwrap();
-    soon(fork.log.close()).await.unwrap();
-    assert!(fs.contents(&name(1)).is_none());
-    assert!(fs.contents(&name(2)).is_some());
-    drop(writer);
-    soon(store.compress(id)).await.unwrap();
-    assert!(fs.contents(&name(2)).is_none());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod cold;
 mod crash;
 mod disks;
 mod failures;
+mod forks;
 mod handoff;
 mod house;
 mod importing;

@@ -334,3 +334,30 @@ async fn whoever_waits_is_told_how_far_it_is() {
     let read = read.load(Ordering::Relaxed);
     assert!((2 * length..4 * length).contains(&read), "{read} of {length}");
 }
+
+#[tokio::test]
+async fn a_cold_session_that_went_on_and_was_damaged_is_whole_again_in_one_file() {
+    let fs = SimFs::new();
+    let id = session(&fs).await;
+    let store1 = store(&fs);
+    soon(store1.compress(id)).await.unwrap();
+    let cold = log_path(id).with_extension("jsonl.zst");
+    assert!(fs.contents(&cold).is_some() && fs.contents(&log_path(id)).is_none());
+    let log = store1.open(id).await.unwrap().log;
+    log.append(say("warm again")).unwrap();
+    log.append(say("and more")).unwrap();
+    soon(log.close()).await.unwrap();
+    let mut before = read(&fs, id).await;
+    // A checkpoint names places in the old file.
+    before.retain(|(_, _, event)| !matches!(event, Event::Checkpoint(_)));
+
+    fs.edit(&log_path(id), |bytes| bytes.splice(0..0, *b"\n\n").for_each(drop));
+    let damaged = fs.contents(&log_path(id)).unwrap();
+    let done = repair(&fs, id).await;
+    assert!(done.rewrites && done.left() == 0, "{done:?}");
+    assert!(store(&fs).verify(id).await.unwrap().ok);
+    assert_eq!(read(&fs, id).await, before);
+    assert!(fs.contents(&cold).is_none(), "the new file is all of it");
+    let kept: Vec<_> = originals(&fs).iter().map(|path| fs.contents(path).unwrap()).collect();
+    assert!(kept.len() == 2 && kept.contains(&damaged), "both files are kept");
+}

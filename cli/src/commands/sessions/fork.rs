@@ -4,9 +4,11 @@ use super::{close, rename};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
+use crate::progress::Progress;
 use crate::resolve::resolve;
 use agent_runtime::Runtime;
-use session_store::{Seq, SessionStore};
+use session_store::{FileStore, OpenSession, Seq, SessionId, SessionStore};
+use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -24,6 +26,18 @@ pub(crate) struct ForkArgs {
     name: Option<String>,
 }
 
+/// With a bar for a large log.
+async fn copy(store: &FileStore, parent: SessionId, at: Option<Seq>) -> Result<OpenSession, CliError> {
+    let mut log = store.raw_log(parent).await?;
+    let bytes = tokio::task::spawn_blocking(move || log.seek(SeekFrom::End(0)).unwrap_or(0)).await.unwrap_or(0);
+    let progress = Arc::new(Progress::bytes("copying", bytes));
+    let advance = {
+        let progress = Arc::clone(&progress);
+        Arc::new(move |bytes| progress.add(bytes))
+    };
+    Ok(store.fork_with(parent, at, advance).await?)
+}
+
 pub(super) async fn run(app: &App, args: ForkArgs) -> Result<Exit, CliError> {
     let name = args.name.as_deref().map(rename::checked_name).transpose()?;
     let store = app.file_store()?;
@@ -32,7 +46,7 @@ pub(super) async fn run(app: &App, args: ForkArgs) -> Result<Exit, CliError> {
         Some(at) => Some(Runtime::new(Arc::clone(&store) as Arc<dyn SessionStore>).end_of_step(parent, at).await?),
         None => None,
     };
-    let fork = if args.stale { store.fork_stale(parent).await? } else { store.fork(parent, at).await? };
+    let fork = if args.stale { store.fork_stale(parent).await? } else { copy(&store, parent, at).await? };
     let id = fork.log.id();
     if let Some(name) = name {
         rename::rename(&fork.log, name)?;
