@@ -13,9 +13,9 @@ use agent_runtime::session_store::{
     SessionId, State, StopReason, Timestamp, Todo, TodoStatus, TodosChanged, ToolSpec, TurnEnded, Usage, UserMessage, sha256_hex,
 };
 use agent_runtime::{
-    Clocks, Conversation, EndReason, FailureKind, INTERRUPT_POLL, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream,
-    RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Session, Setup, TokenCounter, Tool, ToolContext, ToolError, ToolOutput,
-    Turn, TurnEvent, count_tokens, project, tools,
+    BODY_END, Body, Clocks, Conversation, EndReason, FailureKind, INTERRUPT_POLL, Model, ModelEvent, ModelFailure, ModelLimits,
+    ModelStream, RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Sent, Session, Setup, TokenCounter, Tool, ToolContext,
+    ToolError, ToolOutput, Turn, TurnEvent, count_tokens, project, tools,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -369,10 +369,24 @@ impl Model for AtOnce {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        Bytes::from(serde_json::to_vec(conversation).expect("a conversation has a JSON form"))
+        let mut body = self.head(conversation).expect("it has one");
+        body.extend_from_slice(&self.messages(&conversation.messages));
+        body.extend_from_slice(BODY_END);
+        body.into()
     }
 
-    async fn call(&self, body: Bytes, _: &Clocks) -> Result<ModelStream, ModelFailure> {
+    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
+        let head = json!({"profile": conversation.profile, "max_output_tokens": conversation.max_output_tokens, "messages": []});
+        let head = head.to_string();
+        Some(head.strip_suffix("]}").expect("the messages come last").into())
+    }
+
+    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
+        let messages = serde_json::to_vec(sent).expect("messages have a JSON form");
+        messages[1..messages.len() - 1].to_vec()
+    }
+
+    async fn call(&self, body: Body, _: &Clocks) -> Result<ModelStream, ModelFailure> {
         black_box(body);
         let text = ANSWER.to_owned();
         let events = [

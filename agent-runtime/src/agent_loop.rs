@@ -113,6 +113,7 @@ impl TurnTask {
             Ok(outcome) => outcome,
             Err(panic) => end_after_panic(&shared, first, &panic),
         };
+        shared.resting.rest(&shared);
         report.send_replace(Some(Arc::new(outcome)));
         shared.bump();
     }
@@ -396,15 +397,15 @@ fn empty_profile() -> session_store::Profile {
 
 /// Reads the bodies of context messages that a restore brought back, where they are missing.
 pub(crate) async fn hydrate(store: &Arc<dyn SessionStore>, shared: &Shared) -> Result<(), Stop> {
-    let (changed, missing) = {
+    let missing = {
         let state = shared.state();
-        (state.prefix_changed, state.missing())
+        // What could not be read once is not looked for again with each request: the projection does without it.
+        if lock(&shared.hydrated_for).replace(state.rewrites()) == Some(state.rewrites()) {
+            return Ok(());
+        }
+        state.missing()
     };
     let (Some(&first), Some(&last)) = (missing.first(), missing.last()) else { return Ok(()) };
-    // What could not be read once is not looked for again with each request: the projection does without it.
-    if std::mem::replace(&mut *lock(&shared.hydrated_for), changed) == changed {
-        return Ok(());
-    }
     let mut reader = store.read(shared.log.id(), first).await?;
     while let Some(entry) = reader.next().await? {
         // An answer that a crash cut is missing by its request, and goes on until the next event that ends it.
@@ -413,5 +414,6 @@ pub(crate) async fn hydrate(store: &Arc<dyn SessionStore>, shared: &Shared) -> R
         }
         shared.state().hydrate(&entry);
     }
+    *lock(&shared.hydrated_for) = Some(shared.state().rewrites());
     Ok(())
 }

@@ -5,16 +5,15 @@
 
 use crate::agent_loop::{Stop, TurnTask, estimate, hydrate, trim};
 use crate::context::tokens_at_most;
-use crate::model::{FailureKind, Model, ModelEvent, ModelFailure};
-use crate::projection::project;
+use crate::model::{Body, FailureKind, Model, ModelEvent, ModelFailure};
+use crate::request::Request;
 use crate::retry::{Retry, RetryDecision};
 use crate::session::lock;
 use crate::turn::{DeltaKind, TurnError};
-use bytes::Bytes;
 use futures_util::StreamExt;
 use session_store::{
     AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ModelError, ModelRequest, Note,
-    Origin, Seq, StopReason, Usage, sha256_hex,
+    Origin, Seq, StopReason, Usage,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +25,8 @@ const PIECE_WINDOW: Duration = Duration::from_millis(250);
 const PIECE_BYTES: usize = 64 * 1024;
 /// How often a request is trimmed because the provider says that it is too long.
 const TOO_LONG_MAX: u32 = 3;
+/// How many messages a request may take in on a runtime's thread, some microseconds each.
+const BEHIND_MAX: usize = 64;
 /// How many parameters an endpoint may refuse one after the other.
 const LEARNED_MAX: u32 = 6;
 
@@ -57,9 +58,10 @@ impl TurnTask {
         let mut retry = Retry::new(policy);
         let (mut too_long, mut learned) = (0, 0);
         loop {
-            let (body, built_at) = self.fit(&*model).await?;
+            let (request, built_at) = self.fit(&model).await?;
             // A message that came in meanwhile belongs into the request: it would stand before the answer in the log.
-            let Some(message) = self.log_request(&*model, &body, built_at).await? else { continue };
+            let body = request.body.clone();
+            let Some(message) = self.log_request(&*model, request, built_at).await? else { continue };
             let failure = match self.receive(&*model, body, message).await? {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -87,13 +89,13 @@ impl TurnTask {
         }
     }
 
-    /// The body of the next request, after whatever trim it takes to fit the window, and the `seq` up to which the log is in it.
-    async fn fit(&mut self, model: &dyn Model) -> Result<(Bytes, Seq), Stop> {
+    /// The next request, after whatever trim it takes to fit the window, and the `seq` up to which the log is in it.
+    async fn fit(&mut self, model: &Arc<dyn Model>) -> Result<(Request, Seq), Stop> {
         self.guard(hydrate(&self.shared.store, &self.shared)).await??;
         let budget = self.shared.budget();
-        let built = self.body(model, budget.output);
+        let built = self.build(model, budget.output).await?;
         let fits = |tokens: u64| tokens <= budget.input;
-        if fits(built.0.len() as u64) || tokens_at_most(&self.shared.state()).is_some_and(fits) {
+        if fits(built.0.body.len() as u64) || tokens_at_most(&self.shared.state()).is_some_and(fits) {
             return Ok(built);
         }
         let tokens = self.guard(estimate(&self.shared)).await?;
@@ -108,15 +110,30 @@ impl TurnTask {
                 budget.input
             ))));
         }
-        Ok(self.body(model, budget.output))
+        self.build(model, budget.output).await
     }
 
-    fn body(&self, model: &dyn Model, max_output_tokens: u64) -> (Bytes, Seq) {
+    /// Builds the next request, with no turn of another session in the way: where much has to be taken in first, elsewhere.
+    async fn build(&self, model: &Arc<dyn Model>, max_output_tokens: u64) -> Result<(Request, Seq), Stop> {
+        let far_behind = {
+            let state = self.shared.state();
+            (lock(&self.shared.requests).behind(&state) > BEHIND_MAX).then(|| state.clone())
+        };
+        if let Some(state) = far_behind {
+            let (mut requests, model) = (std::mem::take(&mut *lock(&self.shared.requests)), Arc::clone(model));
+            let catch_up = tokio::task::spawn_blocking(move || {
+                requests.build(&state, &*model, max_output_tokens);
+                requests
+            });
+            // An error would be a panic, which the request itself then tells.
+            if let Ok(requests) = self.guard(catch_up).await? {
+                *lock(&self.shared.requests) = requests;
+            }
+        }
         let state = self.shared.state();
-        let conversation = state.profile.as_ref().map(|profile| project(&state, profile, model.origin(), max_output_tokens));
-        let built_at = state.next_seq;
-        drop(state);
-        (conversation.map(|conversation| model.body(&conversation)).unwrap_or_default(), built_at)
+        let request = lock(&self.shared.requests).build(&state, &**model, max_output_tokens);
+        let request = request.ok_or_else(|| Stop::Failed(TurnError::Panic("the session has no profile".to_owned())))?;
+        Ok((request, state.next_seq))
     }
 
     /// The provider says that the request is too long, whatever we counted: at least a fifth of it leaves.
@@ -128,21 +145,20 @@ impl TurnTask {
         }
     }
 
-    /// Logs the request; nothing where the log went on since `built_at`, so that the body has to be built again.
-    async fn log_request(&mut self, model: &dyn Model, body: &Bytes, built_at: Seq) -> Result<Option<Seq>, Stop> {
-        let mut request = ModelRequest {
+    /// Logs the request; nothing where the log went on since `built_at`, so that it has to be built again.
+    async fn log_request(&mut self, model: &dyn Model, request: Request, built_at: Seq) -> Result<Option<Seq>, Stop> {
+        let mut event = ModelRequest {
             origin: model.origin().clone(),
             profile: String::new(),
-            context: Vec::new(),
-            body_sha256: sha256_hex(body),
-            body_bytes: body.len() as u64,
+            context: request.context,
+            body_sha256: request.sha256,
+            body_bytes: request.body.len() as u64,
             limits: Some(self.shared.request_limits()),
             learned: model.learned(),
         };
         let appended = self.shared.append_if(|state| {
-            request.profile = state.profile.as_ref().map(|profile| profile.hash.clone()).unwrap_or_default();
-            request.context = state.context_ranges();
-            (state.next_seq == built_at).then(|| request.into())
+            event.profile = state.profile.as_ref().map(|profile| profile.hash.clone()).unwrap_or_default();
+            (state.next_seq == built_at).then(|| event.into())
         });
         let entry = match appended {
             Ok(Some(entry)) => entry,
@@ -177,7 +193,7 @@ impl TurnTask {
     async fn receive(
         &mut self,
         model: &dyn Model,
-        body: Bytes,
+        body: Body,
         message: Seq,
     ) -> Result<Result<(Seq, AssistantMessage), ModelFailure>, Stop> {
         let mut incoming = Incoming::new(message, model.origin().clone());
@@ -208,7 +224,7 @@ impl TurnTask {
     async fn stream(
         &self,
         model: &dyn Model,
-        body: Bytes,
+        body: Body,
         incoming: &mut Incoming,
     ) -> Result<Result<(StopReason, Option<serde_json::Value>), ModelFailure>, Stop> {
         let clocks = lock(&self.shared.setup).clocks;

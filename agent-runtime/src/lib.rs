@@ -38,6 +38,7 @@ mod offline;
 mod permissions;
 mod projection;
 pub mod providers;
+mod request;
 mod retry;
 mod runtime;
 mod scripted;
@@ -53,10 +54,13 @@ mod turn;
 pub use clocks::Clocks;
 pub use context::TokenCounter;
 pub use interrupt::{INTERRUPT_POLL, Interrupt};
-pub use model::{Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult};
+pub use model::{
+    BODY_END, Body, Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult,
+};
 pub use offline::OfflineModel;
 pub use permissions::{PermissionMode, Permissions};
 pub use projection::{PROJECTION_VERSION, project};
+pub use request::{Request, RequestBuilder};
 pub use retry::{Retry, RetryDecision, RetryPolicy};
 pub use runtime::{Runtime, Setup};
 pub use scripted::{ScriptedAnswer, ScriptedModel};

@@ -23,6 +23,21 @@ pub trait Model: Send + Sync + 'static {
     /// The body of a request for `conversation`: a pure function of it and of [`Model::learned`], free of keys and ids.
     fn body(&self, conversation: &Conversation) -> Bytes;
 
+    /// The start of [`Model::body`], up to its first message, for a model whose bodies end with their messages, so that those that were sent
+    /// before need not be written again ([`RequestBuilder`](crate::RequestBuilder)). Absent: each body is made whole.
+    ///
+    /// The body has to be this start, [`Model::messages`] and [`BODY_END`]. Of the messages, the start may depend on those from the last answer
+    /// on, and on no others.
+    fn head(&self, _conversation: &Conversation) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// `messages` as they stand in a body, with commas between them; those of a conversation that is cut before an answer are those of its
+    /// parts, with a comma between. Used only where there is a [`Model::head`].
+    fn messages(&self, _messages: &[Sent]) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// Parameters that this endpoint refused before and that are therefore left out or renamed.
     fn learned(&self) -> Vec<String> {
         Vec::new()
@@ -37,7 +52,95 @@ pub trait Model: Send + Sync + 'static {
     ///
     /// # Errors
     /// What the call failed with; the stream ends after its first error.
-    async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure>;
+    async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure>;
+}
+
+/// What ends a body after its messages; see [`Model::head`].
+pub const BODY_END: &[u8] = b"]}";
+
+/// The body of a model that has a [`Model::head`].
+pub(crate) fn whole_body(model: &impl Model, conversation: &Conversation) -> Bytes {
+    let mut body = model.head(conversation).unwrap_or_default();
+    let messages = model.messages(&conversation.messages);
+    if messages.is_empty() {
+        // The comma that the first message would have stood behind.
+        body.pop_if(|last| *last == b',');
+    }
+    body.extend_from_slice(&messages);
+    body.extend_from_slice(BODY_END);
+    body.into()
+}
+
+/// The head of a body that is `empty` before its messages are in it.
+pub(crate) fn head_of(empty: &impl Serialize) -> Vec<u8> {
+    // Maps with text as keys and numbers that are finite always have a JSON form, so that this is never empty.
+    let mut empty = serde_json::to_vec(empty).unwrap_or_default();
+    empty.truncate(empty.len().saturating_sub(BODY_END.len()));
+    if !empty.ends_with(b"[") {
+        empty.push(b',');
+    }
+    empty
+}
+
+/// The JSON of each of `items`, with commas between them.
+pub(crate) fn join_json<T: Serialize>(items: impl IntoIterator<Item = T>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for item in items {
+        if !out.is_empty() {
+            out.push(b',');
+        }
+        // Writing to memory does not fail, and maps with text as keys and numbers that are finite always have a JSON form.
+        let _ = serde_json::to_writer(&mut out, &item);
+    }
+    out
+}
+
+/// The bytes of a request, in pieces, so that requests of one session share those of their common start. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Body {
+    pieces: Arc<[Bytes]>,
+    len: usize,
+}
+
+impl Body {
+    /// The body that these pieces make up.
+    pub fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
+        let pieces: Arc<[Bytes]> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+        Self { len: pieces.iter().map(Bytes::len).sum(), pieces }
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its pieces, none of them empty. The first one has all that stands before the messages, where the body was made of parts.
+    #[must_use]
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
+    /// All bytes in one piece: a copy, where there is more than one.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        match &*self.pieces {
+            [whole] => whole.clone(),
+            pieces => pieces.concat().into(),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(whole: Bytes) -> Self {
+        Self::new([whole])
+    }
 }
 
 /// The events of one answer. Ends after [`ModelEvent::Done`] or an error; an end without either is a cut stream.
@@ -74,6 +177,13 @@ pub struct Conversation {
     pub max_output_tokens: u64,
     /// The messages.
     pub messages: Vec<Sent>,
+}
+
+impl Conversation {
+    /// The same without messages.
+    pub(crate) fn without_messages(&self) -> Self {
+        Self { profile: Arc::clone(&self.profile), max_output_tokens: self.max_output_tokens, messages: Vec::new() }
+    }
 }
 
 /// A message as it is sent.

@@ -29,17 +29,9 @@ const LOST: &str =
 /// What `target` is sent for `state`. Legal for every provider: see [`Conversation`].
 #[must_use]
 pub fn project(state: &State, profile: &Arc<Profile>, target: &Origin, max_output_tokens: u64) -> Conversation {
-    let mut projection = Projection { state, target, sent: Vec::new(), ids: HashSet::new() };
-    let mut slots = state.context.as_slice();
-    while let Some((slot, rest)) = slots.split_first() {
-        // Everything up to the next answer belongs to this one: its results, and what was said meanwhile.
-        let end = rest.iter().position(is_answer).unwrap_or(rest.len());
-        match slot.message.as_deref() {
-            Some(Message::Assistant(answer)) => projection.step(slot, answer, &rest[..end]),
-            _ => projection.texts(&slots[..=end]),
-        }
-        slots = &rest[end..];
-    }
+    let before = HashSet::new();
+    let mut projection = Projection::new(state, target, &before, Vec::new());
+    projection.steps(&state.context);
     projection.finish();
     Conversation { profile: Arc::clone(profile), max_output_tokens, messages: projection.sent }
 }
@@ -48,17 +40,49 @@ fn is_answer(slot: &Slot) -> bool {
     matches!(slot.message.as_deref(), Some(Message::Assistant(_)))
 }
 
-struct Projection<'a> {
-    state: &'a State,
-    target: &'a Origin,
-    sent: Vec<Sent>,
-    /// The ids of tool calls sent so far: no provider takes one twice.
-    ids: HashSet<String>,
+/// How many of `slots` belong together: an answer, its results and what was said meanwhile, or what was said before the first answer.
+/// Nothing where no answer follows them, so that more may come.
+pub(crate) fn closed_step(slots: &[Slot]) -> Option<usize> {
+    Some(slots.get(1..)?.iter().position(is_answer)? + 1)
 }
 
-impl Projection<'_> {
+/// A conversation while it is made, step by step: each step only adds to it, or to its last message.
+pub(crate) struct Projection<'a> {
+    state: &'a State,
+    target: &'a Origin,
+    pub(crate) sent: Vec<Sent>,
+    /// The ids of tool calls sent by earlier steps, and by these: no provider takes one twice.
+    ids_before: &'a HashSet<String>,
+    pub(crate) ids: HashSet<String>,
+    /// The calls, by our own name, that no result was recorded for: what is sent for them is what the state knows of them.
+    pub(crate) unanswered: Vec<String>,
+}
+
+impl<'a> Projection<'a> {
+    /// Goes on behind `sent`, which is empty only where nothing was sent at all.
+    pub(crate) fn new(state: &'a State, target: &'a Origin, ids_before: &'a HashSet<String>, sent: Vec<Sent>) -> Self {
+        Self { state, target, sent, ids_before, ids: HashSet::new(), unanswered: Vec::new() }
+    }
+
+    /// Adds `slots`, which begin where a step begins.
+    pub(crate) fn steps(&mut self, mut slots: &[Slot]) {
+        while !slots.is_empty() {
+            let (step, rest) = slots.split_at(closed_step(slots).unwrap_or(slots.len()));
+            self.step(step);
+            slots = rest;
+        }
+    }
+
+    fn step(&mut self, step: &[Slot]) {
+        let Some((slot, following)) = step.split_first() else { return };
+        match slot.message.as_deref() {
+            Some(Message::Assistant(answer)) => self.answer(slot, answer, following),
+            _ => self.texts(step),
+        }
+    }
+
     /// An answer, the results of its calls, and the texts that came in meanwhile.
-    fn step(&mut self, slot: &Slot, answer: &AssistantMessage, following: &[Slot]) {
+    fn answer(&mut self, slot: &Slot, answer: &AssistantMessage, following: &[Slot]) {
         let own = answer.origin == *self.target;
         let reasons = own && !answer.partial && self.state.prefix_changed.is_none_or(|changed| slot.seq > changed);
         let mut calls = Vec::new();
@@ -100,15 +124,18 @@ impl Projection<'_> {
                 recorded.entry(call.as_str()).or_insert((*outcome, output));
             }
         }
-        let results = calls.iter().map(|(own_id, sent)| {
+        let mut results = Vec::with_capacity(calls.len());
+        for (own_id, sent) in calls {
             let (output, is_error) = match recorded.get(own_id) {
                 Some((outcome, output)) => ((*output).to_owned(), *outcome != ToolOutcome::Ok),
-                None => (without_result(&self.state.unresolved, own_id, answer), true),
+                None => {
+                    self.unanswered.push((*own_id).to_owned());
+                    (without_result(&self.state.unresolved, own_id, answer), true)
+                }
             };
             let output = if output.trim().is_empty() { NO_OUTPUT.to_owned() } else { output };
-            SentResult { id: sent.id.clone(), name: sent.name.clone(), output, is_error }
-        });
-        let results = results.collect();
+            results.push(SentResult { id: sent.id.clone(), name: sent.name.clone(), output, is_error });
+        }
         self.sent.push(Sent::ToolResults(results));
     }
 
@@ -133,18 +160,26 @@ impl Projection<'_> {
 
     /// The provider's own id for its own calls, ours for all others, and never one twice.
     fn id(&mut self, call: &ToolCall, own: bool) -> String {
-        let theirs = own && is_legal_id(&call.provider_id) && !self.ids.contains(&call.provider_id);
+        let theirs = own && is_legal_id(&call.provider_id) && !self.is_taken(&call.provider_id);
         let mut id = if theirs { call.provider_id.clone() } else { call.id.clone() };
+        let mut number = self.ids_before.len() + self.ids.len();
         if !is_legal_id(&id) {
-            id = format!("call_{}", self.ids.len());
+            id = format!("call_{number}");
         }
-        while !self.ids.insert(id.clone()) {
-            id = format!("call_x{}", self.ids.len());
+        while self.is_taken(&id) {
+            id = format!("call_x{number}");
+            number += 1;
         }
+        self.ids.insert(id.clone());
         id
     }
 
-    fn finish(&mut self) {
+    fn is_taken(&self, id: &str) -> bool {
+        self.ids.contains(id) || self.ids_before.contains(id)
+    }
+
+    /// Makes an end of it that a model may be asked with.
+    pub(crate) fn finish(&mut self) {
         match self.sent.last() {
             None => self.text(MISSING),
             Some(Sent::Assistant { .. }) => self.text(CONTINUE),

@@ -3,6 +3,7 @@
 use crate::clocks::Clocks;
 use crate::model::Model;
 use crate::permissions::Permissions;
+use crate::request::Resting;
 use crate::retry::RetryPolicy;
 use crate::secrets::Secrets;
 use crate::session::{SendError, Session, Shared, lock};
@@ -22,6 +23,7 @@ pub struct Runtime {
     store: Arc<dyn SessionStore>,
     /// The sessions that this runtime opened: it stops their turns at shutdown.
     sessions: Arc<Mutex<Vec<Weak<Shared>>>>,
+    resting: Arc<Resting>,
 }
 
 /// All that a session needs and that its log does not hold.
@@ -83,7 +85,7 @@ impl Runtime {
     /// A runtime over `store`.
     #[must_use]
     pub fn new(store: Arc<dyn SessionStore>) -> Self {
-        Self { store, sessions: Arc::default() }
+        Self { store, sessions: Arc::default(), resting: Arc::default() }
     }
 
     /// The store.
@@ -147,7 +149,7 @@ impl Runtime {
         for problem in &opened.problems {
             tracing::warn!(session = %opened.log.id(), line = problem.line, "{}", problem.detail);
         }
-        let session = Session::new(opened, Arc::clone(&self.store), setup)?;
+        let session = Session::new(opened, Arc::clone(&self.store), Arc::clone(&self.resting), setup)?;
         let mut sessions = lock(&self.sessions);
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(&session.shared));

@@ -11,7 +11,10 @@
 //! ```
 
 use crate::clocks::Clocks;
-use crate::model::{Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream};
+use crate::model::{
+    Body, Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json,
+    whole_body,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
@@ -94,12 +97,19 @@ impl Model for ScriptedModel {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        // A conversation has a JSON form whatever is in it; were it otherwise, `call` would tell.
-        Bytes::from(serde_json::to_vec(conversation).unwrap_or_default())
+        whole_body(self, conversation)
     }
 
-    async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
-        let conversation = serde_json::from_slice(&body).map_err(|error| {
+    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
+        Some(head_of(&conversation.without_messages()))
+    }
+
+    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
+        join_json(sent)
+    }
+
+    async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
+        let conversation = serde_json::from_slice(&body.to_bytes()).map_err(|error| {
             ModelFailure::new(FailureKind::BadRequest, format!("the scripted model cannot read the request: {error}"))
         })?;
         let (answer, call) = {
@@ -123,7 +133,7 @@ impl Model for ScriptedModel {
 #[derive(Clone, Debug, Default)]
 pub struct ScriptedAnswer {
     head: Head,
-    body: Body,
+    body: Beats,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -135,7 +145,7 @@ enum Head {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Body {
+struct Beats {
     beats: VecDeque<Beat>,
     /// The text of the block that is being streamed.
     text: String,
@@ -247,7 +257,7 @@ impl ScriptedAnswer {
     }
 }
 
-impl Body {
+impl Beats {
     /// Closes the block of text, where one is open.
     fn end_text(&mut self) {
         if !self.text.is_empty() {

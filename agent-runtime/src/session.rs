@@ -9,6 +9,7 @@ use crate::interrupt::Interrupt;
 use crate::live::Live;
 use crate::model::{Model, ModelLimits};
 use crate::projection::PROJECTION_VERSION;
+use crate::request::{RequestBuilder, Resting};
 use crate::runtime::Setup;
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
@@ -71,8 +72,11 @@ pub(crate) struct Shared {
     pub(crate) activity: watch::Sender<u64>,
     /// Tools that a person approved for as long as the session stays open.
     pub(crate) approved: Mutex<BTreeSet<String>>,
-    /// The change of the context for which missing bodies were last read.
-    pub(crate) hydrated_for: Mutex<Option<Seq>>,
+    /// The value of [`State::rewrites`] for which missing bodies were last read.
+    pub(crate) hydrated_for: Mutex<Option<u64>>,
+    /// What the requests of this session have in common; locked behind the state.
+    pub(crate) requests: Mutex<RequestBuilder>,
+    pub(crate) resting: Arc<Resting>,
     running: Mutex<Option<Running>>,
 }
 
@@ -224,7 +228,12 @@ fn next_profile(setup: &Setup, before: Option<&Profile>) -> Profile {
 }
 
 impl Session {
-    pub(crate) fn new(opened: OpenSession, store: Arc<dyn SessionStore>, setup: Setup) -> Result<Self, AppendError> {
+    pub(crate) fn new(
+        opened: OpenSession,
+        store: Arc<dyn SessionStore>,
+        resting: Arc<Resting>,
+        setup: Setup,
+    ) -> Result<Self, AppendError> {
         let todos = TodoCache::default();
         todos.hydrate(&opened.state);
         let shared = Shared {
@@ -238,6 +247,8 @@ impl Session {
             activity: watch::Sender::new(0),
             approved: Mutex::default(),
             hydrated_for: Mutex::default(),
+            requests: Mutex::default(),
+            resting,
             running: Mutex::new(None),
         };
         shared.update_profile()?;

@@ -6,9 +6,10 @@
 use agent_runtime::session_store::{Block, Clock, Profile, SessionId, StopReason, SystemClock, Todo, ToolCall, Usage};
 use agent_runtime::tools::{builtin, check_arguments};
 use agent_runtime::{
-    Clocks, Conversation, FailureKind, Interrupt, Model, ModelEvent, ModelFailure, OfflineModel, ScriptedAnswer, ScriptedModel,
-    Sent, SentResult, ToolContext,
+    Body, Clocks, Conversation, FailureKind, Interrupt, Model, ModelEvent, ModelFailure, OfflineModel, ScriptedAnswer,
+    ScriptedModel, Sent, SentResult, ToolContext,
 };
+use bytes::Bytes;
 use serde_json::json;
 use std::fs;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ struct Answer {
 }
 
 async fn ask(model: &dyn Model, conversation: &Conversation) -> Result<Answer, ModelFailure> {
-    let mut stream = model.call(model.body(conversation), &Clocks::default()).await?;
+    let mut stream = model.call(model.body(conversation).into(), &Clocks::default()).await?;
     let (mut text, mut blocks, mut usage) = (String::new(), Vec::new(), Usage::default());
     while let Some(event) = stream.next().await {
         match event? {
@@ -278,7 +279,7 @@ async fn offline_usage_is_a_quarter_of_the_bytes() {
     let sent = model.body(&conversation).len() as u64;
     assert_eq!((answer.usage.input_tokens, answer.usage.output_tokens), (Some(sent.div_ceil(4)), Some(2)));
     assert_eq!(
-        model.call("no json".into(), &Clocks::default()).await.err().map(|failure| failure.kind),
+        model.call(Body::from(Bytes::from("no json")), &Clocks::default()).await.err().map(|failure| failure.kind),
         Some(FailureKind::BadRequest)
     );
 }

@@ -10,7 +10,8 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// Two lower-case digits for each byte.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
         // Writing to a string does not fail.
         let _ = write!(digits, "{byte:02x}");

@@ -22,8 +22,10 @@ use snapshot::Trail;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod ranges;
 mod snapshot;
 
+pub use ranges::ContextRanges;
 pub(crate) use snapshot::FOLD_VERSION;
 
 /// How many trims and rewinds can be undone.
@@ -269,6 +271,7 @@ pub struct State {
     trail: Hint<Trail>,
     /// Whether bodies are left out from the start.
     is_outline: Hint<bool>,
+    rewrites: Hint<u64>,
 }
 
 impl State {
@@ -432,11 +435,13 @@ impl State {
         let seq = if let Event::AssistantText(piece) = &entry.event { piece.message } else { entry.seq };
         if let Some(slot) = self.context.iter_mut().find(|slot| slot.seq == seq) {
             slot.hydrate(entry);
+            self.rewrites.0 += 1;
         }
     }
 
     /// The same for many entries, in the order of the log.
     pub(crate) fn hydrate_all(&mut self, entries: impl Iterator<Item = Entry>) {
+        self.rewrites.0 += 1;
         let places: BTreeMap<Seq, usize> = self.context.iter().enumerate().map(|(place, slot)| (slot.seq, place)).collect();
         for entry in entries {
             let seq = if let Event::AssistantText(piece) = &entry.event { piece.message } else { entry.seq };
@@ -452,21 +457,7 @@ impl State {
     /// messages.
     #[must_use]
     pub fn context_ranges(&self) -> Vec<SeqRange> {
-        let known = self.known_messages();
-        let is_note = |seq: Seq| known.binary_search(&seq).is_err();
-        let follows = |before: Seq, seq: Seq| {
-            let next = known.partition_point(|message| *message <= before);
-            let between = self.forgotten.partition_point(|range| range.1 <= before);
-            known.get(next) == Some(&seq) && !is_note(before) && self.forgotten.get(between).is_none_or(|range| range.0 >= seq)
-        };
-        let mut ranges: Vec<SeqRange> = Vec::new();
-        for slot in &self.context {
-            match ranges.last_mut() {
-                Some(last) if follows(last.1, slot.seq) => last.1 = slot.seq,
-                _ => ranges.push(SeqRange(slot.seq, slot.seq)),
-            }
-        }
-        ranges
+        ContextRanges::default().of(self).to_vec()
     }
 
     /// The messages in the context and those that an undo would bring back into it, without the notes of trims, in the order of `seq`.
@@ -476,6 +467,14 @@ impl State {
         let mut known: Vec<Seq> = slots.filter(|slot| slot.stands_for.is_none()).map(|slot| slot.seq).collect();
         known.sort_unstable();
         known
+    }
+
+    /// Changes whenever something changes that is in the context already (a trim, a rewind, the undoing of one, a body that was read
+    /// again, another profile). While it stays the same, the context only grows at its end, and what was made of its messages stays right.
+    /// It tells two moments of one state in memory apart, and is no part of what a state is.
+    #[must_use]
+    pub fn rewrites(&self) -> u64 {
+        self.rewrites.0
     }
 
     /// The trims and rewinds that can be undone, oldest first.
@@ -510,7 +509,9 @@ impl State {
         let waiting = self.in_flight.take().map(|answer| answer.waiting).unwrap_or_default();
         self.messages += 1;
         for call in message.tool_calls() {
-            self.unresolved.insert(call.id.clone(), Unresolved::default());
+            let before = self.unresolved.insert(call.id.clone(), Unresolved::default());
+            // Only a damaged log has two calls of one name: what is known of the first one changes.
+            self.rewrites.0 += u64::from(before.is_some());
         }
         if let Some(usage) = &message.usage {
             self.usage.add(usage);
@@ -596,6 +597,7 @@ impl State {
         }
         self.put_aside(by, Some(rewind.to), removed);
         self.last_usage = None;
+        self.rewrites.0 += 1;
     }
 
     fn restored(&mut self, by: Seq, restored: &ContextRestored) {
@@ -653,6 +655,7 @@ impl State {
 
     fn change_prefix(&mut self, by: Seq) {
         self.prefix_changed = Some(by);
+        self.rewrites.0 += 1;
         // What was reported before counted another prefix.
         self.last_usage = None;
     }

@@ -7,7 +7,10 @@ mod steps;
 mod view;
 
 use crate::clocks::Clocks;
-use crate::model::{Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream};
+use crate::model::{
+    Body, Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json,
+    whole_body,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
@@ -94,12 +97,19 @@ impl Model for OfflineModel {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        // A conversation has a JSON form whatever is in it; were it otherwise, `call` would tell.
-        Bytes::from(serde_json::to_vec(conversation).unwrap_or_default())
+        whole_body(self, conversation)
     }
 
-    async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
-        let conversation: Conversation = serde_json::from_slice(&body).map_err(|error| {
+    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
+        Some(head_of(&conversation.without_messages()))
+    }
+
+    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
+        join_json(sent)
+    }
+
+    async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
+        let conversation: Conversation = serde_json::from_slice(&body.to_bytes()).map_err(|error| {
             ModelFailure::new(FailureKind::BadRequest, format!("the offline model cannot read the request: {error}"))
         })?;
         let view = View::of(&conversation);

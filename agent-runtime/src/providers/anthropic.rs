@@ -9,7 +9,10 @@ use super::endpoint::{Endpoint, EndpointError, header_value, secret_header};
 use super::failure::{Learnable, ServerError, limit_of};
 use super::http::{DecodeError, Decoder, Events, HttpClient};
 use crate::clocks::Clocks;
-use crate::model::{Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult};
+use crate::model::{
+    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult, head_of, join_json,
+    whole_body,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -54,9 +57,15 @@ impl Model for Anthropic {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        let body = body(&self.client.endpoint.model, conversation, &self.client.learned.names());
-        // Maps with text as keys and numbers that are finite always have a JSON form, so that this is never empty.
-        serde_json::to_vec(&body).unwrap_or_default().into()
+        whole_body(self, conversation)
+    }
+
+    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
+        Some(head_of(&head(&self.client.endpoint.model, conversation, &self.client.learned.names())))
+    }
+
+    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
+        join_json(messages(sent, !self.client.learned.names().contains("thinking_blocks")))
     }
 
     fn learned(&self) -> Vec<String> {
@@ -67,9 +76,10 @@ impl Model for Anthropic {
         self.client.warm().await;
     }
 
-    async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
+    async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
         let mut headers = HeaderMap::new();
-        if body.windows(BINDING_KEY.len()).take(HEAD_BYTES).any(|part| part == BINDING_KEY) {
+        let head = body.pieces().first().map_or(&[][..], |head| head);
+        if head.windows(BINDING_KEY.len()).take(HEAD_BYTES).any(|part| part == BINDING_KEY) {
             headers.insert("anthropic-beta", HeaderValue::from_static(BINDING_BETA));
         }
         let protocol = Protocol { headers, decoder: Answer::default(), learnable: LEARNABLE };
@@ -109,8 +119,9 @@ fn output_limit(message: &str) -> Option<u64> {
     limit.trim().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok().filter(|most| *most > 0)
 }
 
+/// A body before its messages are in it.
 #[derive(Serialize)]
-struct Body<'a> {
+struct Head<'a> {
     model: &'a str,
     max_tokens: u64,
     stream: bool,
@@ -126,7 +137,7 @@ struct Body<'a> {
     system: Option<[Part<'a>; 1]>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<ToolPart<'a>>,
-    messages: Vec<Message<'a>>,
+    messages: [(); 0],
 }
 
 #[derive(Serialize)]
@@ -201,7 +212,7 @@ impl<'a> Input<'a> {
     }
 }
 
-fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<String>) -> Body<'a> {
+fn head<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<String>) -> Head<'a> {
     let profile = &*conversation.profile;
     let refused = |name: &str| learned.contains(name);
     let mark = || (!refused("cache_control")).then_some(CacheControl { r#type: "ephemeral" });
@@ -214,7 +225,7 @@ fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
     let thinking = thinking.filter(|thinking| !(lacks_reasoning && thinking["type"] == "enabled"));
     // A fixed budget and a temperature exclude each other.
     let budget = thinking.as_ref().is_some_and(|thinking| thinking["type"] == "enabled");
-    Body {
+    Head {
         model,
         max_tokens,
         stream: true,
@@ -226,7 +237,7 @@ fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
         system: (!profile.system.trim().is_empty())
             .then(|| [Part::Text { r#type: "text", text: &profile.system, cache_control: mark() }]),
         tools: profile.tools.iter().map(tool_part).collect(),
-        messages: messages(&conversation.messages, with_reasoning),
+        messages: [],
     }
 }
 

@@ -4,8 +4,7 @@ use super::endpoint::{Endpoint, EndpointError};
 use super::failure::{Learnable, Learned, Peer};
 use super::http::{Decoder, HttpClient, Refusal, Request, is_local, send};
 use crate::clocks::Clocks;
-use crate::model::{FailureKind, ModelFailure, ModelStream};
-use bytes::Bytes;
+use crate::model::{Body, FailureKind, ModelFailure, ModelStream};
 use reqwest::Url;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use session_store::Origin;
@@ -52,7 +51,7 @@ impl Client {
     /// Sends `body`. A refusal that names one of its parameters is learned from: the next body does without it.
     pub(crate) async fn call<D: Decoder>(
         &self,
-        body: Bytes,
+        body: Body,
         protocol: Protocol<D>,
         clocks: &Clocks,
     ) -> Result<ModelStream, ModelFailure> {
@@ -62,7 +61,7 @@ impl Client {
         send(&self.http, request, clocks, protocol.decoder).await.map_err(|Refusal { failure, error }| {
             let refused = failure.kind == FailureKind::BadRequest && matches!(failure.status, Some(400 | 422));
             match error {
-                Some(error) if refused && self.learned.learn(protocol.learnable, &body, &error) => {
+                Some(error) if refused && self.learned.learn(protocol.learnable, &body.to_bytes(), &error) => {
                     ModelFailure { kind: FailureKind::Learned, ..failure }
                 }
                 _ => failure,

@@ -16,10 +16,10 @@
 use super::failure::{Peer, ServerError, start_of};
 use super::sse::SseParser;
 use crate::clocks::{Clocks, Limit, Meter};
-use crate::model::{FailureKind, ModelEvent, ModelFailure, ModelStream};
+use crate::model::{Body, FailureKind, ModelEvent, ModelFailure, ModelStream};
 use bytes::Bytes;
 use futures_util::Stream;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Client, Response, Url};
 use serde_json::Value;
@@ -168,7 +168,7 @@ pub(crate) struct Request {
     pub(crate) peer: Arc<Peer>,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
 }
 
 /// A call that failed before its answer began, with the server's own error, where it gave one.
@@ -272,36 +272,48 @@ enum Stage {
 /// The request's body, which tells how far it went: a connection asks for the first piece once it stands, and for the
 /// next ones as it sends them.
 struct StagedBody {
-    rest: Bytes,
+    body: Body,
+    /// The next piece of the body, and how much of it is sent.
+    next: (usize, usize),
+    left: usize,
     stage: watch::Sender<Stage>,
 }
 
 impl StagedBody {
-    fn new(body: Bytes) -> (Self, watch::Receiver<Stage>) {
+    fn new(body: Body) -> (Self, watch::Receiver<Stage>) {
         let (stage, stages) = watch::channel(Stage::Connecting);
-        (Self { rest: body, stage }, stages)
+        (Self { left: body.len(), body, next: (0, 0), stage }, stages)
+    }
+
+    /// At most [`PIECE_BYTES`] of what is left; a piece of the body is not copied.
+    fn take(&mut self) -> Option<Bytes> {
+        let (number, from) = self.next;
+        let piece = self.body.pieces().get(number)?;
+        let to = piece.len().min(from + PIECE_BYTES);
+        self.next = if to == piece.len() { (number + 1, 0) } else { (number, to) };
+        self.left -= to - from;
+        Some(piece.slice(from..to))
     }
 }
 
-impl Body for StagedBody {
+impl http_body::Body for StagedBody {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let length = self.rest.len().min(PIECE_BYTES);
-        let piece = self.rest.split_to(length);
-        let stage = if self.rest.is_empty() { Stage::Sent } else { Stage::Sending };
+        let piece = self.take();
+        let stage = if self.left == 0 { Stage::Sent } else { Stage::Sending };
         // Nobody listens any more once the head is there or the call was dropped.
         let _ = self.stage.send(stage);
-        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.left as u64)
     }
 }
 

@@ -9,7 +9,9 @@ use super::endpoint::{Endpoint, EndpointError, secret_header};
 use super::failure::{Learnable, ServerError};
 use super::http::{DecodeError, Decoder, Events, HttpClient};
 use crate::clocks::Clocks;
-use crate::model::{Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent};
+use crate::model::{
+    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json, whole_body,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -50,9 +52,16 @@ impl Model for OpenAi {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        let body = body(&self.client.endpoint, conversation, &self.client.learned.names());
-        // Maps with text as keys and numbers that are finite always have a JSON form, so that this is never empty.
-        serde_json::to_vec(&body).unwrap_or_default().into()
+        whole_body(self, conversation)
+    }
+
+    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
+        Some(head_of(&head(&self.client.endpoint, conversation, &self.client.learned.names())))
+    }
+
+    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
+        let learned = self.client.learned.names();
+        join_json(sent.iter().flat_map(|sent| messages(sent, &learned)))
     }
 
     fn learned(&self) -> Vec<String> {
@@ -63,7 +72,7 @@ impl Model for OpenAi {
         self.client.warm().await;
     }
 
-    async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
+    async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
         let protocol = Protocol { headers: HeaderMap::new(), decoder: Answer::default(), learnable: LEARNABLE };
         self.client.call(body, protocol, clocks).await
     }
@@ -86,8 +95,9 @@ const REASONING_FIELDS: [&str; 2] = ["reasoning_content", "reasoning"];
 /// Fields of a message that have to go back to the server that sent them. Others do not: strict servers refuse what they do not know.
 const CARRIED_FIELDS: [&str; 2] = ["reasoning_details", "thinking_blocks"];
 
+/// A body before its messages are in it.
 #[derive(Serialize)]
-struct Body<'a> {
+struct Head<'a> {
     model: &'a str,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,7 +174,7 @@ struct CalledPart<'a> {
     arguments: &'a str,
 }
 
-fn body<'a>(endpoint: &'a Endpoint, conversation: &'a Conversation, learned: &BTreeSet<String>) -> Body<'a> {
+fn head<'a>(endpoint: &'a Endpoint, conversation: &'a Conversation, learned: &BTreeSet<String>) -> Head<'a> {
     let profile = &*conversation.profile;
     let refused = |name: &str| learned.contains(name);
     // OpenAI's newer models refuse the old name, and many other servers do not know the new one.
@@ -172,7 +182,7 @@ fn body<'a>(endpoint: &'a Endpoint, conversation: &'a Conversation, learned: &BT
     let most = Some(conversation.max_output_tokens);
     let effort = profile.parameters.effort.as_deref().map(|effort| if effort == "off" { "none" } else { effort });
     let system = (!profile.system.trim().is_empty()).then_some(Message::System { content: &profile.system });
-    Body {
+    Head {
         model: &endpoint.model,
         stream: true,
         stream_options: (!refused("stream_options")).then_some(StreamOptions { include_usage: true }),
@@ -181,7 +191,7 @@ fn body<'a>(endpoint: &'a Endpoint, conversation: &'a Conversation, learned: &BT
         reasoning_effort: effort.filter(|_| !refused("reasoning_effort")),
         temperature: profile.parameters.temperature.filter(|_| !refused("temperature")),
         tools: profile.tools.iter().map(tool_part).collect(),
-        messages: system.into_iter().chain(conversation.messages.iter().flat_map(|sent| messages(sent, learned))).collect(),
+        messages: system.into_iter().collect(),
     }
 }
 

@@ -10,7 +10,9 @@ use super::endpoint::{Endpoint, EndpointError, secret_header};
 use super::failure::{Learnable, ServerError};
 use super::http::{DecodeError, Decoder, Events, HttpClient};
 use crate::clocks::Clocks;
-use crate::model::{Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent};
+use crate::model::{
+    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json, whole_body,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -51,9 +53,16 @@ impl Model for OpenAiResponses {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        let body = body(&self.client.endpoint.model, conversation, &self.client.learned.names());
-        // Maps with text as keys and numbers that are finite always have a JSON form, so that this is never empty.
-        serde_json::to_vec(&body).unwrap_or_default().into()
+        whole_body(self, conversation)
+    }
+
+    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
+        Some(head_of(&head(&self.client.endpoint.model, conversation, &self.client.learned.names())))
+    }
+
+    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
+        let phases = !self.client.learned.names().contains("phase");
+        join_json(sent.iter().flat_map(|sent| items(sent, phases)))
     }
 
     fn learned(&self) -> Vec<String> {
@@ -64,7 +73,7 @@ impl Model for OpenAiResponses {
         self.client.warm().await;
     }
 
-    async fn call(&self, body: Bytes, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
+    async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
         let protocol = Protocol { headers: HeaderMap::new(), decoder: Answer::default(), learnable: LEARNABLE };
         self.client.call(body, protocol, clocks).await
     }
@@ -84,8 +93,9 @@ const LEARNABLE: &[Learnable] = &[
 /// The service takes no smaller limit.
 const OUTPUT_TOKENS_MIN: u64 = 16;
 
+/// A body before its messages are in it.
 #[derive(Serialize)]
-struct Body<'a> {
+struct Head<'a> {
     model: &'a str,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,7 +112,7 @@ struct Body<'a> {
     instructions: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<ToolPart<'a>>,
-    input: Vec<Item<'a>>,
+    input: [(); 0],
 }
 
 #[derive(Serialize)]
@@ -153,12 +163,12 @@ enum Content<'a> {
     OutputText { text: &'a str },
 }
 
-fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<String>) -> Body<'a> {
+fn head<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<String>) -> Head<'a> {
     let profile = &*conversation.profile;
     let takes = |name: &str| !learned.contains(name);
     let effort = profile.parameters.effort.as_deref().map(|effort| if effort == "off" { "none" } else { effort });
     let summary = takes("reasoning.summary").then_some("auto");
-    Body {
+    Head {
         model,
         stream: true,
         store: takes("store").then_some(false),
@@ -170,7 +180,7 @@ fn body<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
         temperature: profile.parameters.temperature.filter(|_| takes("temperature")),
         instructions: Some(&*profile.system).filter(|system| !system.trim().is_empty()),
         tools: profile.tools.iter().map(|tool| tool_part(tool, takes("strict"))).collect(),
-        input: conversation.messages.iter().flat_map(|sent| items(sent, takes("phase"))).collect(),
+        input: [],
     }
 }
 

@@ -172,6 +172,6 @@ async fn a_body_of_many_pieces_arrives_whole() {
     let server = Server::answering(server::response(500, "", "")).await;
     let model = openai(&server);
     let long = conversation(vec![Sent::User(vec!["x".repeat(3_000_000)])]);
-    let _ = model.call(model.body(&long), &Clocks::default()).await;
+    let _ = model.call(model.body(&long).into(), &Clocks::default()).await;
     assert_eq!(server.seen()[0].body.as_bytes(), model.body(&long));
 }

@@ -118,7 +118,7 @@ async fn the_clocks_stand_still_while_nobody_reads() {
     let model = openai(&server);
     let limit = Duration::from_secs(1);
     let clocks = Clocks { idle: limit, progress: limit, cap: limit, ..Clocks::default() };
-    let mut stream = model.call(model.body(&hello()), &clocks).await.expect("a stream");
+    let mut stream = model.call(model.body(&hello()).into(), &clocks).await.expect("a stream");
     let (mut words, begun) = (0, Instant::now());
     loop {
         // Waits as a turn does: begins to read, is called away by something else, and comes back much later.
@@ -141,11 +141,11 @@ async fn dropping_the_call_or_the_stream_drops_the_connection() {
     let server = Server::new(vec![vec![Step::Stall], vec![Step::Send(stream_head()), Step::Send(word()), Step::Stall]]).await;
     let model = openai(&server);
     let clocks = Clocks::default();
-    let call = model.call(model.body(&hello()), &clocks);
+    let call = model.call(model.body(&hello()).into(), &clocks);
     assert!(tokio::time::timeout(SHORT, call).await.is_err(), "the server never answers");
     tokio::time::timeout(HUNG, server.closed(1)).await.expect("the connection is still open");
 
-    let mut stream = model.call(model.body(&hello()), &clocks).await.expect("a stream");
+    let mut stream = model.call(model.body(&hello()).into(), &clocks).await.expect("a stream");
     assert_eq!(stream.next().await, Some(Ok(ModelEvent::Text("Hi".to_owned()))));
     drop(stream);
     tokio::time::timeout(HUNG, server.closed(2)).await.expect("the connection is still open");

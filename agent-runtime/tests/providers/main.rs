@@ -95,7 +95,7 @@ async fn hear(model: &dyn Model) -> Heard {
 /// Calls `model` with a greeting and reads to the end; checks that nothing comes after the end.
 async fn hear_within(model: &dyn Model, clocks: &Clocks) -> Heard {
     let mut heard = Heard::default();
-    let mut stream = match model.call(model.body(&hello()), clocks).await {
+    let mut stream = match model.call(model.body(&hello()).into(), clocks).await {
         Ok(stream) => stream,
         Err(failure) => return Heard { failure: Some(failure), ..heard },
     };

@@ -148,7 +148,7 @@ async fn reasoning_that_is_refused_goes() {
     let blocks = vec![Block::Reasoning { text: "hm".to_owned(), opaque: Some(opaque) }, text("Hi")];
     let hello = Sent::User(vec!["Hello".to_owned()]);
     let asked = conversation(vec![hello.clone(), Sent::Assistant { blocks, opaque: None }, hello]);
-    let refused = model.call(model.body(&asked), &Clocks::default()).await.err().expect("a refusal");
+    let refused = model.call(model.body(&asked).into(), &Clocks::default()).await.err().expect("a refusal");
     assert_eq!(refused.kind.as_str(), "learned");
     let body = String::from_utf8(model.body(&asked).to_vec()).expect("JSON is UTF-8");
     assert!(
@@ -192,7 +192,7 @@ async fn claudes_ways_to_reason_and_its_output_limit_are_learned() {
     let mut asked = hello();
     asked.profile = Arc::new(Profile { parameters, ..profile() });
     for _ in 0..3 {
-        let refused = model.call(model.body(&asked), &Clocks::default()).await.err().expect("a refusal");
+        let refused = model.call(model.body(&asked).into(), &Clocks::default()).await.err().expect("a refusal");
         assert_eq!(refused.kind.as_str(), "learned", "{}", refused.detail);
     }
     assert_eq!(model.learned(), ["cache_control", "max_tokens=4096", "thinking.enabled"]);

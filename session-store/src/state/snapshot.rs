@@ -317,6 +317,7 @@ impl State {
             }),
             trail: Hint(Trail { last: place(snapshot.last), ..Trail::default() }),
             is_outline: Hint(false),
+            rewrites: Hint(0),
         })
     }
 }

@@ -434,6 +434,7 @@ proptest! {
     ) {
         let mut log = ten();
         let mut state = log.state();
+        let mut kept_up = ContextRanges::default();
         // The messages that there ever were, without the notes of trims.
         let mut messages: BTreeSet<Seq> = (0..10).collect();
         for (step, index) in steps {
@@ -449,6 +450,7 @@ proptest! {
                 messages.insert(log.add(note("more")));
                 state.apply(&log.entries[log.entries.len() - 1]);
             }
+            prop_assert_eq!(kept_up.of(&state), state.context_ranges());
         }
         prop_assert!(state.undoable().count() <= UNDO_MAX);
         let of_range = |SeqRange(from, to)| -> Vec<Seq> {
