@@ -16,7 +16,7 @@ use crate::session::{Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use session_store::{
     AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Seq, SessionStore, State, StopReason, StoreError,
-    ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
+    Timestamp, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,10 @@ pub(crate) struct TurnTask {
     by: Arc<Mutex<Option<String>>>,
     /// The event that opened the turn.
     first: Seq,
+    /// No model is asked before this time.
+    not_before: Option<Timestamp>,
+    /// When the model that failed last wants to be asked again.
+    pub(crate) retry_at: Option<Timestamp>,
     started: Instant,
     pub(crate) model_calls: u64,
     pub(crate) usage: Usage,
@@ -77,12 +81,21 @@ impl From<ModelFailure> for Stop {
 }
 
 impl TurnTask {
-    pub(crate) fn new(shared: Arc<Shared>, interrupt: Interrupt, by: Arc<Mutex<Option<String>>>, first: Seq) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        interrupt: Interrupt,
+        by: Arc<Mutex<Option<String>>>,
+        first: Seq,
+        not_before: Option<Timestamp>,
+    ) -> Self {
+        shared.begin_with_first_model();
         Self {
             shared,
             interrupt,
             by,
             first,
+            not_before,
+            retry_at: None,
             started: Instant::now(),
             model_calls: 0,
             usage: Usage::default(),
@@ -132,6 +145,9 @@ impl TurnTask {
         // Whatever the client needs before its first call is built while the message becomes durable.
         let (durable, ()) = self.guard(async { tokio::join!(shared.log.durable(self.first), model.warm()) }).await?;
         durable?;
+        if let Some(until) = self.not_before {
+            self.wait_until(until).await?;
+        }
         let limit = lock(&self.shared.setup).max_model_calls;
         let mut cut_calls = 0;
         loop {
@@ -166,6 +182,20 @@ impl TurnTask {
             () = self.interrupt.raised() => Err(Stop::End(EndReason::Interrupted)),
             why = self.trouble() => Err(Stop::Failed(TurnError::Store(why))),
             output = wait => Ok(output),
+        }
+    }
+
+    /// Waits until a time of the wall clock.
+    pub(crate) async fn wait_until(&self, until: Timestamp) -> Result<(), Stop> {
+        /// A machine that sleeps, or a clock that is set, does not show in a timer that was set before.
+        const LOOK: Duration = Duration::from_secs(1);
+        let clock = Arc::clone(&lock(&self.shared.setup).clock);
+        loop {
+            let left = u64::try_from(until.as_ms() - clock.now().as_ms()).unwrap_or(0);
+            if left == 0 {
+                return Ok(());
+            }
+            self.guard(tokio::time::sleep(Duration::from_millis(left).min(LOOK))).await?;
         }
     }
 
@@ -231,6 +261,7 @@ impl TurnTask {
         }
         let mut outcome = TurnOutcome {
             reason,
+            retry_at: self.retry_at.filter(|_| matches!(error, Some(TurnError::Model(_)))),
             error,
             text: self.text.clone(),
             model_calls: self.model_calls,
@@ -327,6 +358,7 @@ fn end_after_panic(shared: &Shared, first: Seq, panic: &tokio::task::JoinError) 
     let outcome = TurnOutcome {
         reason: EndReason::Error,
         error: Some(TurnError::Panic(message)),
+        retry_at: None,
         text: String::new(),
         model_calls: 0,
         usage: Usage::default(),
@@ -339,7 +371,7 @@ fn end_after_panic(shared: &Shared, first: Seq, panic: &tokio::task::JoinError) 
 
 /// About how many tokens the next request takes.
 pub(crate) async fn estimate(shared: &Arc<Shared>) -> u64 {
-    let factor = lock(&shared.setup).model.limits().token_factor;
+    let factor = shared.model().limits().token_factor;
     count(shared, TokenCounter::uncounted, |state, counter| {
         let profile = state.profile.clone().unwrap_or_else(|| Arc::new(empty_profile()));
         counter.estimate(state, &profile, factor)
@@ -350,7 +382,7 @@ pub(crate) async fn estimate(shared: &Arc<Shared>) -> u64 {
 /// Trims the context down to `target` tokens; how many messages left, or nothing where none could.
 pub(crate) async fn trim(shared: &Arc<Shared>, target: u64, reason: &str) -> Result<Option<usize>, AppendError> {
     let before = estimate(shared).await;
-    let factor = lock(&shared.setup).model.limits().token_factor;
+    let factor = shared.model().limits().token_factor;
     let planned = count(shared, TokenCounter::uncounted_for_trim, |state, counter| {
         let trim = plan_trim(state, counter, factor, before, target)?;
         Some((trim_event(&trim, &state.todos, reason, before), trim.messages))

@@ -4,16 +4,18 @@
 //! them: what a kill costs of an answer is at most the store's window.
 
 use crate::agent_loop::{Stop, TurnTask, estimate, hydrate, trim};
+use crate::breaker::Admitted;
 use crate::context::tokens_at_most;
-use crate::model::{Body, FailureKind, Model, ModelEvent, ModelFailure};
+use crate::model::{Body, Cure, FailureKind, Model, ModelEvent, ModelFailure};
 use crate::request::Request;
-use crate::retry::{Retry, RetryDecision};
+use crate::retry::{Retry, RetryDecision, RetryPolicy};
+use crate::runtime::model_name;
 use crate::session::lock;
 use crate::turn::{DeltaKind, TurnError};
 use futures_util::StreamExt;
 use session_store::{
-    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ModelError, ModelRequest, Note,
-    Origin, Seq, StopReason, Usage,
+    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ModelError, ModelFallback,
+    ModelRequest, ModelWaiting, Note, Origin, Seq, StopReason, Timestamp, Usage,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,44 +51,75 @@ struct Incoming {
 }
 
 impl TurnTask {
-    /// One answer, whatever it takes: retries, trims, parameters left out. Gives the `seq` of its message, and the message.
+    /// One answer, whatever it takes: retries, waits, other models, trims, parameters left out. Gives the `seq` of its message, and the message.
     pub(crate) async fn ask(&mut self) -> Result<(Seq, AssistantMessage), Stop> {
-        let (model, policy) = {
-            let setup = lock(&self.shared.setup);
-            (Arc::clone(&setup.model), setup.retry)
-        };
-        let mut retry = Retry::new(policy);
-        let (mut too_long, mut learned) = (0, 0);
+        let policy = lock(&self.shared.setup).retry;
+        let mut tries = Tries::new(policy);
         loop {
-            let (request, built_at) = self.fit(&model).await?;
-            // A message that came in meanwhile belongs into the request: it would stand before the answer in the log.
-            let body = request.body.clone();
-            let Some(message) = self.log_request(&*model, request, built_at).await? else { continue };
-            let failure = match self.receive(&*model, body, message).await? {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
+            let model = self.shared.model();
+            let seam = self.before_seam.len();
+            let (message, failure) = match self.shared.breakers.admit(model.origin(), Instant::now()) {
+                Ok(admitted) => {
+                    let (request, built_at) = self.fit(&model).await?;
+                    let body = request.body.clone();
+                    // A message that came in meanwhile belongs into the request: it would stand before the answer in the log.
+                    let Some(message) = self.log_request(&*model, request, built_at).await? else { continue };
+                    match self.receive(&*model, body, message, admitted).await? {
+                        Ok(answer) => return Ok(answer),
+                        Err(failure) => (Some(message), failure),
+                    }
+                }
+                Err(refusal) => (None, refusal),
             };
-            let decision = match failure.kind {
-                FailureKind::Learned if learned < LEARNED_MAX => {
-                    learned += 1;
-                    RetryDecision::After(Duration::ZERO)
-                }
-                FailureKind::ContextTooLong if too_long < TOO_LONG_MAX => {
-                    too_long += 1;
-                    RetryDecision::After(Duration::ZERO)
-                }
-                _ => retry.next(&failure),
+            let decision = tries.next(&failure, self.shared.has_fallback());
+            let other = match decision {
+                RetryDecision::After(_) => None,
+                _ if failure.kind.cure() == Cure::Nothing => None,
+                _ => self.shared.fall_back(),
             };
             self.log_failure(message, &failure, &decision).await?;
-            match decision {
-                RetryDecision::After(pause) if failure.kind == FailureKind::ContextTooLong => {
-                    self.shorten_by_a_fifth(&failure).await?;
+            let goes_on = other.is_some() || matches!(decision, RetryDecision::After(_) | RetryDecision::Wait(_));
+            if goes_on && self.before_seam.len() > seam {
+                self.append(Note { text: GO_ON.to_owned() }).await?;
+            }
+            match (decision, other) {
+                (_, Some(other)) => {
+                    let (from, to) = (model.origin().clone(), other.origin().clone());
+                    let (reason, detail) = (failure.kind.as_str().to_owned(), failure.detail);
+                    self.append(ModelFallback { from, to, reason, detail }).await?;
+                    tries = Tries::new(policy);
+                }
+                (RetryDecision::After(pause), None) => {
+                    if failure.kind == FailureKind::ContextTooLong {
+                        self.shorten_by_a_fifth(&failure).await?;
+                    }
+                    if failure.kind == FailureKind::BreakerOpen {
+                        self.log_wait(&*model, &failure, self.in_a_while(pause)).await?;
+                    }
                     self.guard(tokio::time::sleep(pause)).await?;
                 }
-                RetryDecision::After(pause) => self.guard(tokio::time::sleep(pause)).await?,
-                _ => return Err(failure.into()),
+                (RetryDecision::Wait(_), None) => {
+                    let until = self.retry_at.unwrap_or_default();
+                    let waiting = self.log_wait(&*model, &failure, until).await?;
+                    self.guard(self.shared.log.durable(waiting)).await??;
+                    self.wait_until(until).await?;
+                    tries = Tries::new(policy);
+                }
+                (_, None) => return Err(failure.into()),
             }
         }
+    }
+
+    /// The time of the wall clock after `pause`.
+    fn in_a_while(&self, pause: Duration) -> Timestamp {
+        let now = lock(&self.shared.setup).clock.now();
+        Timestamp::from_ms(now.as_ms().saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    async fn log_wait(&self, model: &dyn Model, failure: &ModelFailure, until: Timestamp) -> Result<Seq, Stop> {
+        let reason = failure.kind.as_str().to_owned();
+        let waiting = ModelWaiting { model: model_name(model), reason, until };
+        Ok(self.append(waiting).await?.seq)
     }
 
     /// The next request, after whatever trim it takes to fit the window, and the `seq` up to which the log is in it.
@@ -175,16 +208,16 @@ impl TurnTask {
         Ok(Some(entry.seq))
     }
 
-    async fn log_failure(&mut self, message: Seq, failure: &ModelFailure, decision: &RetryDecision) -> Result<(), Stop> {
+    /// Logs how the request `message` failed; a call that the breaker did not let through was no request.
+    async fn log_failure(&mut self, message: Option<Seq>, failure: &ModelFailure, decision: &RetryDecision) -> Result<(), Stop> {
+        self.retry_at = failure.retry_after.map(|asked| self.in_a_while(asked));
+        let Some(message) = message else { return Ok(()) };
         let retry_in_ms = match decision {
             RetryDecision::After(pause) => Some(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
             _ => None,
         };
-        let (kind, detail) = (failure.kind.as_str().to_owned(), failure.detail.clone());
-        self.append(ModelError { message, kind, detail, status: failure.status, retry_in_ms }).await?;
-        if retry_in_ms.is_some() && !self.before_seam.is_empty() {
-            self.append(Note { text: GO_ON.to_owned() }).await?;
-        }
+        let (kind, detail, retry_at) = (failure.kind.as_str().to_owned(), failure.detail.clone(), self.retry_at);
+        self.append(ModelError { message, kind, detail, status: failure.status, retry_in_ms, retry_at }).await?;
         Ok(())
     }
 
@@ -195,9 +228,10 @@ impl TurnTask {
         model: &dyn Model,
         body: Body,
         message: Seq,
+        mut admitted: Admitted,
     ) -> Result<Result<(Seq, AssistantMessage), ModelFailure>, Stop> {
         let mut incoming = Incoming::new(message, model.origin().clone());
-        let ended = self.stream(model, body, &mut incoming).await;
+        let ended = self.stream(model, body, &mut incoming, &mut admitted).await;
         if let Some(usage) = &incoming.usage {
             self.usage.add(usage);
         }
@@ -209,6 +243,7 @@ impl TurnTask {
                 Ok(Ok((entry.seq, answer)))
             }
             Ok(Err(failure)) => {
+                admitted.failed(&failure, Instant::now());
                 self.keep_partial(incoming)?;
                 Ok(Err(failure))
             }
@@ -226,19 +261,26 @@ impl TurnTask {
         model: &dyn Model,
         body: Body,
         incoming: &mut Incoming,
+        admitted: &mut Admitted,
     ) -> Result<Result<(StopReason, Option<serde_json::Value>), ModelFailure>, Stop> {
         let clocks = lock(&self.shared.setup).clocks;
         let mut stream = match self.guard(model.call(body, &clocks)).await? {
             Ok(stream) => stream,
             Err(failure) => return Ok(Err(failure)),
         };
+        let mut has_begun = false;
         loop {
             let due = incoming.waiting_since.map_or(PIECE_WINDOW, |since| PIECE_WINDOW.saturating_sub(since.elapsed()));
             let Ok(event) = tokio::time::timeout(due, self.guard(stream.next())).await else {
                 self.log_pieces(incoming).await?;
                 continue;
             };
-            match event? {
+            let event = event?;
+            if !has_begun && matches!(event, Some(Ok(_))) {
+                has_begun = true;
+                admitted.answered();
+            }
+            match event {
                 None => {
                     let detail = "the answer broke off before its end";
                     return Ok(Err(ModelFailure::new(FailureKind::Reset, detail)));
@@ -345,6 +387,32 @@ impl TurnTask {
             usage: incoming.usage,
             opaque: None,
         }
+    }
+}
+
+/// What was tried to get one answer.
+struct Tries {
+    retry: Retry,
+    too_long: u32,
+    learned: u32,
+}
+
+impl Tries {
+    fn new(policy: RetryPolicy) -> Self {
+        Self { retry: Retry::new(policy), too_long: 0, learned: 0 }
+    }
+
+    /// What to do after `failure`.
+    fn next(&mut self, failure: &ModelFailure, has_fallback: bool) -> RetryDecision {
+        let times = match failure.kind {
+            FailureKind::Learned => &mut self.learned,
+            FailureKind::ContextTooLong => &mut self.too_long,
+            kind if has_fallback && kind.cure() == Cure::AnotherModelOrTry => return RetryDecision::No,
+            _ => return self.retry.next(failure),
+        };
+        *times += 1;
+        let most = if failure.kind == FailureKind::Learned { LEARNED_MAX } else { TOO_LONG_MAX };
+        if *times <= most { RetryDecision::After(Duration::ZERO) } else { RetryDecision::No }
     }
 }
 

@@ -29,6 +29,7 @@
 
 mod agent_loop;
 mod answer;
+mod breaker;
 mod clocks;
 mod context;
 mod interrupt;
@@ -51,11 +52,12 @@ mod tool_calls;
 pub mod tools;
 mod turn;
 
+pub use breaker::{BreakerPolicy, BreakerState, BreakerStatus};
 pub use clocks::Clocks;
 pub use context::TokenCounter;
 pub use interrupt::{INTERRUPT_POLL, Interrupt};
 pub use model::{
-    BODY_END, Body, Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult,
+    BODY_END, Body, Conversation, Cure, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult,
 };
 pub use offline::OfflineModel;
 pub use permissions::{PermissionMode, Permissions};

@@ -278,9 +278,33 @@ pub enum FailureKind {
     Learned,
     /// What came is no answer of this protocol (wrong content type, malformed JSON).
     Protocol,
+    /// Nobody was asked: the endpoint failed several times in a row, and is left alone for now.
+    BreakerOpen,
 }
 
 impl FailureKind {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::ConnectTimeout,
+        Self::FirstByteTimeout,
+        Self::IdleTimeout,
+        Self::ProgressTimeout,
+        Self::CapTimeout,
+        Self::Connect,
+        Self::Reset,
+        Self::RateLimit,
+        Self::Overloaded,
+        Self::Server,
+        Self::ContextTooLong,
+        Self::Auth,
+        Self::Quota,
+        Self::NotFound,
+        Self::BadRequest,
+        Self::Learned,
+        Self::Protocol,
+        Self::BreakerOpen,
+    ];
+
     /// The word in `model.error`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -302,6 +326,7 @@ impl FailureKind {
             Self::BadRequest => "bad_request",
             Self::Learned => "learned",
             Self::Protocol => "protocol",
+            Self::BreakerOpen => "breaker_open",
         }
     }
 
@@ -314,11 +339,42 @@ impl FailureKind {
         )
     }
 
-    /// Whether another try may cure it.
+    /// What may cure it: the one table of what is tried again, and what another model is asked for.
     #[must_use]
-    pub fn is_retryable(self) -> bool {
-        matches!(self, Self::Connect | Self::Reset | Self::RateLimit | Self::Overloaded | Self::Server)
+    pub fn cure(self) -> Cure {
+        match self {
+            Self::Connect | Self::Reset | Self::RateLimit | Self::Overloaded | Self::Server => Cure::AnotherTry,
+            Self::BreakerOpen => Cure::AnotherModelOrTry,
+            Self::NotFound => Cure::AnotherModel,
+            // A limit that ends a call ends the turn.
+            Self::ConnectTimeout
+            | Self::FirstByteTimeout
+            | Self::IdleTimeout
+            | Self::ProgressTimeout
+            | Self::CapTimeout
+            // Another model would hide what its owner has to put right, or be sent the same mistake.
+            | Self::Auth
+            | Self::Quota
+            | Self::BadRequest
+            | Self::Protocol
+            // The loop sends another body at once, so many times and no more.
+            | Self::ContextTooLong
+            | Self::Learned => Cure::Nothing,
+        }
     }
+}
+
+/// What may cure a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// Another try; if that does not, another model.
+    AnotherTry,
+    /// Another model; where there is none, another try.
+    AnotherModelOrTry,
+    /// Another model.
+    AnotherModel,
+    /// Neither.
+    Nothing,
 }
 
 /// A call that failed.

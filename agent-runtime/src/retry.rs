@@ -2,10 +2,11 @@
 //!
 //! A call is tried again at most four times, after pauses that double from half a second up to 30 s, each shortened or
 //! lengthened by up to a quarter so that many clients do not come back at once. A server that asks for a longer pause gets it,
-//! up to a minute; one that asks for more is not waited for. What was learned from a refusal
+//! up to a minute; one that asks for more is waited for only where [`RetryPolicy::longest_wait`] allows it. Which kinds are tried again is
+//! told by [`FailureKind::cure`](crate::FailureKind::cure). What was learned from a refusal
 //! ([`FailureKind::Learned`](crate::FailureKind::Learned)) is no matter for a pause: the next body differs, and the caller sends it at once.
 
-use crate::model::ModelFailure;
+use crate::model::{Cure, ModelFailure};
 use backoff::SystemClock;
 use backoff::backoff::Backoff;
 use backoff::exponential::ExponentialBackoff;
@@ -22,6 +23,9 @@ pub struct RetryPolicy {
     pub longest_pause: Duration,
     /// The longest pause that a server may ask for. 60 s.
     pub longest_asked: Duration,
+    /// The longest wait that a server may ask for beyond [`RetryPolicy::longest_asked`]. Such a wait is an event of the log, ends at a time of the
+    /// wall clock, and does not count as a try. None.
+    pub longest_wait: Duration,
     /// What every pause is multiplied by: 1, and less in tests that do not want to wait.
     pub scale: f64,
     /// A number from 0 to 1 for each pause: where it lies between three and five quarters of its length.
@@ -35,6 +39,7 @@ impl Default for RetryPolicy {
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(30),
             longest_asked: Duration::from_secs(60),
+            longest_wait: Duration::ZERO,
             scale: 1.0,
             random: fastrand::f64,
         }
@@ -48,6 +53,8 @@ pub enum RetryDecision {
     After(Duration),
     /// Do not try again: it would not help, or it was tried often enough.
     No,
+    /// Try again after this long wait, and then as if for the first time.
+    Wait(Duration),
     /// Do not try again: the server asks for a pause that is longer than we wait.
     WaitTooLong(Duration),
 }
@@ -85,12 +92,13 @@ impl Retry {
 
     /// What to do after `failure`.
     pub fn next(&mut self, failure: &ModelFailure) -> RetryDecision {
-        if !failure.kind.is_retryable() {
+        if !matches!(failure.kind.cure(), Cure::AnotherTry | Cure::AnotherModelOrTry) {
             return RetryDecision::No;
         }
         let asked = failure.retry_after.unwrap_or_default();
         if asked > self.policy.longest_asked {
-            return RetryDecision::WaitTooLong(asked);
+            let may_wait = asked <= self.policy.longest_wait;
+            return if may_wait { RetryDecision::Wait(asked) } else { RetryDecision::WaitTooLong(asked) };
         }
         if self.left == 0 {
             return RetryDecision::No;
@@ -147,26 +155,21 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_wait_is_waited_for_only_where_it_was_allowed() {
+        let asks = |seconds| ModelFailure { retry_after: Some(Duration::from_secs(seconds)), ..failure(FailureKind::RateLimit) };
+        let policy = RetryPolicy { longest_wait: Duration::from_secs(3600), retries: 0, ..RetryPolicy::default() };
+        let mut retry = Retry::new(policy);
+        assert_eq!(retry.next(&asks(3600)), RetryDecision::Wait(Duration::from_secs(3600)));
+        assert_eq!(retry.next(&asks(3601)), RetryDecision::WaitTooLong(Duration::from_secs(3601)));
+    }
+
+    #[test]
     fn only_what_another_try_may_cure_is_tried_again() {
         use FailureKind as Kind;
-        for kind in [Kind::Connect, Kind::Reset, Kind::RateLimit, Kind::Overloaded, Kind::Server] {
-            assert!(matches!(Retry::default().next(&failure(kind)), RetryDecision::After(_)), "{kind:?}");
-        }
-        for kind in [
-            Kind::ConnectTimeout,
-            Kind::FirstByteTimeout,
-            Kind::IdleTimeout,
-            Kind::ProgressTimeout,
-            Kind::CapTimeout,
-            Kind::ContextTooLong,
-            Kind::Auth,
-            Kind::Quota,
-            Kind::NotFound,
-            Kind::BadRequest,
-            Kind::Learned,
-            Kind::Protocol,
-        ] {
-            assert_eq!(Retry::default().next(&failure(kind)), RetryDecision::No, "{kind:?}");
+        let again = [Kind::Connect, Kind::Reset, Kind::RateLimit, Kind::Overloaded, Kind::Server, Kind::BreakerOpen];
+        for kind in Kind::ALL {
+            let is_tried = matches!(Retry::default().next(&failure(kind)), RetryDecision::After(_));
+            assert_eq!(is_tried, again.contains(&kind), "{kind:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! [`Runtime`]: sessions over a store.
 
+use crate::breaker::{BreakerPolicy, BreakerStatus, Breakers};
 use crate::clocks::Clocks;
 use crate::model::Model;
 use crate::permissions::Permissions;
@@ -10,7 +11,8 @@ use crate::session::{SendError, Session, Shared, lock};
 use crate::tool::Tool;
 use futures_util::future::join_all;
 use session_store::{
-    Entry, Event, NewSession, OpenSession, Seq, SessionId, SessionStore, ShutdownError, State, StoreError, UserKind,
+    Clock, Entry, Event, NewSession, OpenSession, Origin, Seq, SessionId, SessionStore, ShutdownError, State, StoreError,
+    SystemClock, UserKind,
 };
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -24,6 +26,7 @@ pub struct Runtime {
     /// The sessions that this runtime opened: it stops their turns at shutdown.
     sessions: Arc<Mutex<Vec<Weak<Shared>>>>,
     resting: Arc<Resting>,
+    breakers: Breakers,
 }
 
 /// All that a session needs and that its log does not hold.
@@ -31,6 +34,9 @@ pub struct Runtime {
 pub struct Setup {
     /// Who answers.
     pub model: Arc<dyn Model>,
+    /// Who is asked where the one before cannot answer, in this order: after what another try did not cure, where a model or path does
+    /// not exist, and where the breaker is open. Until the end of the turn; the next one begins with `model` again.
+    pub fallbacks: Vec<Arc<dyn Model>>,
     /// The system prompt. Absent: a new session has none, a resumed one keeps its own.
     pub system: Option<String>,
     /// The tools. A resumed session whose tools have the same names and schemas keeps the bytes that its log has for them.
@@ -55,6 +61,8 @@ pub struct Setup {
     pub clocks: Clocks,
     /// When a failed call is tried again.
     pub retry: RetryPolicy,
+    /// The wall clock, for waits that end at a time of day.
+    pub clock: Arc<dyn Clock>,
     /// Values that must reach neither the log nor a model.
     pub secrets: Secrets,
 }
@@ -64,6 +72,7 @@ impl Setup {
     pub fn new(model: Arc<dyn Model>, cwd: impl Into<PathBuf>) -> Self {
         Self {
             model,
+            fallbacks: Vec::new(),
             system: None,
             tools: Vec::new(),
             cwd: cwd.into(),
@@ -76,6 +85,7 @@ impl Setup {
             max_model_calls: None,
             clocks: Clocks::default(),
             retry: RetryPolicy::default(),
+            clock: Arc::new(SystemClock),
             secrets: Secrets::default(),
         }
     }
@@ -85,7 +95,20 @@ impl Runtime {
     /// A runtime over `store`.
     #[must_use]
     pub fn new(store: Arc<dyn SessionStore>) -> Self {
-        Self { store, sessions: Arc::default(), resting: Arc::default() }
+        Self { store, sessions: Arc::default(), resting: Arc::default(), breakers: Breakers::default() }
+    }
+
+    /// With other rules for when an endpoint is left alone. Sessions that are open keep the ones they have.
+    #[must_use]
+    pub fn with_breaker(mut self, policy: BreakerPolicy) -> Self {
+        self.breakers = Breakers::new(policy);
+        self
+    }
+
+    /// The endpoints whose last call failed, in any session of this runtime.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<BreakerStatus> {
+        self.breakers.statuses(Instant::now())
     }
 
     /// The store.
@@ -149,7 +172,7 @@ impl Runtime {
         for problem in &opened.problems {
             tracing::warn!(session = %opened.log.id(), line = problem.line, "{}", problem.detail);
         }
-        let session = Session::new(opened, Arc::clone(&self.store), Arc::clone(&self.resting), setup)?;
+        let session = Session::new(opened, Arc::clone(&self.store), Arc::clone(&self.resting), setup, self.breakers.clone())?;
         let mut sessions = lock(&self.sessions);
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(&session.shared));
@@ -178,7 +201,10 @@ impl Runtime {
 
 /// `provider/name`, as `--model` takes it; a built-in model is its name alone.
 pub(crate) fn model_name(model: &dyn Model) -> String {
-    let origin = model.origin();
+    origin_name(model.origin())
+}
+
+pub(crate) fn origin_name(origin: &Origin) -> String {
     if origin.provider == origin.model { origin.model.clone() } else { format!("{}/{}", origin.provider, origin.model) }
 }
 

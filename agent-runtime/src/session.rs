@@ -4,20 +4,22 @@
 //! session while it runs; the handle only starts, steers and stops it.
 
 use crate::agent_loop::TurnTask;
+use crate::breaker::Breakers;
 use crate::context::{Budget, TokenCounter};
 use crate::interrupt::Interrupt;
 use crate::live::Live;
 use crate::model::{Model, ModelLimits};
 use crate::projection::PROJECTION_VERSION;
 use crate::request::{RequestBuilder, Resting};
-use crate::runtime::Setup;
+use crate::runtime::{Setup, origin_name};
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
-    AppendError, Entry, Event, Note, OpenSession, Parameters, Profile, Progress, RequestLimits, Seq, SessionId, SessionLog,
-    SessionRenamed, SessionStore, State, StoreError, Todo, UserKind, UserMessage,
+    AppendError, Entry, Event, ModelError, ModelWaiting, Note, OpenSession, Parameters, Profile, Progress, RequestLimits, Seq,
+    SessionId, SessionLog, SessionRenamed, SessionStore, State, StoreError, Timestamp, Todo, UserKind, UserMessage,
 };
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -77,6 +79,9 @@ pub(crate) struct Shared {
     /// What the requests of this session have in common; locked behind the state.
     pub(crate) requests: Mutex<RequestBuilder>,
     pub(crate) resting: Arc<Resting>,
+    pub(crate) breakers: Breakers,
+    /// How many of the models could not answer in this turn: 0, the first one is asked; 1, the first fallback; ...
+    fallback: AtomicUsize,
     running: Mutex<Option<Running>>,
 }
 
@@ -180,8 +185,42 @@ impl Shared {
 
     /// The limits of the present model, and the window that was chosen for the session.
     fn limits(&self) -> (ModelLimits, Option<u64>) {
+        let limits = self.model().limits();
+        // What was chosen was meant for the first model; another one may take less.
+        let most = if self.is_fallback() { limits.context_window } else { u64::MAX };
+        let asked = lock(&self.setup).context_window.map(|asked| asked.min(most));
+        (limits, asked)
+    }
+
+    /// The model that is asked now.
+    pub(crate) fn model(&self) -> Arc<dyn Model> {
         let setup = lock(&self.setup);
-        (setup.model.limits(), setup.context_window)
+        let place = self.fallback.load(Ordering::Relaxed);
+        Arc::clone(place.checked_sub(1).and_then(|place| setup.fallbacks.get(place)).unwrap_or(&setup.model))
+    }
+
+    /// Whether another model than the first is asked.
+    fn is_fallback(&self) -> bool {
+        self.fallback.load(Ordering::Relaxed) > 0
+    }
+
+    /// The first model is asked again.
+    pub(crate) fn begin_with_first_model(&self) {
+        self.fallback.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether there is a model to ask in the place of the present one.
+    pub(crate) fn has_fallback(&self) -> bool {
+        lock(&self.setup).fallbacks.len() > self.fallback.load(Ordering::Relaxed)
+    }
+
+    /// From here on the next model is asked; nothing where there is none.
+    pub(crate) fn fall_back(&self) -> Option<Arc<dyn Model>> {
+        if !self.has_fallback() {
+            return None;
+        }
+        self.fallback.fetch_add(1, Ordering::Relaxed);
+        Some(self.model())
     }
 
     /// Writes a `profile` if what requests are built with has changed.
@@ -233,6 +272,7 @@ impl Session {
         store: Arc<dyn SessionStore>,
         resting: Arc<Resting>,
         setup: Setup,
+        breakers: Breakers,
     ) -> Result<Self, AppendError> {
         let todos = TodoCache::default();
         todos.hydrate(&opened.state);
@@ -249,6 +289,8 @@ impl Session {
             hydrated_for: Mutex::default(),
             requests: Mutex::default(),
             resting,
+            breakers,
+            fallback: AtomicUsize::new(0),
             running: Mutex::new(None),
         };
         shared.update_profile()?;
@@ -295,7 +337,7 @@ impl Session {
         }
         let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
         self.check_length(&text).await?;
-        self.start(|shared| shared.append(UserMessage { text, kind, key: None }).map(|entry| entry.seq))
+        self.start(None, |shared| shared.append(UserMessage { text, kind, key: None }).map(|entry| entry.seq))
     }
 
     /// Asks the model again without a new message, after a turn that failed or was stopped.
@@ -306,14 +348,55 @@ impl Session {
         if self.state(|state| state.context.is_empty()) {
             return Err(SendError::Empty);
         }
-        self.start(|shared| {
+        self.start(None, |shared| {
             let text = "The last turn did not come to its end. Go on.".to_owned();
             shared.append(Note { text }).map(|entry| entry.seq)
         })
     }
 
-    /// Starts a turn with the event that `open` appends. Whoever is first wins; a second one is busy.
-    fn start(&self, open: impl FnOnce(&Shared) -> Result<Seq, AppendError>) -> Result<Turn, SendError> {
+    /// When the model was to be asked again as the session was left: a server had asked for a wait before the last turn was answered. Reads
+    /// what the log has behind the last message.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn wait_left(&self) -> Result<Option<ModelWaiting>, StoreError> {
+        let Some(last) = self.state(|state| state.context.last().map(|slot| slot.seq)) else { return Ok(None) };
+        self.shared.log.flush().await?;
+        let (mut reader, mut waiting) = (self.shared.store.read(self.id(), last).await?, None);
+        let mut asked = String::new();
+        while let Some(entry) = reader.next().await? {
+            match &entry.event {
+                Event::ModelRequest(request) => {
+                    asked = origin_name(&request.origin);
+                    waiting = None;
+                }
+                Event::ModelError(ModelError { kind, retry_at: Some(until), .. }) => {
+                    waiting = Some(ModelWaiting { model: asked.clone(), reason: kind.clone(), until: *until });
+                }
+                Event::ModelWaiting(until) => waiting = Some(until.clone()),
+                _ => {}
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Goes on with a turn that was left while it waited for a model ([`Session::wait_left`]): waits until the same time, and asks. No message
+    /// is added. Where another model answers by now, it is asked at once.
+    ///
+    /// # Errors
+    /// [`SendError::Busy`], or the log's.
+    pub fn go_on_waiting(&self, waiting: ModelWaiting) -> Result<Turn, SendError> {
+        let is_other = waiting.model != crate::runtime::model_name(&*lock(&self.shared.setup).model);
+        let until = if is_other { lock(&self.shared.setup).clock.now() } else { waiting.until };
+        self.start(Some(until), |shared| shared.append(ModelWaiting { until, ..waiting }).map(|entry| entry.seq))
+    }
+
+    /// Starts a turn with the event that `open` appends; it asks no model before `not_before`. Whoever is first wins; a second one is busy.
+    fn start(
+        &self,
+        not_before: Option<Timestamp>,
+        open: impl FnOnce(&Shared) -> Result<Seq, AppendError>,
+    ) -> Result<Turn, SendError> {
         let mut running = lock(&self.shared.running);
         if running.as_ref().is_some_and(Running::is_busy) {
             return Err(SendError::Busy);
@@ -323,7 +406,7 @@ impl Session {
         let (report, outcome) = watch::channel(None);
         let interrupt = Interrupt::new();
         let by = Arc::default();
-        let task = TurnTask::new(Arc::clone(&self.shared), interrupt.clone(), Arc::clone(&by), first);
+        let task = TurnTask::new(Arc::clone(&self.shared), interrupt.clone(), Arc::clone(&by), first, not_before);
         let task = tokio::spawn(task.run(report));
         *running = Some(Running { interrupt, by, outcome: outcome.clone(), task: Some(task) });
         drop(running);
@@ -340,7 +423,7 @@ impl Session {
         if (text.len() + fixed) as u64 <= budget.input {
             return Ok(());
         }
-        let factor = lock(&self.shared.setup).model.limits().token_factor;
+        let factor = self.shared.model().limits().token_factor;
         let owned = text.to_owned();
         let counted = tokio::task::spawn_blocking(move || crate::tokens::count_tokens(&owned)).await.unwrap_or(text.len() as u64);
         let tokens = (counted as f64 * factor).ceil() as u64;

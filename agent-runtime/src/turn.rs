@@ -4,7 +4,7 @@ use crate::model::ModelFailure;
 use crate::session::{Session, lock};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use session_store::{AssistantMessage, Entry, Event, Seq, StoreError, Usage};
+use session_store::{AssistantMessage, Entry, Event, Seq, StoreError, Timestamp, Usage};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -140,6 +140,8 @@ pub struct TurnOutcome {
     pub reason: EndReason,
     /// What went wrong.
     pub error: Option<TurnError>,
+    /// When the server wants to be asked again, where the model call failed for good and the server said so.
+    pub retry_at: Option<Timestamp>,
     /// The text of the last assistant message, also where it was cut.
     pub text: String,
     /// How many times a model was asked.
@@ -177,6 +179,7 @@ impl Turn {
             _ => Arc::new(TurnOutcome {
                 reason: EndReason::Interrupted,
                 error: None,
+                retry_at: None,
                 text: String::new(),
                 model_calls: 0,
                 usage: Usage::default(),

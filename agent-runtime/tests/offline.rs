@@ -258,7 +258,7 @@ async fn offline_failures_come_as_those_of_a_real_model_do() {
     let model = OfflineModel::new();
     let said = |text: &str| user(vec![text]);
     let fail = ask(&model, &said("offline: fail")).await.unwrap_err();
-    assert!(!fail.kind.is_retryable() && !fail.kind.is_timeout());
+    assert!(fail.kind.cure() == agent_runtime::Cure::Nothing && !fail.kind.is_timeout());
     assert_eq!(ask(&model, &said("offline: fail server")).await.unwrap_err().kind, FailureKind::Server);
     let cut = ask(&model, &said("offline: cut")).await.unwrap();
     assert_eq!((cut.stop, cut.blocks.len(), cut.text.is_empty()), (StopReason::Cut, 0, false));

@@ -142,6 +142,9 @@ pub(crate) struct SetupArgs {
     /// Who answers: `anthropic/...`, `openai/...` (Chat Completions), `openai-responses/...`, `ollama/...`, or `offline`
     #[arg(short, long, value_name = "PROVIDER/NAME", help_heading = "Model")]
     pub(crate) model: Option<String>,
+    /// Asked in this order where the model cannot answer
+    #[arg(long, value_name = "A,B", value_delimiter = ',', help_heading = "Model")]
+    pub(crate) fallback_model: Vec<String>,
     /// Another endpoint that speaks the protocol of the provider of `--model`
     #[arg(long, value_name = "URL", help_heading = "Model")]
     pub(crate) base_url: Option<String>,
@@ -180,6 +183,9 @@ pub(crate) struct SetupArgs {
     /// Tokens that the context may take, the answer included [default: the model's window]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) context_window: Option<u64>,
+    /// Wait for as long as a server asks; with `-c`: go on waiting
+    #[arg(long, help_heading = "Limits")]
+    pub(crate) wait: bool,
     /// Seconds until there is a connection [default: 10]
     #[arg(long, value_name = "SECS", value_parser = seconds, help_heading = "Limits")]
     pub(crate) connect_timeout: Option<Duration>,

@@ -13,6 +13,7 @@ mod export;
 mod handoff;
 mod instructions;
 mod learned;
+mod local_time;
 mod models;
 mod output;
 mod print;

@@ -12,11 +12,12 @@ mod writer;
 use crate::app::App;
 use crate::args::{OutputFormat, PermissionMode, RunArgs};
 use crate::error::{CliError, Exit};
+use crate::local_time::local_time;
 use crate::output;
 use crate::setup::{Manner, Opened, Plan};
 use crate::signals::Signals;
 use crate::stdin;
-use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, Progress, Seq};
+use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, ModelFallback, Progress, Seq};
 use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent};
 use futures_util::StreamExt;
 use report::Report;
@@ -88,14 +89,18 @@ impl Print {
     async fn run(&mut self, app: &App, typed: RunArgs, approver: Option<Arc<dyn Approver>>) -> Result<Exit, CliError> {
         let prepared = async {
             let plan = Plan::new(app, typed, Manner::Print).await?;
-            let message = stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?;
+            let message = if plan.goes_on_waiting(plan.choice) {
+                None
+            } else {
+                Some(stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?)
+            };
             Ok::<_, CliError>((plan, message))
         };
         let Some((plan, message)) = self.signals.unless_caught(prepared).await.transpose()? else {
             return Ok(self.stopped_early());
         };
         let counting = plan.count_quota();
-        let ended = self.one_turn(&plan, approver, &message).await;
+        let ended = self.one_turn(&plan, approver, message.as_deref()).await;
         if let Some(counting) = counting
             && let Ok(Ok(Some(warning))) = timeout(COUNTING_LIMIT, counting).await
         {
@@ -119,15 +124,29 @@ impl Print {
         }
     }
 
-    async fn one_turn(&mut self, plan: &Plan, approver: Option<Arc<dyn Approver>>, message: &str) -> Result<Exit, CliError> {
+    /// Sends the message, or goes on waiting where there is none.
+    async fn one_turn(
+        &mut self,
+        plan: &Plan,
+        approver: Option<Arc<dyn Approver>>,
+        message: Option<&str>,
+    ) -> Result<Exit, CliError> {
         let opened = self.signals.unless_caught(plan.open(plan.choice, approver)).await.transpose()?;
-        let Some(Opened { session, first, notice }) = opened else { return Ok(self.stopped_early()) };
+        let Some(Opened { session, first, notice, waiting }) = opened else { return Ok(self.stopped_early()) };
         if let Some(notice) = notice {
             output::stderr(&format!("warning: {notice}\n"));
         }
         self.report.opened(&session, plan.is_kept());
         // A long message is counted first, which takes its time; until then nothing of it is in the log.
-        let sent = self.signals.unless_caught(session.send(message)).await.transpose()?;
+        let started = async {
+            match (message, waiting) {
+                (Some(message), _) => Ok(session.send(message).await?),
+                (None, Some(waiting)) => Ok(session.go_on_waiting(waiting)?),
+                (None, None) => Err(CliError::usage("there is no prompt, and no wait that this session was left in")
+                    .hint("give a prompt as an argument, or on standard input without `--wait`")),
+            }
+        };
+        let sent = self.signals.unless_caught(started).await.transpose()?;
         let Some(turn) = sent else { return Ok(self.stopped_early()) };
         self.watch(&session, turn.starting_at(first)).await
     }
@@ -198,6 +217,9 @@ impl Print {
     fn event(&mut self, session: &Session, event: &TurnEvent) {
         if let TurnEvent::Entry(entry) = event {
             self.talk(entry);
+            if let Event::ModelFallback(fallback) = &entry.event {
+                self.report.answered_by(&fallback.to);
+            }
             if !self.is_closed && writer::is_reader_gone() {
                 self.stop_without_reader(session);
             }
@@ -227,6 +249,12 @@ impl Print {
             }
             Event::ModelError(ModelError { detail, retry_in_ms: Some(pause), .. }) => {
                 output::stderr(&format!("{detail}; trying again in {:.1} s\n", *pause as f64 / 1000.0));
+            }
+            Event::ModelWaiting(waiting) => {
+                output::stderr(&format!("{} is asked at {} ({})\n", waiting.model, local_time(waiting.until), waiting.reason));
+            }
+            Event::ModelFallback(ModelFallback { to, detail, .. }) => {
+                output::stderr(&format!("{detail}; {}/{} is asked instead\n", to.provider, to.model));
             }
             Event::ToolStarted(started) if self.is_verbose => output::stderr(&format!("running `{}`\n", started.name)),
             Event::ToolDenied(denied) => output::stderr(&format!("a tool call was refused: {}\n", denied.reason)),

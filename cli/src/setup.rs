@@ -18,7 +18,8 @@ use crate::output;
 use crate::quota;
 use crate::resolve;
 use agent_runtime::session_store::{
-    FileStore, KeepCold, Loaded, Message, Origin, Progress, Rescued, Seq, SessionId, SessionListState, SessionStore, State,
+    FileStore, KeepCold, Loaded, Message, ModelWaiting, Origin, Progress, Rescued, Seq, SessionId, SessionListState,
+    SessionStore, State,
 };
 use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
 use std::collections::BTreeSet;
@@ -34,6 +35,8 @@ use tokio::task::JoinHandle;
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 /// The same where the disk has failed already: it gets one more chance.
 const SHUTDOWN_LIMIT_IN_TROUBLE: Duration = Duration::from_secs(1);
+/// The longest wait of `--wait`: a limit of a week, and some.
+const LONGEST_WAIT: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 
 /// How a run talks with its person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +114,8 @@ pub(crate) struct Opened {
     pub(crate) first: Seq,
     /// What the person should know of its log.
     pub(crate) notice: Option<String>,
+    /// With `--wait`: what its last turn waited for when it was left.
+    pub(crate) waiting: Option<ModelWaiting>,
 }
 
 impl Plan {
@@ -149,6 +154,7 @@ impl Plan {
         let add_dirs = typed.setup.add_dir.iter().map(|dir| directory(dir)).collect::<Result<_, _>>()?;
         let tools = visible_tools(&typed.setup)?;
         typed.setup.model.as_deref().map(ModelName::parse).transpose()?;
+        fallback_names(&typed.setup)?;
         typed.name.as_deref().map(checked_name).transpose()?;
         if typed.setup.base_url.is_some() && typed.setup.model.is_none() && !typed.go_on && typed.resume.is_none() {
             return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
@@ -159,6 +165,7 @@ impl Plan {
         if plan.choice == SessionChoice::New {
             // What is wrong with the model is told before anything is asked of the person.
             plan.place.models.endpoint(&plan.name_of_model(None)?, None)?;
+            plan.fallbacks()?;
         }
         Ok(plan)
     }
@@ -220,6 +227,11 @@ impl Plan {
         self.place.models.make(&ModelName::parse(name)?, None)
     }
 
+    /// Whether a wait that the session of `choice` was left in is gone on with: without a prompt, `--wait` says that it is.
+    pub(crate) fn goes_on_waiting(&self, choice: SessionChoice) -> bool {
+        self.typed.setup.wait && self.prompt.is_none() && matches!(choice, SessionChoice::Resume(_))
+    }
+
     /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]
     /// does it too.
     pub(crate) fn warm(&self) {
@@ -276,7 +288,8 @@ impl Plan {
         };
         let notices: Vec<String> = stored.as_ref().and_then(notice).into_iter().chain(elsewhere).chain(restored).collect();
         let notice = (!notices.is_empty()).then(|| notices.join("\n"));
-        Ok(Opened { session, first, notice })
+        let waiting = if self.goes_on_waiting(choice) { session.wait_left().await? } else { None };
+        Ok(Opened { session, first, notice, waiting })
     }
 
     /// The instructions of the project, read on a thread that may block.
@@ -340,6 +353,7 @@ impl Plan {
     fn setup(&self, stored: Option<&State>, instructions: &str, approver: Option<Arc<dyn Approver>>) -> Result<Setup, CliError> {
         let typed = &self.typed;
         let mut setup = Setup::new(self.model_for(stored)?, &self.cwd);
+        setup.fallbacks = self.fallbacks()?;
         setup.system = self.system(stored, instructions);
         setup.tools = self.tools_for(stored);
         setup.add_dirs.clone_from(&self.add_dirs);
@@ -350,6 +364,9 @@ impl Plan {
         setup.context_window = typed.setup.context_window;
         setup.max_model_calls = typed.setup.max_turns;
         setup.clocks = clocks(&typed.setup);
+        if typed.setup.wait {
+            setup.retry.longest_wait = LONGEST_WAIT;
+        }
         setup.secrets = Secrets::from_env(&self.place.env);
         Ok(setup)
     }
@@ -423,6 +440,10 @@ impl Plan {
         self.place.models.make(&name, before.as_deref())
     }
 
+    fn fallbacks(&self) -> Result<Vec<Arc<dyn Model>>, CliError> {
+        fallback_names(&self.typed.setup)?.iter().map(|name| self.place.models.make(name, None)).collect()
+    }
+
     /// The model that was typed, else the stored session's own, else the default.
     fn name_of_model(&self, stored: Option<&State>) -> Result<ModelName, CliError> {
         if let Some(typed) = &self.typed.setup.model {
@@ -440,6 +461,21 @@ impl Plan {
             )),
         }
     }
+}
+
+/// The models of `--fallback-model`, each of which can help: it is not the one before it.
+fn fallback_names(typed: &SetupArgs) -> Result<Vec<ModelName>, CliError> {
+    let names = typed.fallback_model.iter().map(|name| ModelName::parse(name)).collect::<Result<Vec<_>, _>>()?;
+    let first = typed.model.as_deref().map(ModelName::parse).transpose()?;
+    let mut known: Vec<&ModelName> = first.iter().collect();
+    for name in &names {
+        if known.contains(&name) {
+            return Err(CliError::usage(format!("`--fallback-model` names `{name}`, which was asked before it"))
+                .hint("each model is asked once, the one of `--model` first"));
+        }
+        known.push(name);
+    }
+    Ok(names)
 }
 
 /// What is said of a stored session whose log has damage.

@@ -168,6 +168,10 @@ events! {
     "model.request" => ModelRequest,
     /// A request failed; perhaps it is tried again.
     "model.error" => ModelError,
+    /// No model is asked before some time.
+    "model.waiting" => ModelWaiting,
+    /// Another model is asked in the place of one that could not answer.
+    "model.fallback" => ModelFallback,
     /// A piece of an assistant's text as it came.
     "assistant.text" => AssistantText,
     /// A piece of an assistant's reasoning as it came.
@@ -545,9 +549,36 @@ pub struct ModelError {
     /// The HTTP status, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Milliseconds until the next try; absent: it is not tried again.
+    /// Milliseconds until the next try; absent: it is not tried again, or after a longer wait, which is an event of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
+    /// When the server wants to be asked again, where it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Timestamp>,
+}
+
+/// `model.waiting`: the turn waits, and asks no model before `until`. A session that is resumed before its turn was answered can go on waiting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelWaiting {
+    /// The model that is waited for, as `provider/name`.
+    pub model: String,
+    /// Why: the kind of a [`ModelError`], or `breaker_open`.
+    pub reason: String,
+    /// When it is asked.
+    pub until: Timestamp,
+}
+
+/// `model.fallback`: from here to the end of the turn `to` is asked in the place of `from`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelFallback {
+    /// Who could not answer.
+    pub from: Origin,
+    /// Who is asked now.
+    pub to: Origin,
+    /// Why: the kind of a [`ModelError`], or `breaker_open`.
+    pub reason: String,
+    /// What happened, in a sentence.
+    pub detail: String,
 }
 
 /// `assistant.text`: the bytes `offset..offset + text.len()` of the message's text so far.

@@ -114,6 +114,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             detail: "the server is overloaded".to_owned(),
             status: Some(529),
             retry_in_ms: Some(512),
+            retry_at: None,
         }
         .into(),
         AssistantReasoning { message: 7, offset: 0, text: "They want the file.".to_owned() }.into(),
@@ -168,6 +169,24 @@ pub(crate) fn every_event() -> Vec<Event> {
             sha256: sha256_hex(b"the original"),
             title: Some("Tables of high water".to_owned()),
             imported_at: Timestamp::from_ms(1_769_904_029_000),
+        }
+        .into(),
+        ModelWaiting {
+            model: "anthropic/claude-sonnet-5".to_owned(),
+            reason: "rate_limit".to_owned(),
+            until: Timestamp::from_ms(1_769_914_800_000),
+        }
+        .into(),
+        ModelFallback {
+            from: origin(),
+            to: Origin {
+                provider: "openai".to_owned(),
+                endpoint: "https://api.openai.com/v1".to_owned(),
+                model: "gpt-5.5".to_owned(),
+                credential: "2bb80d53".to_owned(),
+            },
+            reason: "overloaded".to_owned(),
+            detail: "anthropic at api.anthropic.com answered 529: Overloaded".to_owned(),
         }
         .into(),
     ]
@@ -308,8 +327,14 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             detail: word(1),
             status: number(1).map(|status| status as u16),
             retry_in_ms: number(2),
+            retry_at: number(3).map(|ms| Timestamp::from_ms(ms as i64)),
         }
         .into(),
+        "model.waiting" => ModelWaiting { model: word(0), reason: word(1), until: Timestamp::from_ms(n[2] as i64) }.into(),
+        "model.fallback" => {
+            ModelFallback { from: origin.clone(), to: Origin { model: word(3), ..origin }, reason: word(1), detail: word(2) }
+                .into()
+        }
         "assistant.text" => AssistantText { message: n[0], offset: n[1], text: word(0) }.into(),
         "assistant.reasoning" => AssistantReasoning { message: n[0], offset: n[1], text: word(0) }.into(),
         "assistant.message" => AssistantMessage {

@@ -375,6 +375,8 @@ impl State {
                 }
             }
             Event::ToolApproved(_)
+            | Event::ModelWaiting(_)
+            | Event::ModelFallback(_)
             | Event::Checkpoint(_)
             | Event::Interrupted(_)
             | Event::Error(_)

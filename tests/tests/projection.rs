@@ -308,7 +308,7 @@ impl Writer {
             End::OnlyPieces => return self.open(),
             End::Failed => {
                 let (kind, detail) = ("server".to_owned(), "oops".to_owned());
-                self.push(ModelError { message, kind, detail, status: None, retry_in_ms: None });
+                self.push(ModelError { message, kind, detail, status: None, retry_in_ms: None, retry_at: None });
                 return;
             }
             End::Complete if calls.is_empty() => (StopReason::EndTurn, false),

@@ -14,6 +14,7 @@
 //! What it does not do: retry ([`crate::Retry`]), follow redirects, decompress.
 
 use super::failure::{Peer, ServerError, start_of};
+use super::retry_after::retry_after;
 use super::sse::SseParser;
 use crate::clocks::{Clocks, Limit, Meter};
 use crate::model::{Body, FailureKind, ModelEvent, ModelFailure, ModelStream};
@@ -23,7 +24,6 @@ use http_body::{Frame, SizeHint};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Client, Response, Url};
 use serde_json::Value;
-use session_store::{Clock, SystemClock};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -201,7 +201,7 @@ pub(crate) async fn send<D: Decoder>(
     let status = response.status().as_u16();
     let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let retry_after = retry_after(response.headers());
+    let retry_after = retry_after(status, response.headers());
     let mut body = Reading::new(response, meter, Arc::clone(&peer));
 
     let form = match content_type.as_str() {
@@ -549,51 +549,9 @@ fn words_of(error: &reqwest::Error) -> String {
     if std::ptr::addr_eq(reason, error) { "the request could not be made".to_owned() } else { reason.to_string() }
 }
 
-/// How long the server asks to wait: `retry-after-ms`, or `retry-after` in seconds, a fraction of them, or as a date. A date
-/// is taken relative to the server's own `date`, so that clocks that disagree do no harm.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let seconds = |number: f64| Duration::try_from_secs_f64(number.max(0.0)).ok();
-    if let Some(ms) = text("retry-after-ms").and_then(|ms| ms.parse::<f64>().ok()) {
-        return seconds(ms / 1000.0);
-    }
-    let asked = text("retry-after")?;
-    if let Ok(number) = asked.parse::<f64>() {
-        return seconds(number);
-    }
-    let until = httpdate::parse_http_date(asked).ok()?;
-    let own_clock = || u64::try_from(SystemClock.now().as_ms()).map(|ms| std::time::UNIX_EPOCH + Duration::from_millis(ms)).ok();
-    let now = text("date").and_then(|date| httpdate::parse_http_date(date).ok()).or_else(own_clock)?;
-    Some(until.duration_since(now).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn asked(pairs: &[(&'static str, &'static str)]) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in pairs {
-            headers.insert(*name, reqwest::header::HeaderValue::from_static(value));
-        }
-        retry_after(&headers)
-    }
-
-    #[test]
-    fn retry_after_is_read_in_all_its_spellings() {
-        assert_eq!(asked(&[]), None);
-        assert_eq!(asked(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
-        assert_eq!(asked(&[("retry-after", " 0.25 ")]), Some(Duration::from_millis(250)));
-        assert_eq!(asked(&[("retry-after", "1"), ("retry-after-ms", "1500")]), Some(Duration::from_millis(1500)));
-        let at = "Sat, 21 Nov 2026 13:00:30 GMT";
-        assert_eq!(asked(&[("retry-after", at), ("date", "Sat, 21 Nov 2026 13:00:00 GMT")]), Some(Duration::from_secs(30)));
-        assert_eq!(asked(&[("retry-after", at), ("date", "Sat, 21 Nov 2026 14:00:00 GMT")]), Some(Duration::ZERO));
-        assert_eq!(asked(&[("retry-after", "Thu, 01 Jan 1970 00:00:00 GMT")]), Some(Duration::ZERO));
-        for nonsense in ["soon", "-", "NaN", "1e400", "-inf"] {
-            let read = asked(&[("retry-after", nonsense)]);
-            assert!(read.is_none() || read == Some(Duration::ZERO), "{nonsense}: {read:?}");
-        }
-    }
 
     #[test]
     fn only_plain_http_to_this_machine_is_local() {

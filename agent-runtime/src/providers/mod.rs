@@ -11,6 +11,7 @@ mod failure;
 mod http;
 mod openai;
 mod responses;
+mod retry_after;
 mod sse;
 
 pub use anthropic::Anthropic;

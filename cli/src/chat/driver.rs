@@ -541,8 +541,15 @@ impl<'a> Chat<'a> {
                 if self.mode.is_some() {
                     opened.session.set_permissions(self.current_permissions());
                 }
-                self.use_session(opened.session, opened.notice);
-                self.over(true);
+                self.use_session(opened.session.clone(), opened.notice);
+                match opened.waiting.map(|waiting| opened.session.go_on_waiting(waiting)) {
+                    Some(Ok(turn)) => self.begin_turn(turn),
+                    Some(Err(error)) => {
+                        self.ui.tell(&words(&error.into()), ERROR);
+                        self.over(false);
+                    }
+                    None => self.over(true),
+                }
             }
             Done::Closed(closed) => {
                 match closed {

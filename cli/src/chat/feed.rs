@@ -5,6 +5,7 @@
 
 use super::markdown::{Look, Markdown};
 use super::styled::{BOLD, DIM, ERROR, GOOD, Line, OWN, PLAIN, Paragraph, WARN};
+use crate::local_time::local_time;
 use crate::safe_text::{safe, safe_line};
 use agent_runtime::session_store::{
     AssistantMessage, Event, ModelError, Todo, TodoStatus, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded,
@@ -168,6 +169,21 @@ impl Feed {
                 self.phase = Phase::Asked;
             }
             Event::ModelError(error) => self.model_error(error, limit, above),
+            Event::ModelWaiting(waiting) => {
+                let until = local_time(waiting.until);
+                let why = if waiting.reason == "breaker_open" {
+                    "it failed too often: its breaker is open"
+                } else {
+                    "it asks for that"
+                };
+                notice(&format!("{} is asked at {until} ({why}). Esc stops the wait.", waiting.model), WARN, limit, above);
+                self.phase = Phase::Retrying { why: format!("waiting until {until}") };
+            }
+            Event::ModelFallback(fallback) => {
+                let (detail, to) = (sentence(&fallback.detail), &fallback.to);
+                let words = format!("{detail} {}/{} is asked instead, until the end of this turn.", to.provider, to.model);
+                notice(&words, WARN, limit, above);
+            }
             Event::AssistantMessage(message) => self.answered(message, limit, above),
             Event::ToolStarted(started) => self.started(started, above),
             Event::ToolFinished(finished) => self.finished(finished, limit, above),
@@ -194,6 +210,8 @@ impl Feed {
             let why = format!("{} Trying again in {}.", sentence(&error.detail), seconds(Duration::from_millis(ms)));
             notice(&why, WARN, limit, above);
             self.phase = Phase::Retrying { why: "waiting to try again".to_owned() };
+        } else if let Some(at) = error.retry_at {
+            notice(&format!("It wants to be asked again at {}.", local_time(at)), WARN, limit, above);
         }
     }
 

@@ -373,6 +373,7 @@ fn failures_say_what_happened_and_what_to_do() {
         detail: "the connection broke".to_owned(),
         status: None,
         retry_in_ms,
+        retry_at: None,
     };
     chat.event(error(Some(1500)));
     chat.event(error(None));

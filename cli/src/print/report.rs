@@ -2,9 +2,10 @@
 
 use crate::args::OutputFormat;
 use crate::error::{CliError, Exit};
+use crate::local_time::local_time;
 use crate::output;
 use crate::safe_text::safe;
-use agent_runtime::session_store::{SessionId, Usage};
+use agent_runtime::session_store::{Origin, SessionId, Timestamp, Usage};
 use agent_runtime::{Denial, EndReason, Session, TurnError, TurnOutcome};
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -18,6 +19,7 @@ pub(super) struct Report {
     result: String,
     stop_reason: &'static str,
     error: Option<String>,
+    retry_at: Option<Timestamp>,
     is_error: bool,
     model_calls: u64,
     usage: Usage,
@@ -34,6 +36,9 @@ struct ResultObject<'a> {
     stop_reason: &'a str,
     is_error: bool,
     error: Option<&'a str>,
+    /// When the server wants to be asked again, where that is why the turn failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_at: Option<Timestamp>,
     num_turns: u64,
     model_calls: u64,
     usage: Usage,
@@ -58,6 +63,7 @@ impl Report {
             result: String::new(),
             stop_reason: EndReason::Error.as_str(),
             error: None,
+            retry_at: None,
             is_error: false,
             model_calls: 0,
             usage: Usage::default(),
@@ -65,15 +71,20 @@ impl Report {
         }
     }
 
-    /// The session is there. One that is not kept has no id that anybody could use.
     /// Whether there is a session to go on with.
     pub(super) fn is_kept(&self) -> bool {
         self.session_id.is_some()
     }
 
+    /// The session is there. One that is not kept has no id that anybody could use.
     pub(super) fn opened(&mut self, session: &Session, is_kept: bool) {
         self.session_id = is_kept.then(|| session.id());
         self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
+    }
+
+    /// Another model is asked from here on.
+    pub(super) fn answered_by(&mut self, origin: &Origin) {
+        self.model = Some(format!("{}/{}", origin.provider, origin.model));
     }
 
     /// It was stopped before the turn began.
@@ -86,6 +97,7 @@ impl Report {
         self.result.clone_from(&outcome.text);
         self.stop_reason = outcome.reason.as_str();
         self.error = outcome.error.as_ref().map(ToString::to_string);
+        self.retry_at = outcome.retry_at;
         self.is_error = self.error.is_some() || matches!(outcome.reason, EndReason::Error | EndReason::Timeout);
         self.model_calls = outcome.model_calls;
         self.usage = outcome.usage;
@@ -129,6 +141,7 @@ impl Report {
             stop_reason: self.stop_reason,
             is_error: self.is_error,
             error: self.error.as_deref(),
+            retry_at: self.retry_at,
             num_turns: self.model_calls,
             model_calls: self.model_calls,
             usage: self.usage,
@@ -171,7 +184,10 @@ pub(super) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
 /// Says on standard error what a program reads from the result.
 pub(super) fn tell(outcome: &TurnOutcome, is_kept: bool) {
     let told = match (&outcome.error, outcome.reason) {
-        (Some(error), _) => Some((error.to_string(), hint(outcome))),
+        (Some(error), _) => {
+            let until = outcome.retry_at.map(|at| format!("; it wants to be asked again at {}", local_time(at)));
+            Some((format!("{error}{}", until.unwrap_or_default()), hint(outcome)))
+        }
         (None, EndReason::MaxTurns) => Some((
             format!("the turn ended after {} model calls", outcome.model_calls),
             Some("go on with `longhand -c`, or allow more with `--max-turns`"),
@@ -185,7 +201,7 @@ pub(super) fn tell(outcome: &TurnOutcome, is_kept: bool) {
     };
     if let Some((message, hint)) = told {
         // Of a session that is not kept there is nothing to go on with.
-        let hint = hint.filter(|hint| is_kept || !hint.contains("longhand -c"));
+        let hint = hint.filter(|hint| is_kept || !hint.contains(" -c"));
         let hint = hint.map(|hint| format!("\nhint: {hint}\n")).unwrap_or_default();
         output::stderr(&format!("error: {message}\n{hint}"));
     }
@@ -197,6 +213,7 @@ fn hint(outcome: &TurnOutcome) -> Option<&'static str> {
         // What is lost and what is kept is known, and told, after one more try.
         Some(TurnError::Store(_)) => None,
         Some(TurnError::Model(failure)) => match failure.kind {
+            _ if outcome.retry_at.is_some() => Some("`longhand -p -c --wait` waits until then, and asks again"),
             Kind::Auth => Some("check the key: `longhand doctor` says which one is set"),
             Kind::Quota => Some("the provider wants to be paid first; another model can go on: `longhand -c -m PROVIDER/NAME`"),
             Kind::NotFound => Some("check the name of the model and the endpoint"),

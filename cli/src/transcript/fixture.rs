@@ -146,6 +146,7 @@ pub(crate) fn session() -> Vec<Entry> {
             detail: "slow down".to_owned(),
             status: Some(429),
             retry_in_ms: Some(1_500),
+            retry_at: None,
         }
         .into(),
         request(),

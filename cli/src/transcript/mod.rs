@@ -313,9 +313,16 @@ fn remark(event: &Event) -> Option<(String, bool)> {
         Event::ModelError(error) => {
             let next = match error.retry_in_ms {
                 Some(ms) => format!("; tried again after {}", duration_words(ms)),
-                None => String::new(),
+                None => error.retry_at.map(|at| format!("; it wants to be asked again at {}", clock(at))).unwrap_or_default(),
             };
             (format!("the model call failed ({}): {}{next}", error.kind, error.detail), true)
+        }
+        Event::ModelWaiting(waiting) => {
+            (format!("waiting until {} to ask {} ({})", clock(waiting.until), waiting.model, waiting.reason), false)
+        }
+        Event::ModelFallback(fallback) => {
+            let (from, to) = (model_name(&fallback.from), model_name(&fallback.to));
+            (format!("{from} could not answer ({}): {to} is asked instead", fallback.reason), true)
         }
         Event::ContextTrimmed(trim) => {
             let reason = if trim.reason.is_empty() { String::new() } else { format!(" ({})", trim.reason) };

@@ -206,7 +206,14 @@ fn an_answer_of_which_nothing_came_leaves_nothing() {
     log.user("hello?", UserKind::Prompt);
     let request = log.request();
     log.piece(request, 0, " \n");
-    log.add(ModelError { message: request, kind: "reset".to_owned(), detail: String::new(), status: None, retry_in_ms: None });
+    log.add(ModelError {
+        message: request,
+        kind: "reset".to_owned(),
+        detail: String::new(),
+        status: None,
+        retry_in_ms: None,
+        retry_at: None,
+    });
     log.add(Interrupted { by: "user".to_owned() });
     log.add(TurnEnded { reason: "interrupted".to_owned(), error: None, model_calls: 1, usage: Usage::default(), duration_ms: 1 });
     let state = log.state();

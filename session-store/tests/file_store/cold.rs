@@ -687,9 +687,15 @@ fn event_of(entries: &[Arc<Entry>], kind: u8, pick: u16, text: &str) -> Event {
             .into()
         }
         17 => answer(any, text, false),
-        18 => {
-            ModelError { message: last, kind: "cut".to_owned(), detail: text.to_owned(), status: None, retry_in_ms: None }.into()
+        18 => ModelError {
+            message: last,
+            kind: "cut".to_owned(),
+            detail: text.to_owned(),
+            status: None,
+            retry_in_ms: None,
+            retry_at: None,
         }
+        .into(),
         19 => ToolStarted { call, name: "read".to_owned(), side_effects: true }.into(),
         20 => ToolFinished {
             call,

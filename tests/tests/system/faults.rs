@@ -2,6 +2,7 @@
 
 use crate::support::{Finished, Machine, Protocol};
 use fault_server::{Answer, BlackHole, Flaw, Reply, Script, Stop, wait_until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
@@ -232,6 +233,59 @@ fn a_pause_that_is_too_long_is_told_and_not_waited_for() {
     run.assert_code(3);
     assert!(result["error"].is_string(), "{result}");
     assert_eq!(machine.server.requests().len(), 2);
+}
+
+#[test]
+fn a_wait_of_hours_is_told_with_its_end_and_survives_a_kill() {
+    let machine = Machine::new([Answer::rate_limited(Duration::from_secs(7200))]);
+    let told = machine.print(&["--output-format", "json", "hello"]).finish();
+    told.assert_code(3);
+    let until = told.result()["retry_at"].as_str().expect("a time").to_owned();
+    assert!(
+        until.len() == 24 && told.stderr.contains("wants to be asked again at") && told.stderr.contains("--wait"),
+        "{told:?}"
+    );
+
+    // Without a message, it waits for the same time, also after a kill.
+    let mut waits = Vec::new();
+    for signal in [Signal::KILL, Signal::INT] {
+        let run = machine.print(&["-c", "--wait"]).start();
+        let count = waits.len() + 1;
+        assert!(wait_until(PROMPTLY, || machine.log().of_type("model.waiting").count() == count), "{run:?}");
+        waits =
+            machine.log().of_type("model.waiting").map(|event| event["until"].as_str().unwrap_or_default().to_owned()).collect();
+        run.signal(signal);
+        let run = run.finish();
+        assert!(run.stderr.contains("is asked at") && run.took < PROMPTLY, "{run:?}");
+    }
+    assert_eq!(waits, [until.as_str(), until.as_str()]);
+    assert_eq!(machine.log().of_type("user.message").count(), 1, "the message is not sent again");
+    assert_eq!(machine.server.requests().len(), 1, "nobody asks before the time");
+    // Whoever does not want to wait asks at once.
+    machine.assert_goes_on();
+    machine.print(&["-c", "--wait"]).finish().assert_code(2);
+}
+
+#[test]
+fn what_one_provider_cannot_answer_another_one_answers_and_the_next_turn_asks_the_first() {
+    let down = |request: &fault_server::Request| match request.provider {
+        Some(fault_server::Provider::Anthropic) => Answer::status(404),
+        _ => Answer::text("Hello from elsewhere."),
+    };
+    let machine = Machine::new(Script::by(down));
+    let run = machine.print(&["--fallback-model", "openai-responses/gpt-5.5", "--output-format", "json", "hello"]).finish();
+    run.assert_code(0);
+    let result = run.result();
+    assert_eq!((&result["result"], &result["model"]), (&json!("Hello from elsewhere."), &json!("openai-responses/gpt-5.5")));
+    assert!(run.stderr.contains("openai-responses/gpt-5.5 is asked instead"), "{run:?}");
+    let log = machine.log();
+    let fallback = log.of_type("model.fallback").next().expect("the switch is in the log");
+    assert_eq!((&fallback["from"]["provider"], &fallback["reason"]), (&json!("anthropic"), &json!("not_found")));
+    // Its own key goes to each, and the next turn begins with the first.
+    machine.assert_goes_on();
+    assert_eq!(machine.server.requests().last().and_then(|request| request.provider), Some(fault_server::Provider::Anthropic));
+    let twice = machine.print(&["--fallback-model", machine.model(), "hello"]).finish();
+    twice.assert_code(2);
 }
 
 #[test]
