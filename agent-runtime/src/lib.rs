@@ -29,6 +29,7 @@
 
 mod agent_loop;
 mod answer;
+mod answered;
 mod breaker;
 mod clocks;
 mod context;
@@ -64,10 +65,10 @@ pub use permissions::{PermissionMode, Permissions};
 pub use projection::{PROJECTION_VERSION, project};
 pub use request::{Request, RequestBuilder};
 pub use retry::{Retry, RetryDecision, RetryPolicy};
-pub use runtime::{Runtime, Setup};
+pub use runtime::{Answer, Runtime, Setup};
 pub use scripted::{ScriptedAnswer, ScriptedModel};
 pub use secrets::Secrets;
-pub use session::{SendError, Session};
+pub use session::{SendError, Session, UserInput};
 pub use session_store;
 pub use todos::TodoCache;
 pub use tokens::count_tokens;

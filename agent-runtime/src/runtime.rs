@@ -1,5 +1,6 @@
 //! [`Runtime`]: sessions over a store.
 
+use crate::answered::{self, Answered};
 use crate::breaker::{BreakerPolicy, BreakerStatus, Breakers};
 use crate::clocks::Clocks;
 use crate::model::Model;
@@ -9,6 +10,7 @@ use crate::retry::RetryPolicy;
 use crate::secrets::Secrets;
 use crate::session::{SendError, Session, Shared, lock};
 use crate::tool::Tool;
+use crate::turn::TurnOutcome;
 use futures_util::future::join_all;
 use session_store::{
     Clock, Entry, Event, NewSession, OpenSession, Origin, Seq, SessionId, SessionStore, ShutdownError, State, StoreError,
@@ -67,6 +69,15 @@ pub struct Setup {
     pub secrets: Secrets,
 }
 
+/// The answer to a message that was sent with a key.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Who answered, as `provider/name`.
+    pub model: Option<String>,
+    /// How the turn ended that answered it.
+    pub outcome: TurnOutcome,
+}
+
 impl Setup {
     /// A setup with `model` and `cwd`, and nothing else: no tools, no system prompt, default limits.
     pub fn new(model: Arc<dyn Model>, cwd: impl Into<PathBuf>) -> Self {
@@ -122,7 +133,19 @@ impl Runtime {
     /// # Errors
     /// When the store cannot create it.
     pub async fn create(&self, setup: Setup) -> Result<Session, SendError> {
-        let new = NewSession { id: None, cwd: Some(setup.cwd.to_string_lossy().into_owned()) };
+        self.create_with(None, setup).await
+    }
+
+    /// Starts a new session with an id of the caller's, such as one of [`SessionId::of_key`].
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] where there is one with this id, or why the store cannot create it.
+    pub async fn create_as(&self, id: SessionId, setup: Setup) -> Result<Session, SendError> {
+        self.create_with(Some(id), setup).await
+    }
+
+    async fn create_with(&self, id: Option<SessionId>, setup: Setup) -> Result<Session, SendError> {
+        let new = NewSession { id, cwd: Some(setup.cwd.to_string_lossy().into_owned()) };
         let opened = self.store.create(new).await?;
         self.session(opened, setup)
     }
@@ -147,6 +170,29 @@ impl Runtime {
         };
         let opened = self.store.fork(parent, at).await?;
         self.session(opened, setup)
+    }
+
+    /// The answer to the message that was sent to the session `id` with `key`, without owning the session; nothing where there is no such session or
+    /// message, or no answer yet.
+    ///
+    /// # Errors
+    /// Why the session cannot be read.
+    pub async fn answer_to(&self, id: SessionId, key: &str) -> Result<Option<Answer>, StoreError> {
+        let state = match self.store.load(id).await {
+            Ok(loaded) => loaded.state,
+            Err(StoreError::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(sent) = state.keyed.iter().find(|sent| sent.key == key) else { return Ok(None) };
+        Ok(answered::read(&*self.store, id, sent).await?.map(|Answered { model, outcome, .. }| Answer { model, outcome }))
+    }
+
+    /// Stops every turn that runs in a session of this runtime, as [`Session::interrupt`] does. Returns at once.
+    pub fn interrupt_all(&self, by: &str) {
+        let open: Vec<_> = lock(&self.sessions).iter().filter_map(Weak::upgrade).collect();
+        for shared in open {
+            Session { shared }.interrupt(by);
+        }
     }
 
     /// The last event of the step that `at` is in: an answer goes whole, and with all its tools' results, where there are any.

@@ -4,6 +4,7 @@
 //! session while it runs; the handle only starts, steers and stops it.
 
 use crate::agent_loop::TurnTask;
+use crate::answered;
 use crate::breaker::Breakers;
 use crate::context::{Budget, TokenCounter};
 use crate::interrupt::Interrupt;
@@ -15,8 +16,9 @@ use crate::runtime::{Setup, origin_name};
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
-    AppendError, Entry, Event, ModelError, ModelWaiting, Note, OpenSession, Parameters, Profile, Progress, RequestLimits, Seq,
-    SessionId, SessionLog, SessionRenamed, SessionStore, State, StoreError, Timestamp, Todo, UserKind, UserMessage,
+    AppendError, Entry, Event, KEY_BYTES_MAX, Message, ModelError, ModelWaiting, Note, OpenSession, Parameters, Place, Profile,
+    Progress, RequestLimits, Seq, SessionId, SessionLog, SessionRenamed, SessionStore, State, StoreError, Timestamp, Todo,
+    UserKind, UserMessage,
 };
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +31,36 @@ use tokio::task::JoinHandle;
 #[derive(Clone)]
 pub struct Session {
     pub(crate) shared: Arc<Shared>,
+}
+
+/// A message to be sent. A text is one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UserInput {
+    /// The words.
+    pub text: String,
+    /// The sender's own name for this message, 1 to 256 bytes. A message that is sent again with the same key is not added again: see
+    /// [`Session::send`]. A session remembers its newest 256 keys.
+    pub key: Option<String>,
+}
+
+impl UserInput {
+    /// A message of these words.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), key: None }
+    }
+
+    /// The same message with a key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+}
+
+impl<T: Into<String>> From<T> for UserInput {
+    fn from(text: T) -> Self {
+        Self::text(text)
+    }
 }
 
 /// A message was not taken.
@@ -52,6 +84,12 @@ pub enum SendError {
         /// What there is room for, in tokens.
         room: u64,
     },
+    /// The key is empty or too long.
+    #[error("a message's key has 1 to {KEY_BYTES_MAX} bytes")]
+    BadKey,
+    /// Another message was sent with this key.
+    #[error("another message of this session has the key `{0}`")]
+    KeyTaken(String),
     /// The log did not take it.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -59,6 +97,10 @@ pub enum SendError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// What a model is told where the turn of a message with a key has to be done to its end: its sender wants the whole answer.
+const ANSWER_AGAIN: &str =
+    "The last turn did not come to its end. Go on, without doing again what is done, and give your whole answer at the end.";
 
 /// What the handle, the turn's task and its readers share.
 pub(crate) struct Shared {
@@ -83,10 +125,14 @@ pub(crate) struct Shared {
     /// How many of the models could not answer in this turn: 0, the first one is asked; 1, the first fallback; ...
     fallback: AtomicUsize,
     running: Mutex<Option<Running>>,
+    /// Held while a message with a key is sent: of two with the same key, the second finds the first.
+    sending: tokio::sync::Mutex<()>,
 }
 
 /// The turn that runs, or the last one.
 struct Running {
+    /// The event that it began with.
+    first: Seq,
     interrupt: Interrupt,
     by: Arc<Mutex<Option<String>>>,
     outcome: watch::Receiver<Option<Arc<TurnOutcome>>>,
@@ -292,6 +338,7 @@ impl Session {
             breakers,
             fallback: AtomicUsize::new(0),
             running: Mutex::new(None),
+            sending: tokio::sync::Mutex::default(),
         };
         shared.update_profile()?;
         Ok(Self { shared: Arc::new(shared) })
@@ -317,27 +364,80 @@ impl Session {
     /// Sends a message and starts a turn, which goes on whether or not the [`Turn`] is read or kept. The message is durable
     /// before a model is asked.
     ///
+    /// A message with a [`UserInput::key`] that was sent before is answered once. The [`Turn`] is then a cursor on the turn that answered it,
+    /// with that turn's outcome; or on the turn that runs for it; or, where that turn was cut (by a crash or an interrupt) or failed, a new turn that
+    /// answers it. Cancel-safe: when the future is dropped, the message was sent or it was not.
+    ///
     /// # Errors
-    /// [`SendError::Busy`], [`SendError::Empty`], [`SendError::TooLong`], or the log's; the message is not in the log then.
-    pub async fn send(&self, text: &str) -> Result<Turn, SendError> {
-        self.send_as(text, UserKind::Prompt).await
+    /// [`SendError::Busy`], [`SendError::Empty`], [`SendError::TooLong`], [`SendError::KeyTaken`], [`SendError::BadKey`], or the log's; the message
+    /// is not in the log then.
+    pub async fn send(&self, message: impl Into<UserInput>) -> Result<Turn, SendError> {
+        self.send_as(message.into(), UserKind::Prompt).await
     }
 
     /// Like [`Session::send`], for a message that waited for the turn before to end.
     ///
     /// # Errors
     /// As [`Session::send`].
-    pub async fn send_follow_up(&self, text: &str) -> Result<Turn, SendError> {
-        self.send_as(text, UserKind::FollowUp).await
+    pub async fn send_follow_up(&self, message: impl Into<UserInput>) -> Result<Turn, SendError> {
+        self.send_as(message.into(), UserKind::FollowUp).await
     }
 
-    async fn send_as(&self, text: &str, kind: UserKind) -> Result<Turn, SendError> {
+    async fn send_as(&self, UserInput { text, key }: UserInput, kind: UserKind) -> Result<Turn, SendError> {
         if text.trim().is_empty() {
             return Err(SendError::Empty);
         }
-        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
+        let text = lock(&self.shared.setup).secrets.hide(text);
+        let _sending = match &key {
+            Some(key) if !(1..=KEY_BYTES_MAX).contains(&key.len()) => return Err(SendError::BadKey),
+            Some(_) => Some(self.shared.sending.lock().await),
+            None => None,
+        };
+        if let Some(key) = &key
+            && let Some(turn) = self.sent_before(key, &text).await?
+        {
+            return Ok(turn);
+        }
         self.check_length(&text).await?;
-        self.start(None, |shared| shared.append(UserMessage { text, kind, key: None }).map(|entry| entry.seq))
+        self.start(None, |shared| shared.append(UserMessage { text, kind, key }).map(|entry| entry.seq))
+    }
+
+    /// The turn of a message that was sent with `key` before; nothing where there is none.
+    async fn sent_before(&self, key: &str, text: &str) -> Result<Option<Turn>, SendError> {
+        let Some(sent) = self.state(|state| state.keyed.iter().find(|sent| sent.key == key).cloned()) else { return Ok(None) };
+        let is_same = |before: &str| if before == text { Ok(()) } else { Err(SendError::KeyTaken(key.to_owned())) };
+        if sent.answered.is_some() {
+            let Some(answered) = answered::read(&*self.shared.store, self.id(), &sent).await? else { return Ok(None) };
+            is_same(&answered.text)?;
+            let (_, outcome) = watch::channel(Some(Arc::new(answered.outcome)));
+            return Ok(Some(Turn::new(self.clone(), answered.first, outcome)));
+        }
+        if let Some(before) = self.text_of(sent.message).await? {
+            is_same(&before)?;
+        }
+        if let Some(running) = lock(&self.shared.running).as_ref().filter(|running| running.is_busy()) {
+            return Ok(Some(Turn::new(self.clone(), running.first, running.outcome.clone())));
+        }
+        self.start(None, |shared| {
+            let is_last = shared.state().context.last().is_some_and(|last| last.seq == sent.message);
+            // Where nothing came of it yet, nothing has to be said.
+            if is_last { Ok(sent.message) } else { shared.append(Note { text: ANSWER_AGAIN.to_owned() }).map(|entry| entry.seq) }
+        })
+        .map(Some)
+    }
+
+    /// The words of the user's message at `seq`; nothing where it cannot be read.
+    async fn text_of(&self, seq: Seq) -> Result<Option<String>, StoreError> {
+        let text_of = |message: &Message| if let Message::User { text, .. } = message { Some(text.clone()) } else { None };
+        let known = self.state(|state| {
+            let slot = state.context.iter().rfind(|slot| slot.seq == seq)?;
+            text_of(slot.message.as_deref()?)
+        });
+        if known.is_some() {
+            return Ok(known);
+        }
+        let entry = self.shared.store.read_one(self.id(), seq, Place::default()).await?;
+        Ok(entry.and_then(|entry| text_of(&Message::from_event(&entry.event)?)))
     }
 
     /// Asks the model again without a new message, after a turn that failed or was stopped.
@@ -408,7 +508,7 @@ impl Session {
         let by = Arc::default();
         let task = TurnTask::new(Arc::clone(&self.shared), interrupt.clone(), Arc::clone(&by), first, not_before);
         let task = tokio::spawn(task.run(report));
-        *running = Some(Running { interrupt, by, outcome: outcome.clone(), task: Some(task) });
+        *running = Some(Running { first, interrupt, by, outcome: outcome.clone(), task: Some(task) });
         drop(running);
         Ok(Turn::new(self.clone(), first, outcome))
     }

@@ -100,6 +100,21 @@ impl EndReason {
             Self::Error => "error",
         }
     }
+
+    /// The reason that has this word; nothing for a word of a newer build.
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        const ALL: [EndReason; 8] = [
+            EndReason::Done,
+            EndReason::Interrupted,
+            EndReason::Timeout,
+            EndReason::MaxTurns,
+            EndReason::MaxTokens,
+            EndReason::Refusal,
+            EndReason::Denied,
+            EndReason::Error,
+        ];
+        ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
 }
 
 /// What ended a turn against its will.
@@ -295,12 +310,13 @@ impl Stream for Turn {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<TurnEvent>> {
         let turn = self.get_mut();
         loop {
+            // Of a turn that ended a while ago, the log goes on behind its end.
+            if turn.ended {
+                return Poll::Ready(None);
+            }
             if let Some(event) = turn.queue.pop_front() {
                 turn.ended |= matches!(&event, TurnEvent::Entry(entry) if matches!(entry.event, Event::TurnEnded(_)));
                 return Poll::Ready(Some(event));
-            }
-            if turn.ended {
-                return Poll::Ready(None);
             }
             if let Some(backfill) = &mut turn.backfill {
                 match backfill.as_mut().poll(context) {

@@ -1,5 +1,6 @@
 //! What can be typed. What it means is decided elsewhere: `setup.rs` for a run, each command's own file for the rest.
 
+use crate::commands::batch::BatchArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::replay::ReplayArgs;
@@ -80,6 +81,8 @@ pub(crate) enum ColorWhen {
 pub(crate) enum Command {
     /// List, show, search, check, mend, archive, import and export sessions
     Sessions(SessionsArgs),
+    /// Answer many prompts from a file, several at once
+    Batch(Box<BatchArgs>),
     /// Show a session as it happened
     Replay(ReplayArgs),
     /// Check the home, its file system, the terminal and the keys
@@ -115,6 +118,9 @@ pub(crate) struct RunArgs {
     /// Name the session
     #[arg(short, long, value_name = "NAME", help_heading = "Session")]
     pub(crate) name: Option<String>,
+    /// A name of your own for the message: sent twice with the same one, it is answered once
+    #[arg(long, value_name = "KEY", conflicts_with = "no_session", help_heading = "Session")]
+    pub(crate) message_id: Option<String>,
     /// Keep nothing
     #[arg(long, conflicts_with_all = ["go_on", "resume", "name"], help_heading = "Session")]
     pub(crate) no_session: bool,

@@ -55,6 +55,10 @@ fn dispatch(args: Args) -> Result<Exit, CliError> {
             let app = app()?;
             app.block_on(commands::sessions::run(&app, args))?
         }
+        Some(Command::Batch(args)) => {
+            let app = app()?;
+            app.block_on(commands::batch::run(&app, *args))?
+        }
         Some(Command::Replay(args)) => {
             let app = app()?;
             app.block_on(commands::replay::run(&app, args))?

@@ -6,8 +6,8 @@
 //! the result object, after all is flushed; only wrong usage and a session that is held elsewhere (exits 2 and 6) print none.
 
 mod ask;
-mod report;
-mod writer;
+pub(crate) mod report;
+pub(crate) mod writer;
 
 use crate::app::App;
 use crate::args::{OutputFormat, PermissionMode, RunArgs};
@@ -140,7 +140,7 @@ impl Print {
         // A long message is counted first, which takes its time; until then nothing of it is in the log.
         let started = async {
             match (message, waiting) {
-                (Some(message), _) => Ok(session.send(message).await?),
+                (Some(message), _) => Ok(session.send(plan.message(message)).await?),
                 (None, Some(waiting)) => Ok(session.go_on_waiting(waiting)?),
                 (None, None) => Err(CliError::usage("there is no prompt, and no wait that this session was left in")
                     .hint("give a prompt as an argument, or on standard input without `--wait`")),

@@ -19,9 +19,11 @@ use crate::quota;
 use crate::resolve;
 use agent_runtime::session_store::{
     FileStore, KeepCold, Loaded, Message, ModelWaiting, Origin, Progress, Rescued, Seq, SessionId, SessionListState,
-    SessionStore, State,
+    SessionStore, State, StoreError,
 };
-use agent_runtime::{Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, Session, Setup, Tool, tools};
+use agent_runtime::{
+    Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, Tool, UserInput, tools,
+};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) prompt: Option<String>,
     /// The session.
     pub(crate) choice: SessionChoice,
+    /// The id of the session where it is a new one that is to be found again.
+    new_id: Option<SessionId>,
     typed: RunArgs,
     manner: Manner,
     cwd: PathBuf,
@@ -129,6 +133,9 @@ impl Plan {
                 CliError::usage("a chat has no output format").hint("`-p` prints one turn in the format that is asked for")
             );
         }
+        if manner == Manner::Chat && typed.message_id.is_some() {
+            return Err(CliError::usage("`--message-id` names one message, and a chat has many").hint("add `-p`"));
+        }
         let nothing_kept = typed.no_session.then(tempfile::tempdir).transpose();
         let nothing_kept = nothing_kept.map_err(|error| CliError::failed(format!("cannot make a temporary folder: {error}")))?;
         let home = nothing_kept.as_ref().map_or(app.home(), TempDir::path);
@@ -143,6 +150,14 @@ impl Plan {
             nothing_kept,
         };
         Self::at(Arc::new(place), typed, manner).await
+    }
+
+    /// Another run beside this one, in the same store and with the same models. A base URL holds for all of them.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(crate) async fn beside(&self, typed: RunArgs) -> Result<Self, CliError> {
+        Self::at(Arc::clone(&self.place), typed, self.manner).await
     }
 
     async fn at(place: Arc<Place>, typed: RunArgs, manner: Manner) -> Result<Self, CliError> {
@@ -160,7 +175,8 @@ impl Plan {
             return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
         }
         let (prompt, choice, is_taken) = (typed.prompt.clone(), SessionChoice::New, AtomicBool::new(false));
-        let mut plan = Self { prompt, choice, typed, manner, cwd, add_dirs, tools, is_taken, place };
+        let new_id = typed.message_id.as_deref().map(SessionId::of_key);
+        let mut plan = Self { prompt, choice, new_id, typed, manner, cwd, add_dirs, tools, is_taken, place };
         plan.choice = plan.choose().await?;
         if plan.choice == SessionChoice::New {
             // What is wrong with the model is told before anything is asked of the person.
@@ -232,6 +248,11 @@ impl Plan {
         self.typed.setup.wait && self.prompt.is_none() && matches!(choice, SessionChoice::Resume(_))
     }
 
+    /// A message of `text`, with the key that was typed.
+    pub(crate) fn message(&self, text: &str) -> UserInput {
+        UserInput { key: self.typed.message_id.clone(), ..UserInput::text(text) }
+    }
+
     /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]
     /// does it too.
     pub(crate) fn warm(&self) {
@@ -272,9 +293,16 @@ impl Plan {
         let session = match choice {
             SessionChoice::Resume(id) => self.place.runtime.resume(id, setup).await?,
             SessionChoice::Fork { parent, at } => self.place.runtime.fork(parent, at, setup).await?,
-            SessionChoice::New | SessionChoice::Pick { .. } => self.place.runtime.create(setup).await?,
+            SessionChoice::New | SessionChoice::Pick { .. } => match self.new_id {
+                Some(id) => match self.place.runtime.create_as(id, setup.clone()).await {
+                    // Somebody sent the same message at the same time.
+                    Err(SendError::Store(StoreError::Exists(_))) => self.place.runtime.resume(id, setup).await?,
+                    created => created?,
+                },
+                None => self.place.runtime.create(setup).await?,
+            },
         };
-        if let Some(name) = &self.typed.name {
+        if let Some(name) = self.typed.name.as_deref().filter(|name| session.state(|state| state.name.as_deref() != Some(name))) {
             session.rename(name)?;
         }
         let notes = stored.as_ref().map(|_| session.state(|state| self.notes(state, &instructions))).unwrap_or_default();
@@ -333,9 +361,20 @@ impl Plan {
             Some(None) => return Ok(SessionChoice::Pick { fork: typed.fork_session }),
             Some(Some(text)) => self.resolve(text).await?,
             None if typed.go_on => self.newest_here().await?,
-            None => return Ok(SessionChoice::New),
+            None => match self.new_id {
+                Some(id) if self.is_there(id).await? => id,
+                _ => return Ok(SessionChoice::New),
+            },
         };
         Ok(if typed.fork_session { SessionChoice::Fork { parent: id, at: typed.at } } else { SessionChoice::Resume(id) })
+    }
+
+    async fn is_there(&self, id: SessionId) -> Result<bool, CliError> {
+        match self.store().load(id).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The session of this directory that was written last.

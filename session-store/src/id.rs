@@ -2,6 +2,7 @@
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -63,6 +64,15 @@ impl SessionId {
             u32::try_from(ms % 1000 * 1_000_000).unwrap_or(0),
         );
         Self(Uuid::new_v7(time))
+    }
+
+    /// The id that belongs to `key`, always the same: for a session that has to be found again by who started it, whatever became of that
+    /// process. It is a UUID version 8 of the key's SHA-256 and carries no time, so its log lies in the folder of 1970-01-01.
+    #[must_use]
+    pub fn of_key(key: &str) -> Self {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&Sha256::digest(key)[..16]);
+        Self(Uuid::new_v8(bytes))
     }
 
     /// The id in `uuid`, whatever its version.

@@ -60,7 +60,10 @@ pub use search::{
     RefreshProgress, Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Snippet, scan,
 };
 pub use side::{hexadecimal, sha256_hex};
-pub use state::{ContextRanges, InFlight, Message, OpenTurn, Slot, State, UNDO_MAX, UNDO_MESSAGES_MAX, Unresolved};
+pub use state::{
+    ContextRanges, InFlight, KEY_BYTES_MAX, KEYED_MAX, KeyedMessage, Message, OpenTurn, Slot, State, UNDO_MAX, UNDO_MESSAGES_MAX,
+    Unresolved,
+};
 pub use stats::{Histogram, StoreStats};
 pub use store::{
     EntryReader, FillImport, Holder, ImportLog, Loaded, NewImport, NewSession, OpenSession, Progress, Rescued, SessionListState,

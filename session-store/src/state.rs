@@ -13,7 +13,7 @@
 
 use crate::event::{
     AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, Opened, Origin, Profile, StopReason,
-    Todo, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
+    Todo, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind, UserMessage,
 };
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
@@ -32,6 +32,12 @@ pub(crate) use snapshot::FOLD_VERSION;
 pub const UNDO_MAX: usize = 32;
 /// How many messages they may hold together; more only where the newest alone does.
 pub const UNDO_MESSAGES_MAX: usize = 4_096;
+/// How many messages with a key are remembered: the newest.
+pub const KEYED_MAX: usize = 256;
+/// The longest key that is remembered, in bytes.
+pub const KEY_BYTES_MAX: usize = 256;
+/// How a turn ends that answered its message, whatever the answer is; any other end leaves it to be asked again.
+const ANSWERED: [&str; 5] = ["done", "max_turns", "max_tokens", "refusal", "denied"];
 
 /// A message as a reader or a model sees it: one event, or the pieces of an answer that a crash cut.
 #[expect(clippy::large_enum_variant, reason = "messages are kept behind an `Arc`, one by one")]
@@ -193,6 +199,18 @@ pub struct OpenTurn {
     pub model_calls: u64,
 }
 
+/// A message to which its sender gave a key of its own ([`UserMessage::key`](crate::UserMessage::key)), so that it can be sent again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyedMessage {
+    /// The key.
+    pub key: String,
+    /// The event of the message.
+    pub message: Seq,
+    /// The `turn.ended` of the turn that answered it; absent while it has no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Seq>,
+}
+
 /// What helps to find something in a log and is no part of what a state is: all values are equal.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hint<T>(T);
@@ -260,6 +278,9 @@ pub struct State {
     pub prefix_changed: Option<Seq>,
     /// How many messages (user, assistant, tool) there ever were.
     pub messages: u64,
+    /// The newest messages with a key, oldest first. Only the last may be without an answer: another message that opens a turn takes the place
+    /// of one that has none.
+    pub keyed: Vec<KeyedMessage>,
     /// The trims and rewinds that can be undone, oldest first, by the `seq` of their events.
     set_aside: Vec<SetAside>,
     /// The messages that were forgotten with older trims and rewinds, as ranges of events in which no other message is. What lies
@@ -320,7 +341,7 @@ impl State {
                 });
                 self.profile = (!self.is_outline.0).then(|| Arc::new(profile.clone()));
             }
-            Event::UserMessage(user) => self.user_message(entry, user.kind, &user.text),
+            Event::UserMessage(user) => self.user_message(entry, user),
             Event::Note(_) => self.push_or_wait(entry),
             Event::ModelRequest(request) => {
                 self.end_in_flight();
@@ -367,6 +388,9 @@ impl State {
             Event::TurnEnded(ended) => {
                 self.end_in_flight();
                 self.turn = None;
+                if let Some(last) = self.keyed.last_mut().filter(|_| entry.sound && ANSWERED.contains(&ended.reason.as_str())) {
+                    last.answered.get_or_insert(entry.seq);
+                }
                 self.last_turn = Some(Arc::new(ended.clone()));
             }
             Event::ModelError(error) => {
@@ -491,16 +515,29 @@ impl State {
         self.owner = Some(opened.clone());
     }
 
-    fn user_message(&mut self, entry: &Entry, kind: UserKind, text: &str) {
+    fn user_message(&mut self, entry: &Entry, user: &UserMessage) {
         if self.title.is_none() {
-            self.title = title_of(text);
+            self.title = title_of(&user.text);
         }
         self.messages += 1;
-        if kind != UserKind::Steer {
+        if user.kind != UserKind::Steer {
             self.end_in_flight();
             self.turn = Some(OpenTurn { user: entry.seq, model_calls: 0 });
+            // What cannot be checked is no reason to take a message for sent, nor for answered.
+            self.remember_key(entry.seq, user.key.as_deref().filter(|_| entry.sound));
         }
         self.push_or_wait(entry);
+    }
+
+    /// Notes the key of a message that opens a turn, if it has one.
+    fn remember_key(&mut self, message: Seq, key: Option<&str>) {
+        self.keyed.pop_if(|last| last.answered.is_none());
+        let Some(key) = key.filter(|key| key.len() <= KEY_BYTES_MAX) else { return };
+        self.keyed.retain(|known| known.key != key);
+        if self.keyed.len() == KEYED_MAX {
+            self.keyed.remove(0);
+        }
+        self.keyed.push(KeyedMessage { key: key.to_owned(), message, answered: None });
     }
 
     fn assistant_message(&mut self, entry: &Entry, message: &AssistantMessage) {

@@ -1,5 +1,6 @@
 //! One file per subcommand: what can be typed for it, and what it does.
 
+pub(crate) mod batch;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod replay;

@@ -6,14 +6,18 @@ use crate::local_time::local_time;
 use crate::output;
 use crate::safe_text::safe;
 use agent_runtime::session_store::{Origin, SessionId, Timestamp, Usage};
-use agent_runtime::{Denial, EndReason, Session, TurnError, TurnOutcome};
+use agent_runtime::{Answer, Denial, EndReason, Session, TurnError, TurnOutcome};
 use serde::Serialize;
 use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The result, as it comes to be known.
-pub(super) struct Report {
+pub(crate) struct Report {
+    /// What the caller calls it, where it is one of many.
+    id: Option<String>,
     started: Instant,
+    /// How long it took, where it was answered before.
+    took: Option<Duration>,
     session_id: Option<SessionId>,
     model: Option<String>,
     result: String,
@@ -31,6 +35,8 @@ pub(super) struct Report {
 struct ResultObject<'a> {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     type_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
     session_id: Option<SessionId>,
     result: &'a str,
     stop_reason: &'a str,
@@ -55,9 +61,11 @@ struct DenialObject<'a> {
 }
 
 impl Report {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
+            id: None,
             started: Instant::now(),
+            took: None,
             session_id: None,
             model: None,
             result: String::new(),
@@ -71,29 +79,42 @@ impl Report {
         }
     }
 
+    /// The result of one of many, which the caller calls `id`.
+    pub(crate) fn of(id: &str) -> Self {
+        Self { id: Some(id.to_owned()), ..Self::new() }
+    }
+
+    /// It was answered before, in the session `session`.
+    pub(crate) fn answered(&mut self, session: SessionId, answer: &Answer) {
+        self.session_id = Some(session);
+        self.model.clone_from(&answer.model);
+        self.took = Some(answer.outcome.duration);
+        self.ended(&answer.outcome);
+    }
+
     /// Whether there is a session to go on with.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.session_id.is_some()
     }
 
     /// The session is there. One that is not kept has no id that anybody could use.
-    pub(super) fn opened(&mut self, session: &Session, is_kept: bool) {
+    pub(crate) fn opened(&mut self, session: &Session, is_kept: bool) {
         self.session_id = is_kept.then(|| session.id());
         self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
     }
 
     /// Another model is asked from here on.
-    pub(super) fn answered_by(&mut self, origin: &Origin) {
+    pub(crate) fn answered_by(&mut self, origin: &Origin) {
         self.model = Some(format!("{}/{}", origin.provider, origin.model));
     }
 
     /// It was stopped before the turn began.
-    pub(super) fn stopped_early(&mut self) {
+    pub(crate) fn stopped_early(&mut self) {
         self.stop_reason = EndReason::Interrupted.as_str();
     }
 
     /// The turn is over.
-    pub(super) fn ended(&mut self, outcome: &TurnOutcome) {
+    pub(crate) fn ended(&mut self, outcome: &TurnOutcome) {
         self.result.clone_from(&outcome.text);
         self.stop_reason = outcome.reason.as_str();
         self.error = outcome.error.as_ref().map(ToString::to_string);
@@ -105,7 +126,7 @@ impl Report {
     }
 
     /// Something failed outside of the turn. What came of the turn stays; the first error is the one that is told.
-    pub(super) fn failed(&mut self, error: &CliError) {
+    pub(crate) fn failed(&mut self, error: &CliError) {
         if self.error.is_none() {
             self.stop_reason = EndReason::Error.as_str();
             self.error = Some(error.to_string());
@@ -113,8 +134,19 @@ impl Report {
         self.is_error = true;
     }
 
+    /// Why it counts as failed, in words.
+    pub(crate) fn problem(&self) -> String {
+        match (&self.error, self.denials.last()) {
+            (Some(error), _) => error.clone(),
+            (None, Some(denial)) if self.stop_reason == EndReason::Done.as_str() => {
+                format!("a call of `{}` was refused: {}", denial.tool, denial.reason)
+            }
+            _ => format!("it ended by `{}`", self.stop_reason),
+        }
+    }
+
     /// What is printed last.
-    pub(super) fn rendered(&self, format: OutputFormat) -> Vec<u8> {
+    pub(crate) fn rendered(&self, format: OutputFormat) -> Vec<u8> {
         match format {
             OutputFormat::Text => self.text(),
             OutputFormat::Json => json_line(&self.object(None)),
@@ -136,6 +168,7 @@ impl Report {
         let denials = self.denials.iter();
         ResultObject {
             type_name,
+            id: self.id.as_deref(),
             session_id: self.session_id,
             result: &self.result,
             stop_reason: self.stop_reason,
@@ -148,14 +181,14 @@ impl Report {
             permission_denials: denials
                 .map(|denial| DenialObject { tool: &denial.tool, arguments: &denial.arguments, reason: &denial.reason })
                 .collect(),
-            duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms: u64::try_from(self.took.unwrap_or_else(|| self.started.elapsed()).as_millis()).unwrap_or(u64::MAX),
             model: self.model.as_deref(),
         }
     }
 }
 
 /// One object on one line.
-pub(super) fn json_line(object: &impl Serialize) -> Vec<u8> {
+pub(crate) fn json_line(object: &impl Serialize) -> Vec<u8> {
     // Strings and numbers always have a JSON form.
     let mut line = serde_json::to_vec(object).unwrap_or_default();
     line.push(b'\n');
@@ -163,7 +196,7 @@ pub(super) fn json_line(object: &impl Serialize) -> Vec<u8> {
 }
 
 /// How the program ends after a turn. A refusal because nobody could be asked counts where nothing worse happened.
-pub(super) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
+pub(crate) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
     let unasked = outcome.denials.iter().any(|denial| denial.by == "nobody_to_ask");
     let refused = if unasked { Exit::Refused } else { Exit::Done };
     let turn = match (outcome.reason, &outcome.error) {
@@ -182,7 +215,7 @@ pub(super) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
 }
 
 /// Says on standard error what a program reads from the result.
-pub(super) fn tell(outcome: &TurnOutcome, is_kept: bool) {
+pub(crate) fn tell(outcome: &TurnOutcome, is_kept: bool) {
     let told = match (&outcome.error, outcome.reason) {
         (Some(error), _) => {
             let until = outcome.retry_at.map(|at| format!("; it wants to be asked again at {}", local_time(at)));

@@ -10,7 +10,7 @@
 //!
 //! A state with an answer in flight has no snapshot: that passes.
 
-use super::{Away, Hint, OpenTurn, ProfileSlot, SetAside, Slot, State, Unresolved};
+use super::{Away, Hint, KeyedMessage, OpenTurn, ProfileSlot, SetAside, Slot, State, Unresolved};
 use crate::event::{Checkpoint, Entry, Event, Opened, RawJson, Summary, Todo, TurnEnded, Usage};
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::side::sha256_hex;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 3;
+pub(crate) const FOLD_VERSION: u32 = 4;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
@@ -114,6 +114,8 @@ struct Snapshot {
     todos: Vec<Todo>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unresolved: BTreeMap<String, Unresolved>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    keyed: Vec<KeyedMessage>,
     next_order: u64,
     context: Rows,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -266,6 +268,7 @@ impl State {
             todos_seq: self.todos_seq,
             todos: self.todos.to_vec(),
             unresolved: self.unresolved.clone(),
+            keyed: self.keyed.clone(),
             next_order: self.next_order,
             context: Rows::of(self.context.iter()),
             set_aside: self.set_aside.iter().map(rows_of).collect(),
@@ -300,6 +303,7 @@ impl State {
             turn: snapshot.turn.map(|(user, model_calls)| OpenTurn { user, model_calls }),
             last_turn: snapshot.last_turn.map(Arc::new),
             unresolved: snapshot.unresolved,
+            keyed: snapshot.keyed,
             todos: Arc::new(snapshot.todos),
             todos_seq: snapshot.todos_seq,
             usage: snapshot.usage,

@@ -580,3 +580,39 @@ fn one_event_of_every_type_folds_to_what_it_says() {
     assert_eq!(state.last_turn.map(|turn| turn.model_calls), Some(2));
     assert_eq!(state.todos.len(), 2);
 }
+
+#[test]
+fn a_message_with_a_key_is_known_until_256_others_came() {
+    fn keyed(log: &mut Log, key: &str) -> Seq {
+        log.add(UserMessage { text: key.to_owned(), kind: UserKind::Prompt, key: Some(key.to_owned()) })
+    }
+    fn end(log: &mut Log, reason: &str) -> Seq {
+        let (reason, error, usage) = (reason.to_owned(), None, Usage::default());
+        log.add(TurnEnded { reason, error, model_calls: 1, usage, duration_ms: 1 })
+    }
+    let known = |log: &Log| -> Vec<(String, Option<Seq>)> {
+        log.state().keyed.into_iter().map(|message| (message.key, message.answered)).collect()
+    };
+    let mut log = Log::default();
+    keyed(&mut log, "a");
+    end(&mut log, "interrupted");
+    assert_eq!(known(&log), [("a".to_owned(), None)], "a turn that was stopped has no answer");
+    let answered = end(&mut log, "done");
+    assert_eq!(known(&log), [("a".to_owned(), Some(answered))], "it was asked again");
+    end(&mut log, "done");
+    keyed(&mut log, "b");
+    end(&mut log, "error");
+    assert_eq!(known(&log)[0], ("a".to_owned(), Some(answered)), "the first answer counts");
+    log.user("another", UserKind::Prompt);
+    end(&mut log, "done");
+    assert_eq!(known(&log).len(), 1, "the answer to another message is not the answer to `b`");
+    for number in 0..KEYED_MAX {
+        keyed(&mut log, &number.to_string());
+        end(&mut log, "done");
+    }
+    let keys: Vec<String> = known(&log).into_iter().map(|(key, _)| key).collect();
+    assert_eq!((keys.len(), keys[0].as_str()), (KEYED_MAX, "0"));
+    let mut state = log.state();
+    state.apply(&Entry::new(log.entries.len() as Seq, Timestamp::from_ms(0), state.checkpoint().expect("a checkpoint")));
+    assert_eq!(State::from_checkpoint(&log.state().checkpoint().expect("a checkpoint")).expect("it is read").keyed, state.keyed);
+}

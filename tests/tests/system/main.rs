@@ -5,10 +5,12 @@
 //! own (`support/log.rs`), so that a mistake on both sides cannot hide itself. Each test has a home of its own and an empty environment.
 //! There is no test of a clock that steps back: from outside, that needs the machine's own clock; the store's tests inject one.
 
+mod batch;
 mod exits;
 mod faults;
 mod garbage;
 mod kills;
+mod message_id;
 mod print;
 mod readme;
 mod sharing;

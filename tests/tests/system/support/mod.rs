@@ -6,7 +6,7 @@ mod run;
 
 pub(crate) use log::Log;
 pub(crate) use machine::{KEY, Machine, Protocol};
-pub(crate) use run::{Finished, Input, Running};
+pub(crate) use run::{Finished, Input, Run, Running};
 
 use std::time::Duration;
 
