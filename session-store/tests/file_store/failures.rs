@@ -158,7 +158,10 @@ async fn a_line_that_its_living_owner_could_write_in_part_is_no_damage() {
 #[tokio::test]
 async fn a_drop_while_a_sync_hangs_that_then_fails_still_makes_all_durable() {
     let fs = SimFs::new();
-    let store1 = store(&fs);
+    let mut options = options(&fs);
+    // A store that was dropped gives a failing disk up after some windows.
+    options.window = Duration::from_millis(500);
+    let store1 = FileStore::open(options).unwrap();
     let log = create(&store1).await;
     let id = log.id();
     soon(log.flush()).await.unwrap();

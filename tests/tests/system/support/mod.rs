@@ -11,4 +11,4 @@ pub(crate) use run::{Finished, Input, Run, Running};
 use std::time::Duration;
 
 /// How long any run may take before it counts as hung. Machines under test are slow and busy; no test waits this long when all is well.
-pub(crate) const HUNG: Duration = Duration::from_secs(60);
+pub(crate) const HUNG: Duration = Duration::from_secs(180);

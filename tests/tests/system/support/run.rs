@@ -1,5 +1,6 @@
 //! One run of the program: started, watched, signalled, waited for with a limit.
 
+use super::HUNG;
 use fault_server::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -89,7 +90,7 @@ impl Running {
     pub(crate) fn signal(&self, signal: Signal) {
         // Until the program itself runs, a signal would go to what starts it.
         let name = || std::fs::read_to_string(format!("/proc/{}/comm", self.child.id())).unwrap_or_default();
-        assert!(wait_until(Duration::from_secs(10), || name().trim() != "env"), "the program starts");
+        assert!(wait_until(HUNG, || name().trim() != "env"), "the program starts");
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
         // An error means that it has ended already, which `finish` shows.
         let _ = kill_process(pid, signal);
