@@ -2,8 +2,8 @@
 //!
 //! **What is left out.** The pieces of an answer whose whole message came later and has all of their text, and old checkpoints: caches. A
 //! `compacted` line stands for each run of them. All other lines keep their bodies, byte for byte; the chain runs over what is kept. A
-//! log with anything wrong in it keeps every byte, and is only packed. At the end come a fresh checkpoint and `closed`, in the last frame, so
-//! that to list and to resume a session costs one frame and those that its context is in.
+//! log with anything wrong in it keeps every byte, and is only packed. At the end of a long one come a fresh checkpoint and `closed`, in the last frame, so
+//! that to list and to resume a session costs one frame and those that its context is in; a short one is one frame.
 //!
 //! **The order**, of which each step is durable before the next: the session is taken (`opened`, so that nobody else writes), the
 //! packed text is written beside the log and synced, read back past the page cache, and held against the log: the same lines, the same fold. Only then does
@@ -39,7 +39,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The last frame has at least this much of the end: what a reader that begins there asks for first.
+/// A log of no more than this is one frame, without a checkpoint: it is packed best so, and read in a millisecond.
+const ONE_FRAME_BYTES: u64 = 256 << 10;
+/// The last frame of others has at least this much of the end: what a reader that begins there asks for first.
 const LAST_FRAME_BYTES: u64 = 96 << 10;
 /// A smaller log takes a block of the disk whatever is done with it.
 const WORTH_BYTES: u64 = 4 << 10;
@@ -245,14 +247,15 @@ impl Plan {
     fn write(&self, core: &Arc<Core>, taken: &Taken, file: &dyn File, part: &Path, stop: &Stop) -> Result<Written, StoreError> {
         let writing = || StoreError::io("write", part);
         let id = taken.session.id;
-        let mut out = Lines::new(FrameWriter::new(file).map_err(writing())?);
+        let mut out = Lines::new(FrameWriter::new(file, self.kept_bytes, stop).map_err(writing())?);
         if self.is_clean {
             self.write_kept(core, id, &mut out, stop, part)?;
         } else {
             self.write_all(core, id, &mut out, stop, part)?;
         }
         let kept_seq = out.next_seq;
-        let checkpoint = if self.is_clean { out.state.checkpoint() } else { None };
+        let has_checkpoint = self.is_clean && self.kept_bytes > ONE_FRAME_BYTES;
+        let checkpoint = if has_checkpoint { out.state.checkpoint() } else { None };
         let summary = if self.is_clean { out.state.summary() } else { taken.state.summary() };
         let at = core.options.clock.now();
         let mut end = Vec::new();
@@ -512,7 +515,7 @@ impl<'a> Lines<'a> {
 
     /// Ends the frame where the rest of `total` bytes makes the last one.
     fn end_frame_near(&mut self, total: u64) -> io::Result<()> {
-        if !self.has_last_frame && self.offset + LAST_FRAME_BYTES >= total {
+        if !self.has_last_frame && total > ONE_FRAME_BYTES && self.offset + LAST_FRAME_BYTES >= total {
             self.has_last_frame = true;
             return self.frames.end_frame();
         }

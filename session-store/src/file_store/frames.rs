@@ -6,7 +6,9 @@
 //! ```
 //!
 //! This is zstd's own seekable format, so `zstdcat` unpacks it, and a part of the text costs the frames that it lies in. A frame holds
-//! about [`FRAME_BYTES`] of whole lines, and carries zstd's checksum.
+//! a MiB or two of whole lines, and carries zstd's checksum.
+//!
+//! **What it does not do.** There is no dictionary: it would make a session of some ten kilobytes smaller by a tenth to a fifth, and unreadable wherever the dictionary is not.
 //!
 //! **Promises of the reader.** Whatever the file holds, memory is bounded by [`PLAIN_BYTES_MAX`] a frame and the length of the table, and the
 //! text has one length and one content: what of a frame cannot be unpacked is zeros up to a last newline, which whoever reads lines reports as
@@ -14,24 +16,30 @@
 //! end, because nothing tells whether that is all of them.
 
 use super::lock;
+use super::stop::Stop;
 use crate::fs::{File, append_all, read_full_at};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use zstd::stream::raw::{Decoder, Operation};
+use zstd::stream::raw::{Decoder, Encoder, InBuffer, Operation, OutBuffer};
 use zstd::zstd_safe::{CParameter, DParameter, get_frame_content_size};
 
-/// A frame is ended with the line that makes it this long.
-const FRAME_BYTES: usize = 1 << 20;
+/// A text is cut into frames of about one length, at least this where it is long enough.
+const FRAME_BYTES: u64 = 1 << 20;
 /// The longest frame that is written, and read: a longer line is cut between two.
 const PLAIN_BYTES_MAX: usize = 8 << 20;
 /// The longest that such a frame can be when it is packed.
 const PACKED_BYTES_MAX: u64 = (PLAIN_BYTES_MAX as u64) + (64 << 10);
 /// The binary logarithm of how far back a frame may refer.
 const WINDOW_LOG_MAX: u32 = 23;
-/// Higher packs tighter and takes longer; to unpack takes the same.
-const LEVEL: i32 = 9;
+/// Higher packs tighter and takes longer; to unpack takes the same. A text is packed once, so it may take some seconds: a twelfth less, ...
+const LEVEL: i32 = 17;
+/// ... but not minutes: this one is eight times as fast, for texts longer than [`LONG_BYTES`].
+const LONG_LEVEL: i32 = 9;
+const LONG_BYTES: u64 = 8 << 20;
+/// How much is packed before it is asked whether to go on.
+const PACK_BYTES: usize = 128 << 10;
 /// A frame is unpacked as far as it is wanted, by multiples of what zstd makes at a time.
 const BLOCK_BYTES: usize = 128 << 10;
 /// How many unpacked frames are kept: a reader goes through one after the other, or between the end and a place before it.
@@ -52,7 +60,10 @@ const RESERVED: u8 = 0b0111_1100;
 /// Packs text into frames at the end of a file.
 pub(super) struct FrameWriter<'a> {
     file: &'a dyn File,
-    packer: zstd::bulk::Compressor<'static>,
+    stop: &'a Stop,
+    packer: Encoder<'static>,
+    /// A frame is ended with the line that makes it this long.
+    frame_bytes: usize,
     plain: Vec<u8>,
     packed: Vec<u8>,
     /// The table's entries: lengths packed and plain.
@@ -61,12 +72,16 @@ pub(super) struct FrameWriter<'a> {
 }
 
 impl<'a> FrameWriter<'a> {
+    /// For a text of about `bytes`; `stop` calls it off within some milliseconds.
+    ///
     /// # Errors
     /// Where there is no memory.
-    pub(super) fn new(file: &'a dyn File) -> io::Result<Self> {
-        let mut packer = zstd::bulk::Compressor::new(LEVEL)?;
+    pub(super) fn new(file: &'a dyn File, bytes: u64, stop: &'a Stop) -> io::Result<Self> {
+        let mut packer = Encoder::new(if bytes > LONG_BYTES { LONG_LEVEL } else { LEVEL })?;
         packer.set_parameter(CParameter::ChecksumFlag(true))?;
-        Ok(Self { file, packer, plain: Vec::new(), packed: Vec::new(), table: Vec::new(), packed_bytes: 0 })
+        // Of one length, so that no short one is left: it would pack badly.
+        let frame_bytes = bytes.div_ceil((bytes / FRAME_BYTES).max(1)).max(FRAME_BYTES) as usize; // Less than two of `FRAME_BYTES`.
+        Ok(Self { file, stop, packer, frame_bytes, plain: Vec::new(), packed: Vec::new(), table: Vec::new(), packed_bytes: 0 })
     }
 
     /// Adds text: a line, or whatever should stay in one frame where it is not too long for that.
@@ -78,7 +93,7 @@ impl<'a> FrameWriter<'a> {
             self.end_frame()?;
         }
         self.plain.extend_from_slice(text);
-        if self.plain.len() >= FRAME_BYTES { self.end_frame() } else { Ok(()) }
+        if self.plain.len() >= self.frame_bytes { self.end_frame() } else { Ok(()) }
     }
 
     /// Ends the frame here, so that what follows is read without what came before.
@@ -86,14 +101,37 @@ impl<'a> FrameWriter<'a> {
         if self.plain.is_empty() {
             return Ok(());
         }
-        self.packed.clear();
-        self.packed.reserve(zstd::zstd_safe::compress_bound(self.plain.len()));
-        self.packer.compress_to_buffer(&self.plain, &mut self.packed)?;
+        self.pack()?;
         append_all(self.file, &mut [IoSlice::new(&self.packed)], |_| {})?;
         self.packed_bytes += self.packed.len() as u64;
         self.table.extend_from_slice(&(self.packed.len() as u32).to_le_bytes()); // Both are far below 4 GiB.
         self.table.extend_from_slice(&(self.plain.len() as u32).to_le_bytes());
         self.plain.clear();
+        Ok(())
+    }
+
+    /// Makes a frame of what was gathered.
+    fn pack(&mut self) -> io::Result<()> {
+        self.packer.reinit()?;
+        // It stands in the frame: without the table, the frame says itself how much it holds.
+        self.packer.set_pledged_src_size(Some(self.plain.len() as u64))?;
+        self.packed.clear();
+        self.packed.resize(zstd::zstd_safe::compress_bound(self.plain.len()), 0);
+        let mut packed = OutBuffer::around(&mut self.packed[..]);
+        let mut is_all = true;
+        for part in self.plain.chunks(PACK_BYTES) {
+            self.stop.check()?;
+            let mut part = InBuffer::around(part);
+            self.packer.run(&mut part, &mut packed)?;
+            is_all &= part.pos() == part.src.len();
+        }
+        // There is room for the worst, so each step takes all that it is given.
+        is_all &= self.packer.finish(&mut packed, true)? == 0;
+        if !is_all {
+            return Err(io::Error::other("a frame is longer than the longest that can be"));
+        }
+        let length = packed.pos();
+        self.packed.truncate(length);
         Ok(())
     }
 
@@ -164,19 +202,6 @@ impl Frames {
     /// The file that holds the frames.
     pub(super) fn file(&self) -> &Arc<dyn File> {
         &self.file
-    }
-
-    /// The text of the last frame.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub(super) fn last_frame(&self) -> io::Result<Vec<u8>> {
-        let start =
-            self.frames.len().checked_sub(2).and_then(|before| self.frames.get(before)).map_or(0, |frame| frame.plain_end);
-        let mut text = vec![0; (self.len() - start) as usize]; // At most `PLAIN_BYTES_MAX`.
-        let length = self.read_at(&mut text, start)?;
-        text.truncate(length);
-        Ok(text)
     }
 
     /// Reads text at `offset`, of one frame at most; 0 bytes at its end.
@@ -395,7 +420,8 @@ mod tests {
         fn new(lines: &[Vec<u8>]) -> Self {
             let packed = Self(tempfile::tempdir().expect("a folder"));
             let file = RealFs.open(&packed.path(), OpenMode::CreateNew).expect("made");
-            let mut writer = FrameWriter::new(&*file).expect("memory");
+            let (stop, bytes) = (Stop::default(), lines.iter().map(Vec::len).sum::<usize>());
+            let mut writer = FrameWriter::new(&*file, bytes as u64, &stop).expect("memory");
             lines.iter().for_each(|line| writer.push(line).expect("written"));
             let length = writer.finish().expect("written");
             assert_eq!(length, packed.bytes().len() as u64);
@@ -471,7 +497,8 @@ mod tests {
 
     #[test]
     fn a_line_of_any_length_takes_frames_of_bounded_length() {
-        let lines = [lines(1, 100), lines(1, 20_000_000), lines(2, 5_000_000)].concat();
+        let long = |bytes| [vec![b'x'; bytes], b"\n".to_vec()].concat();
+        let lines = [long(100), long(20_000_000), long(5_000_000), long(5_000_000)];
         let packed = Packed::new(&lines);
         let frames = packed.open().expect("opens");
         let ends: Vec<u64> = std::iter::once(0).chain(frames.frames.iter().map(|frame| frame.plain_end)).collect();

@@ -11,16 +11,16 @@
 //!
 //! Both files are there in three cases, told apart by the lines where they meet ([`Meeting`]). A `.jsonl` that begins with event 0 is the
 //! whole session, and wins over whatever is beside it: a crash came before it could be removed, or in the middle of all. One that goes on
-//! where the cold part ends is a cold session that was resumed. One whose last line is an `opened` that the cold part has too was packed into
-//! that, and the crash came before it was removed.
+//! where the cold part ends is a cold session that was resumed. One whose last line the cold part has too was packed into that, with all that
+//! is before it, and the crash came before it was removed.
 
 use super::engine::Core;
 use super::frames::Frames;
 use crate::error::StoreError;
-use crate::event::Event;
 use crate::fs::{File, OpenMode, Stat, read_full_at};
 use crate::id::SessionId;
-use crate::line::{self, Decoded};
+use crate::line;
+use crate::scan::LINE_BYTES_MAX;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -249,27 +249,66 @@ fn first_line(file: &dyn File) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// Whether all of `hot` is in the cold part: whoever packed it had taken the session, so its `opened` was the last line.
-fn was_packed(hot: &dyn File, cold: &Frames) -> io::Result<bool> {
-    let Some(line) = last_opened_line(&last_bytes(hot)?) else { return Ok(false) };
-    Ok(cold.last_frame()?.split(|byte| *byte == b'\n').any(|other| is_same_body(other, &line)))
+/// Whether all of `hot` is in the cold part. Lines are only ever appended to it, so the last one tells for all: whoever packed it had the session, and
+/// appended nothing behind that.
+fn was_packed(hot: &dyn File, cold: &Arc<Frames>) -> io::Result<bool> {
+    let cold = Joined { cold: Arc::clone(cold), hot: None };
+    let Some(line) = LinesBack::new(hot)?.next()? else { return Ok(false) };
+    let Some(seq) = line::decode(&line).map(|record| record.seq()) else { return Ok(false) };
+    let mut before = LinesBack::new(&cold)?;
+    while let Some(other) = before.next()? {
+        match line::decode(&other).map(|record| record.seq()) {
+            Some(other_seq) if other_seq < seq => return Ok(false),
+            Some(_) if is_same_body(&other, &line) => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
 }
 
-fn last_bytes(file: &dyn File) -> io::Result<Vec<u8>> {
-    let size = file.stat()?.size;
-    let mut end = vec![0; MEETING_BYTES.min(usize::try_from(size).unwrap_or(usize::MAX))];
-    let start = size - end.len() as u64;
-    let length = read_full_at(file, &mut end, start)?;
-    end.truncate(length);
-    Ok(end)
+/// The whole lines of a file, from its end back to the first one that is longer than any may be.
+struct LinesBack<'a> {
+    file: &'a dyn File,
+    /// Where `bytes` begins: the end of what is yet to be given.
+    start: u64,
+    bytes: Vec<u8>,
 }
 
-/// The last line of a file that ends in `end`, where it is an `opened`.
-fn last_opened_line(end: &[u8]) -> Option<Vec<u8>> {
-    let line = end.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
-    match line::decode(line)? {
-        Decoded::Entry(entry) if matches!(entry.event, Event::Opened(_)) => Some(line.to_vec()),
-        _ => None,
+impl<'a> LinesBack<'a> {
+    fn new(file: &'a dyn File) -> io::Result<Self> {
+        Ok(Self { file, start: file.stat()?.size, bytes: Vec::new() })
+    }
+
+    /// The one before, without its newline; nothing where there is none, or the file does not end in a newline.
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(text) = self.bytes.strip_suffix(b"\n") {
+                let newline = text.iter().rposition(|byte| *byte == b'\n');
+                if newline.is_some() || self.start == 0 {
+                    let line = self.bytes.split_off(newline.map_or(0, |at| at + 1));
+                    return Ok(line.strip_suffix(b"\n").map(<[u8]>::to_vec));
+                }
+            } else if !self.bytes.is_empty() {
+                return Ok(None);
+            }
+            if self.start == 0 || self.bytes.len() > LINE_BYTES_MAX {
+                return Ok(None);
+            }
+            self.read_more()?;
+        }
+    }
+
+    fn read_more(&mut self) -> io::Result<()> {
+        // Twice as much each time, so that a long line is not copied often.
+        let size = self.start.min(self.bytes.len().max(MEETING_BYTES) as u64);
+        self.start -= size;
+        let mut chunk = vec![0; size as usize]; // At most twice the longest line.
+        if read_full_at(self.file, &mut chunk, self.start)? < chunk.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        chunk.append(&mut self.bytes);
+        self.bytes = chunk;
+        Ok(())
     }
 }
 

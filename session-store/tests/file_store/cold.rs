@@ -549,6 +549,8 @@ async fn an_archive_on_a_real_disk_moves_names_and_not_bytes() {
 enum Step {
     Compress,
     CompressAgain,
+    /// Again, and what came since then ends in a torn line.
+    CompressTorn,
     Archive,
     Unarchive,
     Open,
@@ -557,14 +559,18 @@ enum Step {
 
 impl Step {
     /// Brings a session to where the step begins.
-    async fn prepare(self, store: &FileStore, id: SessionId) {
-        if matches!(self, Self::CompressAgain | Self::Open | Self::OpenArchived | Self::Unarchive) {
+    async fn prepare(self, fs: &SimFs, store: &FileStore, id: SessionId) {
+        if matches!(self, Self::CompressAgain | Self::CompressTorn | Self::Open | Self::OpenArchived | Self::Unarchive) {
             soon(store.compress(id)).await.unwrap();
         }
-        if let Self::CompressAgain = self {
+        if let Self::CompressAgain | Self::CompressTorn = self {
             let opened = soon(store.open(id)).await.unwrap();
             turn(&*opened.log, "later", &["la", "ter"], Some("later on"));
             soon(opened.log.close()).await.unwrap();
+        }
+        if let Self::CompressTorn = self {
+            // Long, so that the line that keeps it is, too.
+            fs.edit(&log_path(id), |log| log.extend(std::iter::repeat_n(b'"', 70_000)));
         }
         if matches!(self, Self::Unarchive | Self::OpenArchived) {
             soon(store.archive(id)).await.unwrap();
@@ -573,7 +579,7 @@ impl Step {
 
     async fn run(self, store: &FileStore, id: SessionId) -> Result<(), StoreError> {
         match self {
-            Self::Compress | Self::CompressAgain => soon(store.compress(id)).await.map(drop),
+            Self::Compress | Self::CompressAgain | Self::CompressTorn => soon(store.compress(id)).await.map(drop),
             Self::Archive => soon(store.archive(id)).await.map(drop),
             Self::Unarchive => soon(store.unarchive(id)).await,
             Self::Open | Self::OpenArchived => {
@@ -596,12 +602,13 @@ async fn check_whole(fs: &SimFs, id: SessionId, side: &SideRef, expected: &[Arc<
         for entry in expected.iter().filter(|entry| !matches!(entry.event, Event::AssistantText(_) | Event::Checkpoint(_))) {
             assert!(found.contains(entry), "{when}: {entry:?} is gone");
         }
-        let verified = store.verify(id).await.expect(when);
-        assert!(verified.ok, "{when}: {:?}", verified.problems);
+        let is_wrong = |problem: &&Problem| problem.kind != ProblemKind::TornTail;
+        let problems = store.verify(id).await.expect(when).problems;
+        assert_eq!(problems.iter().find(is_wrong), None, "{when}");
         assert!(store.read_side(id, side).await.is_ok(), "{when}");
         if round == 0 {
             let opened = soon(store.open(id)).await.expect(when);
-            assert_eq!(opened.problems, [], "{when}");
+            assert_eq!(opened.problems.iter().find(is_wrong), None, "{when}");
             opened.log.append(say("after the crash")).expect(when);
             soon(opened.log.close()).await.expect(when);
             soon(store.archive(id)).await.expect(when);
@@ -615,7 +622,7 @@ async fn check_whole(fs: &SimFs, id: SessionId, side: &SideRef, expected: &[Arc<
 #[tokio::test]
 async fn a_crash_at_any_sync_leaves_one_whole_session() {
     use Step::*;
-    for step in [Compress, CompressAgain, Archive, Unarchive, Open, OpenArchived] {
+    for step in [Compress, CompressAgain, CompressTorn, Archive, Unarchive, Open, OpenArchived] {
         for sync in 1.. {
             let fs = SimFs::new();
             let store = store(&fs);
@@ -626,7 +633,7 @@ async fn a_crash_at_any_sync_leaves_one_whole_session() {
             let side = log.put_side(b"beside".to_vec()).unwrap();
             soon(log.close()).await.unwrap();
             let id = log.id();
-            step.prepare(&store, id).await;
+            step.prepare(&fs, &store, id).await;
             soon(store.flush()).await.unwrap();
             let expected = entries(&store, id).await;
             fs.power_off_at_sync(fs.syncs() + sync);
@@ -640,6 +647,37 @@ async fn a_crash_at_any_sync_leaves_one_whole_session() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_log_that_was_packed_is_known_however_large_the_checkpoint_behind_it_is() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let id = closed(&store, conversation).await;
+    soon(store.compress(id)).await.unwrap();
+    let log = soon(store.open(id)).await.unwrap().log;
+    for number in 0..60_000 {
+        log.append(say(&number.to_string())).unwrap();
+    }
+    soon(log.close()).await.unwrap();
+    let mut packed = fs.contents(&log_path(id)).unwrap();
+    soon(store.compress(id)).await.unwrap();
+    let found = entries(&store, id).await;
+    let checkpoint = found.iter().rfind(|entry| matches!(entry.event, Event::Checkpoint(_))).unwrap();
+    assert!(checkpoint.place.len > 1 << 20, "{} bytes", checkpoint.place.len);
+
+    // A crash came before it was removed.
+    let opened = found.iter().rfind(|entry| matches!(entry.event, Event::Opened(_))).unwrap();
+    let digits = String::from_utf8(packed[packed.len() - 11..packed.len() - 3].to_vec()).unwrap();
+    opened.write_line(&mut packed, u32::from_str_radix(&digits, 16).unwrap());
+    fs.put(&log_path(id), &packed);
+    assert!(store.verify(id).await.unwrap().ok);
+    assert_eq!(entries(&store, id).await.len(), found.len());
+    let opened = soon(store.open(id)).await.unwrap();
+    opened.log.append(say("it goes on")).unwrap();
+    soon(opened.log.close()).await.unwrap();
+    assert!(store.verify(id).await.unwrap().ok);
+    assert!(fs.contents(&log_path(id)).unwrap().len() < 10_000, "what was packed is gone");
 }
 
 /// An event that some session could have, from three numbers; `entries` is what there is so far.
