@@ -12,11 +12,13 @@
 use crate::context::{TokenCounter, Uncounted, plan_trim, trim_event};
 use crate::interrupt::Interrupt;
 use crate::model::ModelFailure;
+use crate::output_schema;
 use crate::session::{Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
+use serde_json::Value;
 use session_store::{
-    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Seq, SessionStore, State, StopReason, StoreError,
-    Timestamp, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
+    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Note, Seq, SessionStore, State, StopReason,
+    StoreError, Timestamp, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -150,6 +152,7 @@ impl TurnTask {
         }
         let limit = lock(&self.shared.setup).max_model_calls;
         let mut cut_calls = 0;
+        let mut was_misfit = false;
         loop {
             if limit.is_some_and(|limit| self.model_calls >= limit) {
                 return Err(Stop::End(EndReason::MaxTurns));
@@ -167,6 +170,13 @@ impl TurnTask {
                     }
                 }
                 _ if calls.is_empty() => {
+                    if let Some((schema, why)) = self.misfit() {
+                        if std::mem::replace(&mut was_misfit, true) {
+                            return Err(Stop::Failed(TurnError::Misfit(why)));
+                        }
+                        self.append(Note { text: output_schema::ask_again(&schema, &why) }).await?;
+                        continue;
+                    }
                     self.answered = Some(answered);
                     return Err(Stop::End(EndReason::Done));
                 }
@@ -183,6 +193,13 @@ impl TurnTask {
             why = self.trouble() => Err(Stop::Failed(TurnError::Store(why))),
             output = wait => Ok(output),
         }
+    }
+
+    /// The schema that the answer has to fit, and what is wrong with it.
+    fn misfit(&self) -> Option<(Value, String)> {
+        let schema = self.shared.state().profile.as_ref()?.parameters.output_schema.clone()?;
+        let why = output_schema::misfit(&schema, &self.text)?;
+        Some((schema, why))
     }
 
     /// Waits until a time of the wall clock.

@@ -37,6 +37,7 @@ mod interrupt;
 mod live;
 mod model;
 mod offline;
+mod output_schema;
 mod permissions;
 mod projection;
 pub mod providers;
@@ -61,6 +62,7 @@ pub use model::{
     BODY_END, Body, Conversation, Cure, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult,
 };
 pub use offline::OfflineModel;
+pub use output_schema::check_output_schema;
 pub use permissions::{PermissionMode, Permissions};
 pub use projection::{PROJECTION_VERSION, project};
 pub use request::{Request, RequestBuilder};

@@ -12,6 +12,7 @@ use crate::session::{SendError, Session, Shared, lock};
 use crate::tool::Tool;
 use crate::turn::TurnOutcome;
 use futures_util::future::join_all;
+use serde_json::Value;
 use session_store::{
     Clock, Entry, Event, NewSession, OpenSession, Origin, Seq, SessionId, SessionStore, ShutdownError, State, StoreError,
     SystemClock, UserKind,
@@ -57,6 +58,9 @@ pub struct Setup {
     pub max_output_tokens: Option<u64>,
     /// The most tokens of the context, answer included. Absent: the model's window.
     pub context_window: Option<u64>,
+    /// The JSON Schema that the last answer of each turn has to fit ([`check_output_schema`](crate::check_output_schema)). One that does not is asked for once more; then the
+    /// turn fails with [`TurnError::Misfit`](crate::TurnError::Misfit). Absent: answers are free, also in a session that had a schema.
+    pub output_schema: Option<Value>,
     /// The most model calls of a turn. Absent: no limit.
     pub max_model_calls: Option<u64>,
     /// The limits of each model call.
@@ -93,6 +97,7 @@ impl Setup {
             effort: None,
             max_output_tokens: None,
             context_window: None,
+            output_schema: None,
             max_model_calls: None,
             clocks: Clocks::default(),
             retry: RetryPolicy::default(),

@@ -304,6 +304,7 @@ fn next_profile(setup: &Setup, before: Option<&Profile>) -> Profile {
         parameters: Parameters {
             max_output_tokens: setup.max_output_tokens.or(parameters.max_output_tokens),
             effort: setup.effort.clone().or(parameters.effort),
+            output_schema: setup.output_schema.clone(),
             ..parameters
         },
         // 0: another program made the requests so far.

@@ -130,6 +130,9 @@ pub enum TurnError {
     /// What has to be sent does not fit the context window.
     #[error("{0}")]
     TooLong(String),
+    /// The answer does not fit the schema that was asked for, also when it was asked for again.
+    #[error("the answer does not fit the schema that was asked for: {0}")]
+    Misfit(String),
     /// A defect in a tool or in the runtime.
     #[error("{0}")]
     Panic(String),

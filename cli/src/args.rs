@@ -180,6 +180,10 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "A,B", value_delimiter = ',', help_heading = "Tools")]
     pub(crate) disallowed_tools: Vec<String>,
 
+    /// The last answer has to be JSON that fits this JSON Schema: a file, or the schema itself
+    #[arg(long, visible_alias = "json-schema", value_name = "FILE|JSON", help_heading = "Output")]
+    pub(crate) output_schema: Option<String>,
+
     /// Model calls before the turn ends
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) max_turns: Option<u64>,

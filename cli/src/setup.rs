@@ -22,8 +22,10 @@ use agent_runtime::session_store::{
     SessionStore, State, StoreError,
 };
 use agent_runtime::{
-    Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, Tool, UserInput, tools,
+    Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, Tool, UserInput,
+    check_output_schema, tools,
 };
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,6 +85,7 @@ pub(crate) struct Plan {
     cwd: PathBuf,
     add_dirs: Vec<PathBuf>,
     tools: Vec<Arc<dyn Tool>>,
+    output_schema: Option<Value>,
     /// `--take-over` was meant for the session that is opened first.
     is_taken: AtomicBool,
     place: Arc<Place>,
@@ -133,6 +136,9 @@ impl Plan {
                 CliError::usage("a chat has no output format").hint("`-p` prints one turn in the format that is asked for")
             );
         }
+        if manner == Manner::Chat && typed.setup.output_schema.is_some() {
+            return Err(CliError::usage("`--output-schema` is for programs, and this is a chat").hint("add `-p`"));
+        }
         if manner == Manner::Chat && typed.message_id.is_some() {
             return Err(CliError::usage("`--message-id` names one message, and a chat has many").hint("add `-p`"));
         }
@@ -174,9 +180,13 @@ impl Plan {
         if typed.setup.base_url.is_some() && typed.setup.model.is_none() && !typed.go_on && typed.resume.is_none() {
             return Err(CliError::usage("`--base-url` needs a model").hint("name it: `-m PROVIDER/NAME --base-url URL`"));
         }
+        let output_schema = match typed.setup.output_schema.clone() {
+            Some(schema) => Some(read_schema(schema).await?),
+            None => None,
+        };
         let (prompt, choice, is_taken) = (typed.prompt.clone(), SessionChoice::New, AtomicBool::new(false));
         let new_id = typed.message_id.as_deref().map(SessionId::of_key);
-        let mut plan = Self { prompt, choice, new_id, typed, manner, cwd, add_dirs, tools, is_taken, place };
+        let mut plan = Self { prompt, choice, new_id, typed, manner, cwd, add_dirs, tools, output_schema, is_taken, place };
         plan.choice = plan.choose().await?;
         if plan.choice == SessionChoice::New {
             // What is wrong with the model is told before anything is asked of the person.
@@ -401,6 +411,7 @@ impl Plan {
         setup.effort = typed.setup.effort.map(|effort| effort.as_str().to_owned());
         setup.max_output_tokens = typed.setup.max_output_tokens;
         setup.context_window = typed.setup.context_window;
+        setup.output_schema.clone_from(&self.output_schema);
         setup.max_model_calls = typed.setup.max_turns;
         setup.clocks = clocks(&typed.setup);
         if typed.setup.wait {
@@ -583,6 +594,20 @@ fn visible_tools(typed: &SetupArgs) -> Result<Vec<Arc<dyn Tool>>, CliError> {
             .hint(format!("add it to `--tools`, or take it out of `--allowed-tools`: the model does not see `{name}`")));
     }
     Ok(all.into_iter().filter(|tool| typed.tools.contains(&tool.spec().name)).collect())
+}
+
+/// The schema that was typed, or that is in the file that was typed.
+async fn read_schema(typed: String) -> Result<Value, CliError> {
+    let text = if typed.trim_start().starts_with('{') {
+        typed
+    } else {
+        let failed = |why: String| CliError::usage(format!("cannot read the schema `{typed}`: {why}"));
+        tokio::fs::read_to_string(&typed).await.map_err(|error| failed(error.to_string()))?
+    };
+    let bad = |why: String| CliError::usage(format!("`--output-schema` is no JSON Schema: {why}"));
+    let schema = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    check_output_schema(&schema).map_err(bad)?;
+    Ok(schema)
 }
 
 /// An existing directory, absolute, links resolved.

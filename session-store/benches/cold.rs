@@ -301,7 +301,7 @@ fn profile() -> Event {
         model: "anthropic/claude-sonnet-5".to_owned(),
         system: include_str!("../../CONTRIBUTING.md").chars().take(3000).collect(),
         tools: ["read", "list", "search", "write", "edit", "shell", "todo"].map(tool).to_vec(),
-        parameters: Parameters { max_output_tokens: Some(8192), effort: None, temperature: None },
+        parameters: Parameters { max_output_tokens: Some(8192), ..Parameters::default() },
         projection: 1,
     }
     .into()

@@ -446,6 +446,9 @@ pub struct Parameters {
     /// Sampling temperature; absent: the model's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    /// The JSON Schema that the last answer of each turn has to fit; absent: it is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
 }
 
 /// How a user's message came in.

@@ -54,7 +54,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             description: "Reads a file.".to_owned(),
             parameters: json!({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}),
         }],
-        parameters: Parameters { max_output_tokens: Some(8192), effort: None, temperature: Some(0.7) },
+        parameters: Parameters { max_output_tokens: Some(8192), effort: None, temperature: Some(0.7), output_schema: None },
         projection: 1,
     }
     .sealed();
@@ -293,11 +293,12 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             hash: word(0),
             model: word(1),
             system: word(2),
-            tools: vec![ToolSpec { name: word(3), description: word(0), parameters: json }],
+            tools: vec![ToolSpec { name: word(3), description: word(0), parameters: json.clone() }],
             parameters: Parameters {
                 max_output_tokens: number(0),
                 effort: some(1),
                 temperature: number(2).map(|t| t as f64 / 7.0),
+                output_schema: Some(json).filter(|json| !json.is_null()),
             },
             projection: n[3] as u32,
         }

@@ -13,6 +13,7 @@ use crate::model::{
     Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult, head_of, join_json,
     whole_body,
 };
+use crate::output_schema::{is_enforceable, system_text};
 use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -20,6 +21,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use session_store::{Block, Origin, StopReason, ToolCall, ToolSpec, Usage};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Goes with `thinking.block_binding`; without it the field is refused.
@@ -107,6 +109,11 @@ const LEARNABLE: &[Learnable] = &[
     Learnable::new("thinking.disabled", r#"{"type":"disabled""#, &["disabled"]),
     Learnable::new("thinking.enabled", r#"{"type":"enabled""#, &["enabled", "budget_tokens"]),
     Learnable::new("thinking.adaptive", r#"{"type":"adaptive""#, &["adaptive"]),
+    Learnable::new(
+        "output_config.format",
+        r#""format":{"type":"json_schema""#,
+        &["output_config.format", "output_format", "structured output", "structured outputs", "json_schema"],
+    ),
     Learnable::new("output_config", r#""output_config":"#, &["output_config", "effort"]),
     Learnable::new("thinking", r#""thinking":{"#, &["thinking"]),
     Learnable::new("temperature", r#""temperature":"#, &["temperature"]),
@@ -142,7 +149,16 @@ struct Head<'a> {
 
 #[derive(Serialize)]
 struct OutputConfig<'a> {
-    effort: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effort: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format<'a>>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    schema: &'a Value,
 }
 
 #[derive(Serialize)]
@@ -168,7 +184,7 @@ struct Message<'a> {
 enum Part<'a> {
     Text {
         r#type: &'static str,
-        text: &'a str,
+        text: Cow<'a, str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         cache_control: Option<CacheControl>,
     },
@@ -225,17 +241,21 @@ fn head<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
     let thinking = thinking.filter(|thinking| !(lacks_reasoning && thinking["type"] == "enabled"));
     // A fixed budget and a temperature exclude each other.
     let budget = thinking.as_ref().is_some_and(|thinking| thinking["type"] == "enabled");
+    let effort = effort.filter(|_| !refused("output_config"));
+    let schema = profile.parameters.output_schema.as_ref();
+    let schema = schema.filter(|schema| is_enforceable(schema) && !refused("output_config") && !refused("output_config.format"));
+    let system = system_text(profile, schema.is_some());
+    let format = schema.map(|schema| Format { r#type: "json_schema", schema });
     Head {
         model,
         max_tokens,
         stream: true,
         thinking,
-        output_config: effort.filter(|_| !refused("output_config")).map(|effort| OutputConfig { effort }),
+        output_config: (effort.is_some() || format.is_some()).then_some(OutputConfig { effort, format }),
         temperature: profile.parameters.temperature.filter(|_| !budget && !refused("temperature")),
         cache_control: mark(),
         // This mark never moves: sessions with the same tools and system text share what is before it.
-        system: (!profile.system.trim().is_empty())
-            .then(|| [Part::Text { r#type: "text", text: &profile.system, cache_control: mark() }]),
+        system: (!system.trim().is_empty()).then(|| [Part::Text { r#type: "text", text: system, cache_control: mark() }]),
         tools: profile.tools.iter().map(tool_part).collect(),
         messages: [],
     }
@@ -274,7 +294,7 @@ fn messages(sent: &[Sent], with_reasoning: bool) -> Vec<Message<'_>> {
 }
 
 fn text_part(text: &str) -> Part<'_> {
-    Part::Text { r#type: "text", text, cache_control: None }
+    Part::Text { r#type: "text", text: text.into(), cache_control: None }
 }
 
 fn result_part(result: &SentResult) -> Part<'_> {

@@ -12,12 +12,14 @@ use crate::clocks::Clocks;
 use crate::model::{
     Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json, whole_body,
 };
+use crate::output_schema::{is_strict, system_text};
 use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use session_store::{Block, Origin, StopReason, ToolCall, ToolSpec, Usage};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// A model behind Chat Completions.
@@ -83,6 +85,7 @@ const LEARNABLE: &[Learnable] = &[
     Learnable::new("max_tokens", r#""max_tokens":"#, &["max_tokens"]),
     Learnable::new("stream_options", r#""stream_options":"#, &["stream_options", "include_usage"]),
     Learnable::new("reasoning_effort", r#""reasoning_effort":"#, &["reasoning_effort"]),
+    Learnable::new("response_format", r#""response_format":"#, &["response_format", "json_schema"]),
     Learnable::new("temperature", r#""temperature":"#, &["temperature"]),
     Learnable::new("reasoning_content", r#""reasoning_content":"#, &["reasoning_content"]),
     Learnable::new("reasoning", r#""reasoning":"#, &["reasoning"]),
@@ -110,9 +113,24 @@ struct Head<'a> {
     reasoning_effort: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<ResponseFormat<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<ToolPart<'a>>,
     messages: Vec<Message<'a>>,
+}
+
+#[derive(Serialize)]
+struct ResponseFormat<'a> {
+    r#type: &'static str,
+    json_schema: SchemaPart<'a>,
+}
+
+#[derive(Serialize)]
+struct SchemaPart<'a> {
+    name: &'static str,
+    strict: bool,
+    schema: &'a Value,
 }
 
 #[derive(Serialize)]
@@ -137,7 +155,7 @@ struct FunctionPart<'a> {
 #[serde(tag = "role", rename_all = "lowercase")]
 enum Message<'a> {
     System {
-        content: &'a str,
+        content: Cow<'a, str>,
     },
     User {
         content: String,
@@ -181,7 +199,13 @@ fn head<'a>(endpoint: &'a Endpoint, conversation: &'a Conversation, learned: &BT
     let newer = if endpoint.provider == "openai" { !refused("max_completion_tokens") } else { refused("max_tokens") };
     let most = Some(conversation.max_output_tokens);
     let effort = profile.parameters.effort.as_deref().map(|effort| if effort == "off" { "none" } else { effort });
-    let system = (!profile.system.trim().is_empty()).then_some(Message::System { content: &profile.system });
+    let schema = profile.parameters.output_schema.as_ref().filter(|_| !refused("response_format"));
+    let response_format = schema.map(|schema| ResponseFormat {
+        r#type: "json_schema",
+        json_schema: SchemaPart { name: "answer", strict: is_strict(schema), schema },
+    });
+    let system = system_text(profile, schema.is_some());
+    let system = (!system.trim().is_empty()).then_some(Message::System { content: system });
     Head {
         model: &endpoint.model,
         stream: true,
@@ -190,6 +214,7 @@ fn head<'a>(endpoint: &'a Endpoint, conversation: &'a Conversation, learned: &BT
         max_tokens: most.filter(|_| !newer && !refused("max_tokens")),
         reasoning_effort: effort.filter(|_| !refused("reasoning_effort")),
         temperature: profile.parameters.temperature.filter(|_| !refused("temperature")),
+        response_format,
         tools: profile.tools.iter().map(tool_part).collect(),
         messages: system.into_iter().collect(),
     }

@@ -13,12 +13,14 @@ use crate::clocks::Clocks;
 use crate::model::{
     Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json, whole_body,
 };
+use crate::output_schema::{is_strict, system_text};
 use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 use session_store::{Block, Origin, StopReason, ToolCall, ToolSpec, Usage};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// A model behind the Responses API.
@@ -81,6 +83,7 @@ impl Model for OpenAiResponses {
 
 const LEARNABLE: &[Learnable] = &[
     Learnable::new("max_output_tokens", r#""max_output_tokens":"#, &["max_output_tokens"]),
+    Learnable::new("text.format", r#""text":{"format":"#, &["text.format", "json_schema"]),
     Learnable::new("temperature", r#""temperature":"#, &["temperature"]),
     Learnable::new("reasoning.summary", r#""summary":"auto""#, &["reasoning.summary", "summary"]),
     Learnable::new("reasoning", r#""reasoning":"#, &["reasoning.effort", "reasoning"]),
@@ -109,10 +112,25 @@ struct Head<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    instructions: Option<&'a str>,
+    text: Option<TextPart<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instructions: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<ToolPart<'a>>,
     input: [(); 0],
+}
+
+#[derive(Serialize)]
+struct TextPart<'a> {
+    format: Format<'a>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    name: &'static str,
+    strict: bool,
+    schema: &'a Value,
 }
 
 #[derive(Serialize)]
@@ -167,6 +185,7 @@ fn head<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
     let profile = &*conversation.profile;
     let takes = |name: &str| !learned.contains(name);
     let effort = profile.parameters.effort.as_deref().map(|effort| if effort == "off" { "none" } else { effort });
+    let schema = profile.parameters.output_schema.as_ref().filter(|_| takes("text.format"));
     let summary = takes("reasoning.summary").then_some("auto");
     Head {
         model,
@@ -178,7 +197,10 @@ fn head<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<S
             .filter(|_| takes("reasoning"))
             .map(|effort| ReasoningPart { effort, summary: summary.filter(|_| effort != "none") }),
         temperature: profile.parameters.temperature.filter(|_| takes("temperature")),
-        instructions: Some(&*profile.system).filter(|system| !system.trim().is_empty()),
+        text: schema.map(|schema| TextPart {
+            format: Format { r#type: "json_schema", name: "answer", strict: is_strict(schema), schema },
+        }),
+        instructions: Some(system_text(profile, schema.is_some())).filter(|system| !system.trim().is_empty()),
         tools: profile.tools.iter().map(|tool| tool_part(tool, takes("strict"))).collect(),
         input: [],
     }

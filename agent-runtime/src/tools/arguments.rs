@@ -22,8 +22,9 @@ const PROBLEM_BYTES_MAX: usize = 300;
 /// What is wrong, in words that a model can act on.
 pub fn check(spec: &ToolSpec, arguments: &str) -> Result<Value, String> {
     let value = parse(spec, arguments)?;
-    let validator = compiled(spec)?;
-    let problems: Vec<String> = validator.iter_errors(&value).take(PROBLEMS_MAX).map(|error| describe(&error)).collect();
+    let validator = compiled(&spec.parameters)
+        .map_err(|why| format!("the tool `{}` cannot be called, its own schema is wrong: {why}", spec.name))?;
+    let problems = problems_of(&validator, &value);
     if problems.is_empty() {
         return Ok(value);
     }
@@ -42,21 +43,29 @@ fn parse(spec: &ToolSpec, arguments: &str) -> Result<Value, String> {
     }
 }
 
-fn compiled(spec: &ToolSpec) -> Result<Arc<Validator>, String> {
+/// What is wrong with `value`, in a few short texts; none where it fits.
+pub(crate) fn problems_of(validator: &Validator, value: &Value) -> Vec<String> {
+    validator.iter_errors(value).take(PROBLEMS_MAX).map(|error| describe(&error)).collect()
+}
+
+/// The schema, compiled once.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn compiled(schema: &Value) -> Result<Arc<Validator>, String> {
     static SCHEMAS: LazyLock<RwLock<HashMap<String, Arc<Validator>>>> = LazyLock::new(RwLock::default);
-    let schema = spec.parameters.to_string();
+    let text = schema.to_string();
     // The map is whole between any two of its calls: a panic elsewhere does not spoil it.
-    if let Some(validator) = SCHEMAS.read().unwrap_or_else(PoisonError::into_inner).get(&schema) {
+    if let Some(validator) = SCHEMAS.read().unwrap_or_else(PoisonError::into_inner).get(&text) {
         return Ok(Arc::clone(validator));
     }
-    let validator = Validator::new(&spec.parameters)
-        .map_err(|error| format!("the tool `{}` cannot be called, its own schema is wrong: {error}", spec.name))?;
+    let validator = Validator::new(schema).map_err(|error| error.to_string())?;
     let validator = Arc::new(validator);
     let mut schemas = SCHEMAS.write().unwrap_or_else(PoisonError::into_inner);
     if schemas.len() >= CACHED_SCHEMAS_MAX {
         schemas.clear();
     }
-    schemas.insert(schema, Arc::clone(&validator));
+    schemas.insert(text, Arc::clone(&validator));
     Ok(validator)
 }
 

@@ -19,6 +19,7 @@ mod todo;
 mod write;
 
 pub use arguments::check as check_arguments;
+pub(crate) use arguments::{compiled, problems_of};
 pub use edit::EditTool;
 pub use list::ListTool;
 pub use read::ReadTool;

@@ -18,6 +18,8 @@ pub(crate) struct Report {
     started: Instant,
     /// How long it took, where it was answered before.
     took: Option<Duration>,
+    /// Whether the answer has to be JSON of a schema.
+    is_structured: bool,
     session_id: Option<SessionId>,
     model: Option<String>,
     result: String,
@@ -39,6 +41,9 @@ struct ResultObject<'a> {
     id: Option<&'a str>,
     session_id: Option<SessionId>,
     result: &'a str,
+    /// The answer as JSON, where a schema was asked for; absent also where the answer does not fit it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    structured_output: Option<serde_json::Value>,
     stop_reason: &'a str,
     is_error: bool,
     error: Option<&'a str>,
@@ -66,6 +71,7 @@ impl Report {
             id: None,
             started: Instant::now(),
             took: None,
+            is_structured: false,
             session_id: None,
             model: None,
             result: String::new(),
@@ -85,7 +91,8 @@ impl Report {
     }
 
     /// It was answered before, in the session `session`.
-    pub(crate) fn answered(&mut self, session: SessionId, answer: &Answer) {
+    pub(crate) fn answered(&mut self, session: SessionId, answer: &Answer, is_structured: bool) {
+        self.is_structured = is_structured;
         self.session_id = Some(session);
         self.model.clone_from(&answer.model);
         self.took = Some(answer.outcome.duration);
@@ -100,6 +107,8 @@ impl Report {
     /// The session is there. One that is not kept has no id that anybody could use.
     pub(crate) fn opened(&mut self, session: &Session, is_kept: bool) {
         self.session_id = is_kept.then(|| session.id());
+        self.is_structured =
+            session.state(|state| state.profile.as_ref().is_some_and(|profile| profile.parameters.output_schema.is_some()));
         self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
     }
 
@@ -164,6 +173,11 @@ impl Report {
         format!("{answer}\n").into_bytes()
     }
 
+    fn structured_output(&self) -> Option<serde_json::Value> {
+        let is_checked = self.is_structured && self.stop_reason == EndReason::Done.as_str();
+        serde_json::from_str(self.result.trim()).ok().filter(|_| is_checked)
+    }
+
     fn object<'a>(&'a self, type_name: Option<&'a str>) -> ResultObject<'a> {
         let denials = self.denials.iter();
         ResultObject {
@@ -171,6 +185,7 @@ impl Report {
             id: self.id.as_deref(),
             session_id: self.session_id,
             result: &self.result,
+            structured_output: self.structured_output(),
             stop_reason: self.stop_reason,
             is_error: self.is_error,
             error: self.error.as_deref(),

@@ -46,6 +46,7 @@ fn check_parameters(body: &Value) -> Check {
     if body["stream"] != Value::Bool(true) {
         return Err("fault server: only streamed answers (`\"stream\": true`) are spoken here".into());
     }
+    check_output_config(&body["output_config"])?;
     match &body["system"] {
         Value::Null => Ok(()),
         Value::String(text) => not_blank("system", text),
@@ -55,6 +56,32 @@ fn check_parameters(body: &Value) -> Check {
         }),
         _ => Err("system: Input should be a valid string or a list of text blocks".into()),
     }
+}
+
+fn check_output_config(config: &Value) -> Check {
+    if let Some(unknown) =
+        config.as_object().and_then(|config| config.keys().find(|key| !["effort", "format"].contains(&key.as_str())))
+    {
+        return Err(format!("output_config.{unknown}: Extra inputs are not permitted"));
+    }
+    let format = &config["format"];
+    if format.is_null() {
+        return Ok(());
+    }
+    if format["type"] != "json_schema" {
+        return Err("output_config.format.type: Input should be 'json_schema'".into());
+    }
+    if !format["schema"].is_object() {
+        return Err("output_config.format.schema: Field required".into());
+    }
+    super::every_object(&format["schema"], &|object| {
+        if object["additionalProperties"] != false {
+            return Err(
+                "output_config.format.schema: For 'object' type, 'additionalProperties' must be explicitly set to false".into()
+            );
+        }
+        Ok(())
+    })
 }
 
 fn check_tools(body: &Value) -> Check {

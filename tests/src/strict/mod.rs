@@ -70,3 +70,43 @@ fn canonical(value: &Value) -> Value {
 fn is_name(text: &str, len_max: usize) -> bool {
     (1..=len_max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
+
+/// OpenAI's rules for a schema of answers: `part` has its `name`, `strict` and `schema`.
+fn check_json_schema(at: &str, part: &Value) -> Result<(), String> {
+    if !is_name(part["name"].as_str().unwrap_or_default(), 64) {
+        return Err(format!("Missing required parameter: '{at}.name'."));
+    }
+    if !part["schema"].is_object() {
+        return Err(format!("Missing required parameter: '{at}.schema'."));
+    }
+    if part["strict"] != true {
+        return Ok(());
+    }
+    every_object(&part["schema"], &|object| {
+        if object["additionalProperties"] != false {
+            return Err(format!("Invalid schema for {at}: 'additionalProperties' is required to be supplied and to be false."));
+        }
+        let is_required =
+            |name: &String| object["required"].as_array().is_some_and(|required| required.iter().any(|word| word == name));
+        match object["properties"].as_object().and_then(|known| known.keys().find(|name| !is_required(name))) {
+            Some(missing) => Err(format!(
+                "Invalid schema for {at}: 'required' is required to be supplied and to be an array including every key in properties. Missing '{missing}'."
+            )),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Whether each schema of an object in `schema` passes `check`.
+fn every_object(schema: &Value, check: &impl Fn(&Value) -> Result<(), String>) -> Result<(), String> {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("type").is_some_and(|kind| kind == "object") {
+                check(schema)?;
+            }
+            fields.values().try_for_each(|below| every_object(below, check))
+        }
+        Value::Array(all) => all.iter().try_for_each(|below| every_object(below, check)),
+        _ => Ok(()),
+    }
+}

@@ -43,12 +43,25 @@ fn check_parameters(body: &Value) -> Check {
     if body.get("max_tokens").is_some() && body.get("max_completion_tokens").is_some() {
         return Err("Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.".into());
     }
+    check_response_format(&body["response_format"])?;
     if body["tools"].as_array().is_some_and(Vec::is_empty) {
         return Err(
             "Invalid 'tools': empty array. Expected an array with minimum length 1, but got an empty array instead.".into()
         );
     }
     Ok(())
+}
+
+fn check_response_format(format: &Value) -> Check {
+    match format["type"].as_str() {
+        None if format.is_null() => Ok(()),
+        Some("text" | "json_object") => Ok(()),
+        Some("json_schema") => super::check_json_schema("response_format", &format["json_schema"]),
+        _ => {
+            Err("Invalid value for 'response_format.type'. Supported values are: 'text', 'json_object', and 'json_schema'."
+                .into())
+        }
+    }
 }
 
 fn check_tools(body: &Value) -> Check {

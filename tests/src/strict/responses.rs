@@ -49,6 +49,14 @@ fn check_parameters(body: &Value) -> Check {
     if body.get("messages").is_some() {
         return Err("Unsupported parameter: 'messages'. In the Responses API, this parameter has moved to 'input'.".into());
     }
+    if body.get("response_format").is_some() {
+        return Err(
+            "Unsupported parameter: 'response_format'. In the Responses API, this parameter has moved to 'text.format'.".into()
+        );
+    }
+    if body["text"]["format"]["type"] == "json_schema" {
+        super::check_json_schema("text.format", &body["text"]["format"])?;
+    }
     match body["max_output_tokens"].as_u64() {
         Some(few) if few < OUTPUT_TOKENS_MIN => Err(format!(
             "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= {OUTPUT_TOKENS_MIN}, but got {few} instead."

@@ -17,6 +17,7 @@ mod sharing;
 mod signals;
 mod standard_input;
 mod storage;
+mod structured;
 mod support;
 
 #[test]

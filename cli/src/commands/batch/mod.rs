@@ -314,7 +314,7 @@ async fn answer(plan: &Plan, is_stopping: &Cell<bool>, place: usize, line: &Line
 async fn ask(plan: &Plan, is_stopping: &Cell<bool>, line: &Line, done: &mut Done) -> Result<(), CliError> {
     let id = SessionId::of_key(&line.key);
     if let Some(answer) = plan.runtime().answer_to(id, &line.key).await? {
-        done.report.answered(id, &answer);
+        done.report.answered(id, &answer, line.setup.output_schema.is_some());
         (done.exit, done.was_answered) = (report::exit_of(&answer.outcome, false), true);
         return Ok(());
     }
