@@ -283,6 +283,12 @@ impl Shared {
     fn is_busy(&self) -> bool {
         lock(&self.running).as_ref().is_some_and(Running::is_busy)
     }
+
+    /// Keeps turns from starting for as long as it is held; nothing where one runs.
+    pub(crate) fn idle(&self) -> Option<impl Drop + '_> {
+        let running = lock(&self.running);
+        (!running.as_ref().is_some_and(Running::is_busy)).then_some(running)
+    }
 }
 
 /// The profile for `setup`; what it leaves open stays as it was `before`.

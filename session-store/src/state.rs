@@ -173,6 +173,17 @@ pub struct InFlight {
     waiting: Vec<Slot>,
 }
 
+/// A trim or a rewind that can be undone, or the undoing of a rewind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undoable {
+    /// Its event, which `context.restored` names.
+    pub by: Seq,
+    /// For a rewind, or the undoing of one, the last event that stayed; nothing for a trim.
+    pub rewound_to: Option<Seq>,
+    /// How many messages it took out of the context.
+    pub messages: usize,
+}
+
 /// Messages that left the context by one event.
 #[derive(Clone, Debug, PartialEq)]
 struct SetAside {
@@ -506,6 +517,17 @@ impl State {
     /// The trims and rewinds that can be undone, oldest first.
     pub fn undoable(&self) -> impl DoubleEndedIterator<Item = Seq> + '_ {
         self.set_aside.iter().map(|aside| aside.by)
+    }
+
+    /// What can be undone, oldest first.
+    pub fn undo_list(&self) -> impl DoubleEndedIterator<Item = Undoable> + '_ {
+        self.set_aside.iter().map(|aside| Undoable { by: aside.by, rewound_to: aside.rewound_to, messages: aside.slots.len() })
+    }
+
+    /// How many messages of the context a rewind to the event `to` would take out of it.
+    #[must_use]
+    pub fn messages_after(&self, to: Seq) -> usize {
+        self.context.iter().filter(|slot| !slot.is_up_to(to)).count()
     }
 
     fn opened(&mut self, opened: &Opened) {

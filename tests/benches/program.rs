@@ -6,18 +6,14 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 
-use fault_server::{Answer, FaultServer, Script, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use fault_server::{Answer, FaultServer, Script, Terminal};
 use std::error::Error;
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -30,8 +26,6 @@ const MEMORY_RUNS: usize = 9;
 const IDLE: Duration = Duration::from_secs(5);
 /// How long it may take to settle before that.
 const SETTLING: Duration = Duration::from_secs(1);
-/// Longer than anything here takes.
-const TOO_LONG: Duration = Duration::from_secs(30);
 /// What the mock answers, as a short answer of a model.
 const ANSWER: &str = "The tide turns twice a day, and nobody has asked it why.";
 const KEY: &str = "key-of-the-benchmarks";
@@ -184,9 +178,9 @@ impl Bench {
         shell.args(["-c", "printf '> '; read line"]);
         let (mut shell, _) = Terminal::start(shell, PROMPT)?;
         pause(SETTLING);
-        let before = (Usage::of(&chat.child)?, Usage::of(&shell.child)?);
+        let before = (Usage::of(chat.child())?, Usage::of(shell.child())?);
         pause(IDLE);
-        let after = (Usage::of(&chat.child)?, Usage::of(&shell.child)?);
+        let after = (Usage::of(chat.child())?, Usage::of(shell.child())?);
         for (name, before, after) in
             [("idle chat (bound 20 MB, 0 CPU)", before.0, after.0), ("  a shell that waits", before.1, after.1)]
         {
@@ -197,81 +191,6 @@ impl Bench {
         chat.wait_for("q7")?;
         chat.end()?;
         shell.end()
-    }
-}
-
-/// A process on a terminal of its own.
-struct Terminal {
-    child: Child,
-    master: File,
-    output: Receiver<Vec<u8>>,
-    seen: String,
-}
-
-impl Terminal {
-    /// Starts `command`, and says how long it took until `prompt` was on the terminal.
-    fn start(mut command: Command, prompt: &str) -> Outcome<(Self, Duration)> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        rustix::termios::tcsetwinsize(&master, rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 })?;
-        let slave = PathBuf::from(OsString::from_vec(ptsname(&master, Vec::new())?.into_bytes()));
-        let slave = OpenOptions::new().read(true).write(true).open(slave)?;
-        let master = File::from(master);
-        let mut reader = master.try_clone()?;
-        let (sender, output) = channel();
-        // It ends when the last process on the terminal has: the read fails then.
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut piece) {
-                if sender.send(piece[..n].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
-        let start = Instant::now();
-        let child = command.spawn()?;
-        // The command holds the terminal open: the end of the child would not be seen.
-        drop(command);
-        let mut terminal = Self { child, master, output, seen: String::new() };
-        terminal.wait_for(prompt)?;
-        Ok((terminal, start.elapsed()))
-    }
-
-    /// Waits until `text` was shown after what was waited for before.
-    fn wait_for(&mut self, text: &str) -> Outcome<()> {
-        loop {
-            if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
-                return Ok(());
-            }
-            match self.output.recv_timeout(TOO_LONG) {
-                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    return Err(format!("waited for {text:?} in vain: {:?}", self.seen).into());
-                }
-            }
-        }
-    }
-
-    fn type_keys(&mut self, keys: &str) -> Outcome<()> {
-        Ok(self.master.write_all(keys.as_bytes())?)
-    }
-
-    /// Ends it as a closed window does.
-    fn end(&mut self) -> Outcome<()> {
-        kill_process(pid_of(&self.child)?, Signal::HUP)?;
-        let ended = wait_until(TOO_LONG, || self.child.try_wait().is_ok_and(|status| status.is_some()));
-        if ended { Ok(()) } else { Err("it does not end".into()) }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Errors mean that it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -310,10 +229,6 @@ fn status_of(child: &Child, name: &str) -> Option<u64> {
 fn number_in(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-fn pid_of(child: &Child) -> Outcome<Pid> {
-    Pid::from_raw(i32::try_from(child.id())?).ok_or_else(|| "a process id".into())
 }
 
 /// A command with an empty environment but for where programs are.

@@ -16,10 +16,12 @@ mod render;
 mod script;
 mod server;
 pub mod strict;
+mod terminal;
 mod wait;
 
 pub use answer::{Answer, Flaw, Part, Reply, Status, Stop};
 pub use render::Provider;
 pub use script::Script;
 pub use server::{BlackHole, FaultServer, Request};
+pub use terminal::Terminal;
 pub use wait::wait_until;

@@ -1,25 +1,27 @@
 //! What the commands of the chat do.
 
 use super::driver::{Chat, Done, change, short_id, words};
-use super::feed::todo_lines;
+use super::feed::{sentence, todo_lines};
+use super::rewind::{self, Place, RewindList};
 use super::slash::{COMMANDS, ExportFormat, Slash};
 use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
 use crate::commands::sessions::export;
 use crate::error::CliError;
 use crate::safe_text::safe_line;
 use crate::setup::SessionChoice;
-use agent_runtime::session_store::Usage;
+use agent_runtime::session_store::{Seq, Undoable, Usage};
 use agent_runtime::{PermissionMode, Permissions, Session};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 /// The key table of `/help`.
-const KEYS: [(&str, &str); 12] = [
+const KEYS: [(&str, &str); 13] = [
     ("Enter", "send; during a turn: steer, taken in after the current tools"),
     ("Ctrl-J, or \\ before Enter", "new line"),
     ("Alt-Enter", "new line; during a turn: wait for its end"),
     ("Esc", "stop, keeping what came"),
+    ("Esc Esc", "go back to an earlier message"),
     ("Ctrl-C", "clear the text; stop; twice on an empty line: leave"),
     ("Ctrl-D", "leave, on an empty line"),
     ("Up, Down, Ctrl-R", "what was typed before; search it"),
@@ -45,7 +47,16 @@ impl Chat<'_> {
                 let lines = todo_lines(&session.todos(), chat.ui.look);
                 chat.ui.print(lines);
             }),
-            Slash::Context => self.with_session(Self::context),
+            Slash::Rewind { undo: false } => self.with_session(|chat, session| match session.state(RewindList::new) {
+                Some(list) => chat.ui.choose_place(list),
+                None => chat.ui.hint("there is no message to go back to"),
+            }),
+            Slash::Rewind { undo: true } => self.with_session(|chat, session| match session.state(rewind::last_rewind) {
+                Some(place) => chat.go_back(place),
+                None => chat.ui.hint("there is no rewind to undo"),
+            }),
+            Slash::Context { undo: false } => self.with_session(Self::context),
+            Slash::Context { undo: true } => self.with_session(Self::undo_trim),
             Slash::Usage => self.with_session(|chat, session| {
                 let lines = session.state(|state| usage(&state.usage, state.last_usage.as_ref().map(|(_, usage)| usage)));
                 chat.ui.print(lines);
@@ -147,11 +158,66 @@ impl Chat<'_> {
                 let (tokens, room) = session.context_size().await;
                 let percent = tokens.saturating_mul(100).checked_div(room).unwrap_or(100);
                 let (messages, all) = session.state(|state| (state.context.len(), state.messages));
-                Done::Told(vec![
+                let mut lines = vec![
                     row("the next request", format!("about {tokens} tokens of {room} ({percent}%)")),
                     row("messages in it", format!("{messages}, of {all} in the session")),
-                    row("session", session.id().to_string()),
-                ])
+                ];
+                let away: Vec<Undoable> = session.state(|state| state.undo_list().collect());
+                for (what, undo, is_meant) in [("trimmed", "/context undo", false), ("rewound", "/rewind undo", true)] {
+                    let changes = || away.iter().filter(|change| change.rewound_to.is_some() == is_meant);
+                    if let Some(last) = changes().next_back() {
+                        let all: usize = changes().map(|change| change.messages).sum();
+                        let back = format!("`{undo}` brings back the last {}", last.messages);
+                        lines.push(row(what, format!("{all} messages, in {} steps; {back}", changes().count())));
+                    }
+                }
+                lines.push(row("session", session.id().to_string()));
+                Done::Told(lines)
+            }),
+        );
+    }
+
+    /// Takes the conversation to `place`.
+    pub(super) fn go_back(&mut self, place: Place) {
+        // Somebody may have asked for the session while the list was looked at.
+        let Some(session) = self.session.clone().filter(|_| !self.ui.is_working()) else { return };
+        match place {
+            Place::Undo { rewind, messages } => self.restore(session, rewind, messages),
+            Place::Before { message, text } => {
+                let left = session.state(|state| state.messages_after(message.saturating_sub(1)));
+                match session.rewind(message.saturating_sub(1)) {
+                    Ok(_) => {
+                        let count = if left == 1 { "1 message".to_owned() } else { format!("{left} messages") };
+                        self.ui.tell(
+                            &format!("Back to before this message: {count} left the conversation. `/rewind undo` brings them back; files stay as they are."),
+                            PLAIN,
+                        );
+                        self.ui.give_back(&text);
+                    }
+                    Err(error) => self.ui.tell(&sentence(&error.to_string()), ERROR),
+                }
+            }
+        }
+    }
+
+    fn undo_trim(&mut self, session: Session) {
+        let trim = session.state(|state| state.undo_list().rfind(|change| change.rewound_to.is_none()));
+        match trim {
+            Some(trim) => self.restore(session, trim.by, trim.messages),
+            None => self.ui.hint("there is no trim to undo"),
+        }
+    }
+
+    /// Brings back what the event `undo` took out of the context.
+    fn restore(&mut self, session: Session, undo: Seq, messages: usize) {
+        self.run_job(
+            "reading what comes back",
+            Box::pin(async move {
+                Done::Told(vec![match session.restore(undo).await {
+                    Ok(_) if messages == 1 => Line::plain("1 message is back in the conversation."),
+                    Ok(_) => Line::plain(format!("{messages} messages are back in the conversation.")),
+                    Err(error) => Line::new(safe_line(&sentence(&error.to_string())), ERROR),
+                }])
             }),
         );
     }

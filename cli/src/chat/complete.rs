@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn commands_complete_at_the_start_only() {
         check("/mo", &["/model"], Some("/model "));
-        check("/re", &["/resume", "/rename", "/retry"], None);
+        check("/re", &["/resume", "/rewind", "/rename", "/retry"], None);
         check("see /mo", &[], None);
     }
 }

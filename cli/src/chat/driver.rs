@@ -13,6 +13,7 @@ use super::picker::Picker;
 use super::screen::{self, Screen};
 use super::seam;
 use super::shell::{self, Ran};
+use super::slash::Slash;
 use super::styled::{DIM, ERROR, GOOD, Line, PLAIN, WARN};
 use super::ui::{Effect, Start, TICK, Ui, Work};
 use crate::app::App;
@@ -357,6 +358,8 @@ impl<'a> Chat<'a> {
                 self.exit = Some(Ok(Exit::Done));
             }
             Effect::NotPicked => {}
+            Effect::Rewind => self.command(Slash::Rewind { undo: false }),
+            Effect::GoBack(place) => self.go_back(place),
             Effect::LookUp(lookup) => self.look_up(lookup).await,
             Effect::OpenEditor => self.edit().await,
             Effect::Suspend => self.suspend().await,

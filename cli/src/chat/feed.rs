@@ -372,7 +372,8 @@ fn one_line(text: &str) -> String {
     if line.len() <= CALL_COLUMNS { line.into_owned() } else { Line::plain(line).truncated(CALL_COLUMNS).text() }
 }
 
-fn sentence(text: &str) -> String {
+/// With a capital first and a full stop last.
+pub(super) fn sentence(text: &str) -> String {
     let text = text.trim();
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };

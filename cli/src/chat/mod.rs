@@ -24,6 +24,7 @@ mod keys;
 mod live_area;
 mod markdown;
 mod picker;
+mod rewind;
 mod screen;
 mod seam;
 mod shell;

@@ -13,8 +13,15 @@ pub(super) enum Slash {
     Resume(Option<String>),
     New,
     Fork,
+    /// Goes back to an earlier message, or undoes that.
+    Rewind {
+        undo: bool,
+    },
     Todos,
-    Context,
+    /// Shows what the model is sent, or undoes the last trim.
+    Context {
+        undo: bool,
+    },
     Usage,
     Tools,
     /// Shows who may run what, or changes the mode.
@@ -61,15 +68,16 @@ const fn help(name: &'static str, arguments: &'static str, does: &'static str) -
 }
 
 /// Every command, in the order of `/help`.
-pub(super) const COMMANDS: [Help; 16] = [
+pub(super) const COMMANDS: [Help; 17] = [
     help("/help", "", "this list"),
     help("/model", "[PROVIDER/NAME]", "who answers; another one from the next message on"),
     help("/effort", "[off|low|medium|high]", "how much the model reasons"),
     help("/resume", "[ID|NAME]", "go on with another session"),
     help("/new", "", "start a new session"),
     help("/fork", "", "go on in a copy of this session"),
+    help("/rewind", "[undo]", "go back to an earlier message; undo that"),
     help("/todos", "", "the todo list"),
-    help("/context", "", "what the model is sent, and how much room there is"),
+    help("/context", "[undo]", "what the model is sent, and how much room there is; undo a trim"),
     help("/usage", "", "tokens used"),
     help("/tools", "", "what the model can call"),
     help("/permissions", "[ask|read-only|allow]", "which tools run without asking"),
@@ -110,7 +118,8 @@ fn command(name: &str, rest: &str) -> Result<Slash, String> {
         "/new" => bare(Slash::New),
         "/fork" => bare(Slash::Fork),
         "/todos" => bare(Slash::Todos),
-        "/context" => bare(Slash::Context),
+        "/rewind" => undo(name, rest).map(|undo| Slash::Rewind { undo }),
+        "/context" => undo(name, rest).map(|undo| Slash::Context { undo }),
         "/usage" => bare(Slash::Usage),
         "/tools" => bare(Slash::Tools),
         "/permissions" => match rest {
@@ -126,6 +135,15 @@ fn command(name: &str, rest: &str) -> Result<Slash, String> {
         "/retry" => bare(Slash::Retry),
         "/quit" | "/exit" => bare(Slash::Quit),
         _ => Err(unknown(name)),
+    }
+}
+
+/// Whether an undo is meant.
+fn undo(name: &str, rest: &str) -> Result<bool, String> {
+    match rest {
+        "" => Ok(false),
+        "undo" => Ok(true),
+        _ => Err(format!("`{name}` takes `undo` or nothing")),
     }
 }
 

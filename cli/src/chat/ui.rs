@@ -10,6 +10,7 @@ use super::keys::Key;
 use super::live_area::{Frame, Size};
 use super::markdown::Look;
 use super::picker::{Choice, Picker};
+use super::rewind::{self, Place, RewindList};
 use super::slash::{self, Slash};
 use super::styled::{BOLD, DIM, GOOD, Line, OWN};
 use crate::safe_text::safe_line;
@@ -23,6 +24,8 @@ use std::time::{Duration, Instant};
 const PROMPT: &str = "> ";
 /// Ctrl-C twice within this on an empty line leaves.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// Esc twice within this rewinds; and none of them so soon after one that stopped something.
+const REWIND_WITHIN: Duration = Duration::from_secs(1);
 /// How many messages may wait for a turn to end.
 const QUEUE_MAX: usize = 32;
 const CANDIDATES_SHOWN: usize = 12;
@@ -47,6 +50,10 @@ pub(super) enum Effect {
     Picked(SessionId),
     /// The list of sessions was left without a choice.
     NotPicked,
+    /// Show the places that the conversation can go back to.
+    Rewind,
+    /// Go there.
+    GoBack(Place),
     /// Find sessions in which this was said, and give them to [`Ui::was_said`].
     FindSaid(String),
     /// Find these, and give them to [`Ui::completed`].
@@ -94,6 +101,7 @@ pub(super) struct Ui {
     history: History,
     search: Option<Search>,
     picker: Option<Picker>,
+    rewind: Option<RewindList>,
     prompts: VecDeque<Prompt>,
     feed: Feed,
     pub(super) above: Above,
@@ -107,6 +115,9 @@ pub(super) struct Ui {
     hint: Option<String>,
     candidates: Vec<String>,
     last_ctrl_c: Option<Instant>,
+    /// The last Esc that stopped nothing, and the last key that did.
+    last_escape: Option<Instant>,
+    last_stop: Option<Instant>,
 }
 
 impl Ui {
@@ -119,6 +130,7 @@ impl Ui {
             history: start.history,
             search: None,
             picker: None,
+            rewind: None,
             prompts: VecDeque::new(),
             feed: Feed::new(start.look, &start.tools),
             above: Above::default(),
@@ -129,6 +141,8 @@ impl Ui {
             hint: None,
             candidates: Vec::new(),
             last_ctrl_c: None,
+            last_escape: None,
+            last_stop: None,
         }
     }
 
@@ -149,6 +163,9 @@ impl Ui {
         if self.picker.is_some() {
             return self.picker_key(key);
         }
+        if self.rewind.is_some() {
+            return self.rewind_key(key);
+        }
         if self.prompts.front().is_some() {
             return self.prompt_key(key, now);
         }
@@ -164,6 +181,9 @@ impl Ui {
         if let Some(picker) = &mut self.picker {
             let choice = picker.paste(text);
             return self.chosen(choice);
+        }
+        if self.rewind.is_some() {
+            return None;
         }
         if let Some(prompt) = self.prompts.front_mut()
             && prompt.paste(text, now) == Taken::Yes
@@ -275,6 +295,11 @@ impl Ui {
         self.picker = Some(picker);
     }
 
+    /// Shows the places that the conversation can go back to.
+    pub(super) fn choose_place(&mut self, list: RewindList) {
+        self.rewind = Some(list);
+    }
+
     fn show_steered(&mut self) {
         for text in std::mem::take(&mut self.steered) {
             feed::own_words(&text, self.size.limit(), &mut self.above);
@@ -317,7 +342,7 @@ impl Ui {
                     prompt.answer(approval);
                 }
             }
-            Taken::Stop => return self.stop(),
+            Taken::Stop => return self.stop(now),
             // Nothing that was typed before the question was seen may send, answer or stop anything.
             Taken::NotYet => {
                 if let Key::Edit(edit) = key {
@@ -388,8 +413,8 @@ impl Ui {
             Key::AltEnter if !self.is_working() => self.editor.insert("\n"),
             Key::AltEnter => self.enqueue(),
             Key::Enter => return self.enter(),
-            Key::Escape if self.is_working() => return self.stop(),
-            Key::CtrlC if self.is_working() => return self.stop(),
+            Key::Escape | Key::CtrlC if self.is_working() => return self.stop(now),
+            Key::Escape => return self.escape(now),
             Key::CtrlC => return self.ctrl_c(now),
             Key::CtrlD if !self.editor.is_empty() => self.editor.edit(Edit::Delete),
             Key::CtrlD if self.is_working() => self.hint("Esc stops what runs; then Ctrl-D leaves"),
@@ -407,7 +432,7 @@ impl Ui {
             }
             Key::Tab => return self.look_up(true),
             Key::OpenEditor => return Some(Effect::OpenEditor),
-            Key::Escape | Key::Suspend | Key::Redraw => {}
+            Key::Suspend | Key::Redraw => {}
         }
         None
     }
@@ -442,7 +467,32 @@ impl Ui {
         None
     }
 
-    fn stop(&mut self) -> Option<Effect> {
+    /// Esc with nothing to stop. Whoever pressed it once more than it took to stop something meant no rewind.
+    fn escape(&mut self, now: Instant) -> Option<Effect> {
+        let is_soon = |last: Option<Instant>| last.is_some_and(|last| now.duration_since(last) <= REWIND_WITHIN);
+        if is_soon(self.last_stop) {
+            return None;
+        }
+        if is_soon(self.last_escape.take()) {
+            return Some(Effect::Rewind);
+        }
+        self.last_escape = Some(now);
+        self.hint("Esc again goes back to an earlier message");
+        None
+    }
+
+    fn rewind_key(&mut self, key: Key) -> Option<Effect> {
+        let effect = match self.rewind.as_mut()?.key(key) {
+            rewind::Choice::Open => return None,
+            rewind::Choice::Picked(place) => Some(Effect::GoBack(place)),
+            rewind::Choice::Cancelled => None,
+        };
+        self.rewind = None;
+        effect
+    }
+
+    fn stop(&mut self, now: Instant) -> Option<Effect> {
+        self.last_stop = Some(now);
         if self.is_stopping {
             self.hint("stopping; what does not end by itself is killed");
         }
@@ -551,6 +601,10 @@ impl Ui {
         let height = self.size.rows.saturating_sub(1).max(3);
         if let Some(picker) = &self.picker {
             let (rows, cursor) = picker.view(limit, height);
+            return Frame { rows, cursor: Some(cursor) };
+        }
+        if let Some(rewind) = &self.rewind {
+            let (rows, cursor) = rewind.view(limit, height);
             return Frame { rows, cursor: Some(cursor) };
         }
         let (input, cursor) = self.input_rows(limit, height, now);

@@ -306,6 +306,30 @@ fn a_command_that_takes_a_while_waits_for_its_own_time() {
 }
 
 #[test]
+fn escape_twice_goes_back_but_not_right_after_a_stop() {
+    let mut chat = Chat::new();
+    assert_eq!(chat.code(KeyCode::Esc), None);
+    assert!(chat.screen().contains("Esc again"), "{}", chat.screen());
+    assert_eq!(chat.code(KeyCode::Esc), Some(Effect::Rewind));
+    assert_eq!(chat.code(KeyCode::Esc), None, "the next one is a first one");
+    chat.wait(1_500);
+    assert_eq!(chat.code(KeyCode::Esc), None, "so long after the last it is a first one");
+
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    assert_eq!(chat.code(KeyCode::Esc), Some(Effect::Stop));
+    chat.event(ended("interrupted", None));
+    chat.ui.end(false);
+    for _ in 0..3 {
+        chat.wait(100);
+        assert_eq!(chat.code(KeyCode::Esc), None, "somebody was in a hurry to stop it");
+    }
+    chat.wait(1_000);
+    assert_eq!(chat.code(KeyCode::Esc), None);
+    assert_eq!(chat.code(KeyCode::Esc), Some(Effect::Rewind));
+}
+
+#[test]
 fn messages_that_wait_come_back_when_the_turn_did_not_end_well() {
     let mut chat = Chat::new();
     chat.begin_turn();

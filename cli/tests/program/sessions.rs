@@ -190,6 +190,37 @@ fn an_export_can_go_to_a_device() {
 }
 
 #[test]
+fn a_conversation_goes_back_and_comes_back() {
+    let world = World::new();
+    let id = converse(&world, "offline: repeat hello", &[]);
+    run_ok(&world, &["-p", "-r", &id, "offline: repeat goodbye"]);
+    let shown = json(&run_ok(&world, &["sessions", "show", &id, "--json"]));
+    let goodbye =
+        shown["messages"].as_array().and_then(|all| all.iter().find(|message| message["text"] == "offline: repeat goodbye"));
+    let to = goodbye.and_then(|message| message["seq"].as_u64()).expect("it is there") - 1;
+    for (args, told) in [
+        (&["sessions", "rewind", &id, "--to", &to.to_string()][..], "2 messages left it"),
+        (&["sessions", "rewind", &id, "--undo"], "2 messages are back"),
+    ] {
+        let output = world.run(args);
+        assert!(code(&output) == 0 && stderr(&output).contains(told), "{output:?}");
+        assert_eq!(run_ok(&world, &["-p", "-r", &id, "offline: repeat again"]), "again\n");
+    }
+    let log = fs::read_to_string(log(&world, &id)).expect("a log");
+    assert!(
+        log.contains(&format!(r#""type":"context.rewound","to":{to}"#)) && log.contains(r#""type":"context.restored""#),
+        "{log}"
+    );
+    for (args, expected) in [
+        (&["sessions", "rewind", &id][..], 2),
+        (&["sessions", "rewind", &id, "--to", "1", "--undo"], 2),
+        (&["sessions", "rewind", &id, "--to", "99999"], 2),
+    ] {
+        assert_eq!(code(&world.run(args)), expected, "{args:?}");
+    }
+}
+
+#[test]
 fn a_name_can_be_given_and_taken_away() {
     let world = World::new();
     let id = converse(&world, "offline: repeat hello", &[]);

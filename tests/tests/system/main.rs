@@ -6,6 +6,7 @@
 //! There is no test of a clock that steps back: from outside, that needs the machine's own clock; the store's tests inject one.
 
 mod batch;
+mod chat;
 mod exits;
 mod faults;
 mod garbage;

@@ -1,4 +1,4 @@
-//! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `fork`,
+//! `longhand sessions ...`: what is stored. Data goes to standard output, talk to standard error; nothing but `rename`, `rewind`, `fork`,
 //! `rm`, `repair`, `archive`, `compress`, `prune` and `import` changes anything, so the rest works on a full or read-only disk and beside a process that writes.
 
 mod archive;
@@ -10,6 +10,7 @@ mod prune;
 mod release;
 mod rename;
 mod repair;
+mod rewind;
 mod rm;
 mod search;
 mod show;
@@ -52,6 +53,8 @@ pub(crate) enum SessionsCommand {
     Search(search::SearchArgs),
     /// Name a session
     Rename(rename::RenameArgs),
+    /// Take a conversation back to an earlier event, or undo that
+    Rewind(rewind::RewindArgs),
     /// Copy a session, to go on with the copy
     Fork(fork::ForkArgs),
     /// Ask the process that holds a session to let go of it
@@ -84,6 +87,7 @@ pub(crate) async fn run(app: &App, args: SessionsArgs) -> Result<Exit, CliError>
         SessionsCommand::Tail(args) => tail::run(app, args).await,
         SessionsCommand::Search(args) => search::run(app, args).await,
         SessionsCommand::Rename(args) => rename::run(app, args).await,
+        SessionsCommand::Rewind(args) => rewind::run(app, args).await,
         SessionsCommand::Fork(args) => fork::run(app, args).await,
         SessionsCommand::Release(args) => release::run(app, args).await,
         SessionsCommand::Rm(args) => rm::run(app, args).await,

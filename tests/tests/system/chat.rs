@@ -1,0 +1,90 @@
+//! The chat on a real terminal: keys in, what a person sees and what the model is sent out.
+
+use super::support::Machine;
+use fault_server::{Answer, Script, Terminal};
+
+/// The first prompt of the chat.
+const PROMPT: &str = "> ";
+
+/// The chat with these arguments, at its first prompt.
+fn chat(machine: &Machine, arguments: &[&str]) -> Terminal {
+    let mut run = machine.longhand(&[&["-m", machine.model()], arguments].concat());
+    let command = std::mem::replace(run.command(), std::process::Command::new("true"));
+    Terminal::start(command, PROMPT).expect("the chat shows its prompt").0
+}
+
+/// Sends `text`, and waits until `answer` was shown and the chat waits again.
+fn ask(chat: &mut Terminal, text: &str, answer: &str) {
+    chat.type_keys(&format!("{text}\r")).expect("a terminal");
+    chat.wait_for(answer).expect("the answer");
+    rest(chat);
+}
+
+/// Waits until nothing runs: only then the chat takes this command.
+fn rest(chat: &mut Terminal) {
+    loop {
+        chat.type_keys("/effort\r").expect("a terminal");
+        if chat.wait_for_any(&["It may be off", "not while something runs"]).expect("an answer") == 0 {
+            return chat.wait_for(PROMPT).expect("the next prompt");
+        }
+        chat.type_keys("\x15").expect("a terminal");
+    }
+}
+
+/// What the model was sent last.
+fn last_sent(machine: &Machine) -> String {
+    let requests = machine.server.requests();
+    requests.last().expect("a request").messages().iter().map(ToString::to_string).collect()
+}
+
+fn numbers() -> Script {
+    Script::in_order(["first", "second", "third", "fourth"].map(|number| Answer::text(format!("The {number} answer."))))
+}
+
+#[test]
+fn a_person_goes_back_to_an_earlier_message_and_takes_that_back_too() {
+    let machine = Machine::new(numbers());
+    let mut chat = chat(&machine, &[]);
+    ask(&mut chat, "I like red.", "The first answer.");
+    ask(&mut chat, "I like green.", "The second answer.");
+
+    chat.type_keys("/rewind\r").expect("a terminal");
+    chat.wait_for("Enter goes back there").expect("the list");
+    chat.type_keys("\r").expect("a terminal");
+    chat.wait_for("2 messages left the conversation").expect("what happened");
+    chat.wait_for("I like green.").expect("the message in the input line");
+    chat.type_keys("\x15I like blue.\r").expect("a terminal");
+    chat.wait_for("The third answer.").expect("the answer");
+    rest(&mut chat);
+    let sent = last_sent(&machine);
+    assert!(sent.contains("red") && sent.contains("blue") && !sent.contains("green"), "{sent}");
+
+    chat.type_keys("/rewind undo\r").expect("a terminal");
+    chat.wait_for("2 messages are back").expect("what happened");
+    ask(&mut chat, "What do I like?", "The fourth answer.");
+    let sent = last_sent(&machine);
+    assert!(sent.contains("red") && sent.contains("green") && !sent.contains("blue"), "{sent}");
+    chat.end().expect("it ends");
+}
+
+#[test]
+fn escape_twice_goes_back_and_holds_for_the_next_start() {
+    let machine = Machine::new(numbers());
+    let mut first = chat(&machine, &[]);
+    ask(&mut first, "I like red.", "The first answer.");
+    ask(&mut first, "I like green.", "The second answer.");
+    first.type_keys("\x1b").expect("a terminal");
+    first.wait_for("Esc again goes back").expect("the hint");
+    first.type_keys("\x1b").expect("a terminal");
+    first.wait_for("Enter goes back there").expect("the list");
+    first.type_keys("\r").expect("a terminal");
+    first.wait_for("2 messages left the conversation").expect("what happened");
+    first.end().expect("it ends");
+
+    let mut again = chat(&machine, &["-c"]);
+    again.wait_for("I like red.").expect("what was said");
+    ask(&mut again, "And now?", "The third answer.");
+    let sent = last_sent(&machine);
+    assert!(sent.contains("red") && !sent.contains("green"), "{sent}");
+    again.end().expect("it ends");
+}
