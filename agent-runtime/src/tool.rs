@@ -10,6 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Something that a model can call.
+///
+/// It may do its work elsewhere, in another process or at a server: [`Tool::run`] then passes on the arguments and
+/// [`ToolContext::idempotency_key`], tells the other side when its future is dropped, and gives its words back. What is asked of such a tool without a wait ([`Tool::spec`],
+/// [`Tool::side_effects`], [`Tool::describe`], [`Tool::time_limit`]) has to be known by then.
 #[async_trait]
 pub trait Tool: Send + Sync + 'static {
     /// What the model sees. Must not change while a session is open.
@@ -46,7 +50,7 @@ pub trait Tool: Send + Sync + 'static {
 pub struct ToolContext {
     /// The session.
     pub session: SessionId,
-    /// The call's id, unique in the session and stable over a resume: an idempotency key.
+    /// The call's id: unique in the session, and stable over a resume.
     pub call: String,
     /// The working directory, absolute.
     pub cwd: PathBuf,
@@ -58,6 +62,16 @@ pub struct ToolContext {
     pub interrupt: Interrupt,
     /// The session's todo list at the call's start.
     pub todos: Arc<Vec<Todo>>,
+}
+
+impl ToolContext {
+    /// A name of this call that no other call of any session has, the same whenever the session is opened again. A tool that asks another service
+    /// to do something passes it on, so that the service does it once, however often it is asked: when a connection broke, the answer to
+    /// the first request is not known.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.session, self.call)
+    }
 }
 
 /// What a tool gives back.

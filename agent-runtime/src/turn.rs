@@ -188,22 +188,24 @@ impl Turn {
         }
     }
 
-    /// Waits for the end; needs no reading. Cancel-safe.
-    pub async fn outcome(&self) -> Arc<TurnOutcome> {
+    /// Waits for the end; needs no reading, and the future does not need this cursor. Cancel-safe.
+    pub fn outcome(&self) -> impl Future<Output = Arc<TurnOutcome>> + Send + use<> {
         let mut outcome = self.outcome.clone();
-        match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
-            Ok(Some(outcome)) => outcome,
-            // The task is gone without a word: only the end of the async runtime does that.
-            _ => Arc::new(TurnOutcome {
-                reason: EndReason::Interrupted,
-                error: None,
-                retry_at: None,
-                text: String::new(),
-                model_calls: 0,
-                usage: Usage::default(),
-                denials: Vec::new(),
-                duration: Duration::ZERO,
-            }),
+        async move {
+            match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+                Ok(Some(outcome)) => outcome,
+                // The task is gone without a word: only the end of the async runtime does that.
+                _ => Arc::new(TurnOutcome {
+                    reason: EndReason::Interrupted,
+                    error: None,
+                    retry_at: None,
+                    text: String::new(),
+                    model_calls: 0,
+                    usage: Usage::default(),
+                    denials: Vec::new(),
+                    duration: Duration::ZERO,
+                }),
+            }
         }
     }
 
