@@ -322,6 +322,49 @@ fn messages_of_one_moment_are_all_found() {
 }
 
 #[test]
+fn the_start_of_a_word_is_found_whether_it_is_in_most_messages_or_in_one() {
+    let home = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = store(home.path());
+        let mut said = vec![user("a zebra at dawn")];
+        said.extend((0..400).map(|number| user(&format!("the tide of day {number}"))));
+        write(&store, "/a", said).await;
+        let index = SearchIndex::new(home.path());
+        refresh(&store, &index).await;
+        let finds = async |text: &str| search(&store, &index, &SearchQuery::parse(text)).await;
+        assert_eq!(finds("ti*").await.len(), 400);
+        assert_eq!(finds("ze*").await.len(), 1);
+        assert_eq!(finds("t* \"day 39\"*").await.len(), 11);
+        assert_eq!(finds("\"zebra at d\"*").await.len(), 1);
+        assert_eq!(finds("a* -ti*").await.len(), 1);
+        for text in ["t*", "z*", "d* t*", "tide -z*"] {
+            let query = SearchQuery::parse(text);
+            assert_eq!(as_set(&finds(text).await), as_set(&scanned(&store, &query).await), "{text}");
+        }
+    });
+}
+
+#[test]
+fn the_best_are_looked_for_among_the_newest_and_then_among_the_others() {
+    let home = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let store = store(home.path());
+        let mut said = vec![user("tide tide tide")];
+        said.extend((0..5200).map(|number| user(if number == 5000 { "tide tide" } else { "the tide at noon" })));
+        write(&store, "/a", said).await;
+        let index = SearchIndex::new(home.path());
+        refresh(&store, &index).await;
+        let mut query = SearchQuery::parse("tide");
+        query.order = SearchOrder::Best;
+        let found: Vec<u64> = search(&store, &index, &query).await.iter().map(|hit| hit.seq).collect();
+        assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), 5201, "each of them");
+        assert_eq!(found.len(), 5201, "once");
+        assert_eq!(found[0], 5003, "the best of the newest");
+        assert_eq!(found[5000], 2, "and then the best of the others");
+    });
+}
+
+#[test]
 fn a_refresh_reads_only_what_is_new() {
     let home = tempfile::tempdir().unwrap();
     runtime().block_on(async {

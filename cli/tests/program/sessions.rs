@@ -385,6 +385,24 @@ fn findings_are_shown_under_their_session_with_the_way_to_them() {
 }
 
 #[test]
+fn an_index_that_lost_something_unnoticed_is_made_anew_when_asked() {
+    let world = World::new();
+    converse(&world, "offline: repeat foxes", &[]);
+    let count = |args: &[&str]| json(&run_ok(&world, args)).as_array().map(Vec::len);
+    assert_eq!(count(&["sessions", "search", "foxes", "--json"]), Some(2));
+    // Another letter in the middle of a page: SQLite has no checksum of it.
+    let path = world.home().join("index/search.sqlite");
+    let mut bytes = fs::read(&path).expect("readable");
+    let at = bytes.windows(5).position(|word| word == b"foxes").expect("the word is there");
+    bytes[at + 4] = b't';
+    fs::write(&path, bytes).expect("written");
+    assert_eq!(count(&["sessions", "search", "foxes", "--json"]), Some(0));
+    assert_eq!(count(&["sessions", "search", "foxes", "--rebuild", "--json"]), Some(2));
+    let made = world.run(&["sessions", "search", "--rebuild"]);
+    assert_eq!((code(&made), stderr(&made).as_str()), (0, "the search index was made anew: 2 messages\n"), "{made:?}");
+}
+
+#[test]
 fn a_search_is_narrowed_by_who_what_where_and_when() {
     let world = World::new();
     converse(&world, "offline: shell echo fox", &[]);
@@ -613,7 +631,13 @@ fn an_archived_session_leaves_the_list_and_comes_back() {
     let again = world.run(&["sessions", "archive", &id]);
     assert!(stderr(&again).starts_with(&format!("archived {id}, ")), "{again:?}");
     let found = world.run(&["sessions", "search", "put"]);
-    assert!(stderr(&found).ends_with("nothing was found\nthe session in the archive is not searched\n"), "{found:?}");
+    let hint = "nothing was found\nthe session in the archive is not searched; `--archived` searches it, too\n";
+    assert!(stderr(&found).ends_with(hint), "{found:?}");
+    let found = json(&run_ok(&world, &["sessions", "search", "me", "--role", "user", "--archived", "--json"]));
+    let found: Vec<_> = found.as_array().expect("an array").iter().map(|found| &found["session"]).collect();
+    assert_eq!(found, [other.as_str(), id.as_str()], "the newest first");
+    let cut = world.run(&["sessions", "search", "me", "--role", "user", "--archived", "-n", "1"]);
+    assert!(stdout(&cut).contains(&other) && !stdout(&cut).contains(&id) && stderr(&cut).contains("there is more"), "{cut:?}");
     assert_eq!(ids(&["sessions", "list", "--json"]), [other.as_str()]);
     assert_eq!(ids(&["sessions", "list", "--archived", "--json"]), [id.as_str()]);
     assert!(run_ok(&world, &["sessions", "show", &id]).contains("put me away"));

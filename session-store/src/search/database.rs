@@ -34,6 +34,9 @@ const BUSY_MAX: Duration = Duration::from_secs(2);
 /// How long an id is, in milliseconds. Ids that are close take fewer bytes, for each word of each message.
 const MS_PER_ID: i64 = 125;
 
+/// Among how many of the newest the best are looked for: to weigh one takes a microsecond or two.
+const AMONG: i64 = 5000;
+
 const SCHEMA: &str = "
     CREATE TABLE session(num INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, updated_at INTEGER NOT NULL,
         next INTEGER NOT NULL, crc INTEGER NOT NULL, cwd TEXT, model TEXT);
@@ -81,6 +84,37 @@ pub(super) struct Candidate {
     pub(super) part: u32,
     pub(super) at: Timestamp,
     pub(super) place: Place,
+}
+
+/// Where a query goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor {
+    /// No id is larger.
+    last: i64,
+    /// Where the best come first: those among which they are looked for.
+    among: Option<Among>,
+    is_at_end: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Among {
+    /// No id is smaller.
+    first: i64,
+    /// How many were given.
+    given: i64,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { last: i64::MAX, among: None, is_at_end: false }
+    }
+}
+
+impl Cursor {
+    /// Whether all was given.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.is_at_end
+    }
 }
 
 /// The files of the index.
@@ -225,23 +259,48 @@ impl Database {
         Ok(added)
     }
 
-    /// The next documents that may be what is looked for, `limit` at most, behind `after`: an id where the newest come first, else how many to pass over.
+    /// The next documents that may be what is looked for, `limit` at most; there may be more behind fewer.
     pub(super) fn candidates(
         &self,
         query: &SearchQuery,
-        after: Option<i64>,
+        cursor: &mut Cursor,
         limit: usize,
     ) -> Result<Vec<Candidate>, SearchError> {
-        let first = query.since.map_or(i64::MIN, id_of);
         let moved: i64 = self.connection.query_row("SELECT most FROM moved", [], |row| row.get(0))?;
-        let mut last = query.until.map_or(i64::MAX, |until| id_of(until).saturating_add(moved));
-        let (order, offset) = match query.order {
+        let first = query.since.map_or(i64::MIN, id_of);
+        let last = cursor.last.min(query.until.map_or(i64::MAX, |until| id_of(until).saturating_add(moved)));
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+        match query.order {
             SearchOrder::Newest => {
-                last = last.min(after.map_or(i64::MAX, |after| after.saturating_sub(1)));
-                ("rowid DESC", 0)
+                let candidates = self.select("rowid DESC", query, [first, last, rows, 0])?;
+                cursor.last = candidates.last().map_or(i64::MIN, |candidate| candidate.id.saturating_sub(1));
+                cursor.is_at_end = candidates.len() < limit;
+                Ok(candidates)
             }
-            SearchOrder::Best => ("rank", after.unwrap_or(0)),
-        };
+            SearchOrder::Best => {
+                let mut among = match cursor.among {
+                    Some(among) => among,
+                    None => Among { first: self.newest(query, [first, last, AMONG])?.unwrap_or(first), given: 0 },
+                };
+                let candidates = self.select("rank", query, [among.first, last, rows, among.given])?;
+                among.given += rows;
+                cursor.among = Some(among);
+                if candidates.len() < limit {
+                    cursor.is_at_end = among.first == first;
+                    (cursor.last, cursor.among) = (among.first.saturating_sub(1), None);
+                }
+                Ok(candidates)
+            }
+        }
+    }
+
+    /// What the words are found in, with ids from `first` to `last`, `limit` at most behind `offset`.
+    fn select(
+        &self,
+        order: &str,
+        query: &SearchQuery,
+        [first, last, limit, offset]: [i64; 4],
+    ) -> Result<Vec<Candidate>, SearchError> {
         // The words are looked up first: a join inside would make SQLite sort.
         let sql = format!(
             "SELECT found.id, session.id, message.seq, message.part, message.at, \
@@ -250,13 +309,22 @@ impl Database {
              CROSS JOIN message ON message.id = found.id CROSS JOIN session ON session.num = message.session"
         );
         let mut rows = self.connection.prepare(&sql)?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let candidates = rows.query_map(params![query.to_fts(), first, last, limit, offset], |row| {
             let at = Timestamp::from_ms(row.get(4)?);
             let place = Place { line: 0, offset: row.get(5)?, len: row.get(6)?, crc: row.get(7)? };
             Ok(Candidate { id: row.get(0)?, session: session_id(row.get(1)?), seq: row.get(2)?, part: row.get(3)?, at, place })
         })?;
         Ok(candidates.collect::<Result<_, _>>()?)
+    }
+
+    /// The smallest id of the newest `count`; nothing where there are no more than those.
+    fn newest(&self, query: &SearchQuery, [first, last, count]: [i64; 3]) -> Result<Option<i64>, SearchError> {
+        let sql =
+            "SELECT rowid FROM words WHERE words MATCH ?1 AND rowid BETWEEN ?2 AND ?3 ORDER BY rowid DESC LIMIT 2 OFFSET ?4";
+        let mut rows = self.connection.prepare(sql)?;
+        let found = rows.query_map(params![query.to_fts(), first, last, count - 1], |row| row.get(0))?;
+        let found: Vec<i64> = found.collect::<Result<_, _>>()?;
+        Ok(if found.len() == 2 { found.first().copied() } else { None })
     }
 
     /// What ends a query of this connection from outside.

@@ -28,7 +28,7 @@ use crate::error::StoreError;
 use crate::id::{Seq, SessionId};
 use crate::store::SessionStore;
 use crate::time::Timestamp;
-use database::{Candidate, Database, Files};
+use database::{Candidate, Cursor, Database, Files};
 use documents::{Document, Documents};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -36,6 +36,9 @@ use std::path::{Path, PathBuf};
 
 /// How many candidates are fetched at a time.
 const PAGE: usize = 64;
+
+/// How many messages are read in vain before the index is asked for the start of a word.
+const READ_MAX: usize = 128;
 
 /// How many candidates that are not what is looked for are passed over, at most, in one search: only a damaged index has many.
 const MISSES_MAX: usize = 10_000;
@@ -171,10 +174,13 @@ impl SearchIndex {
         }
         let files = self.files.clone();
         let mut database = blocking(move || Database::open(&files)).await?;
-        let (mut after, mut misses) = (None, 0);
-        loop {
+        let (mut cursor, mut misses) = (Cursor::default(), 0);
+        // The index gathers all words that begin so before it gives the first. Where they are in many messages, the newest of all are read sooner;
+        // where they are in few, it is quick.
+        let mut more = query.without_starts().filter(|_| query.order == SearchOrder::Newest);
+        while !cursor.is_at_end() {
             let candidates;
-            (database, candidates) = page(database, query, after).await?;
+            (database, cursor, candidates) = page(database, more.as_ref().unwrap_or(query), cursor).await?;
             for candidate in in_order(&candidates, query) {
                 match read(store, candidate, query).await {
                     Some(hit) => {
@@ -185,13 +191,14 @@ impl SearchIndex {
                     None => misses += 1,
                 }
             }
-            after = match (query.order, candidates.last()) {
-                (_, Some(_)) if candidates.len() < PAGE || misses > MISSES_MAX => return Ok(()),
-                (SearchOrder::Newest, Some(last)) => Some(last.id),
-                (SearchOrder::Best, Some(_)) => Some(after.unwrap_or(0) + candidates.len() as i64),
-                (_, None) => return Ok(()),
-            };
+            if more.is_some() && misses > READ_MAX {
+                (more, misses) = (None, 0);
+            }
+            if misses > MISSES_MAX {
+                break;
+            }
         }
+        Ok(())
     }
 }
 
@@ -205,7 +212,11 @@ fn in_order(page: &[Candidate], query: &SearchQuery) -> Vec<Candidate> {
 }
 
 /// The next candidates. Where nobody waits for them any more, SQLite is told to stop.
-async fn page(database: Database, query: &SearchQuery, after: Option<i64>) -> Result<(Database, Vec<Candidate>), SearchError> {
+async fn page(
+    database: Database,
+    query: &SearchQuery,
+    mut cursor: Cursor,
+) -> Result<(Database, Cursor, Vec<Candidate>), SearchError> {
     struct Interrupt(Option<rusqlite::InterruptHandle>);
     impl Drop for Interrupt {
         fn drop(&mut self) {
@@ -217,8 +228,8 @@ async fn page(database: Database, query: &SearchQuery, after: Option<i64>) -> Re
     let mut interrupt = Interrupt(Some(database.interrupt_handle()));
     let query = query.clone();
     let page = blocking(move || {
-        let candidates = database.candidates(&query, after, PAGE)?;
-        Ok((database, candidates))
+        let candidates = database.candidates(&query, &mut cursor, PAGE)?;
+        Ok((database, cursor, candidates))
     })
     .await;
     interrupt.0 = None;

@@ -51,7 +51,7 @@ pub enum SearchOrder {
     /// The newest first.
     #[default]
     Newest,
-    /// Those with the rarest words, most of them, in the shortest text first. Looks at every message that has the words.
+    /// Those with the rarest words, most of them, in the shortest text first: of the newest 5,000 that have the words, then of the 5,000 before those, and so on.
     Best,
 }
 
@@ -189,6 +189,20 @@ impl SearchQuery {
         };
         let is_below = |folder: &String| cwd.is_some_and(|cwd| Path::new(cwd).starts_with(folder));
         self.model.as_ref().is_none_or(model_passes) && (self.folders.is_empty() || self.folders.iter().any(is_below))
+    }
+
+    /// The same without the starts of words, which finds more; nothing where there are none.
+    pub(super) fn without_starts(&self) -> Option<Self> {
+        if !self.terms.iter().any(|term| term.is_start) {
+            return None;
+        }
+        let whole = |term: &Term| match term.words.split_last() {
+            Some(_) if term.is_start && term.is_ruled_out => None,
+            Some((_, before)) if term.is_start => Some(Term { words: before.to_vec(), is_start: false, is_ruled_out: false }),
+            _ => Some(term.clone()),
+        };
+        let terms = self.terms.iter().filter_map(whole).filter(|term| !term.words.is_empty()).collect();
+        Some(Self { terms, ..self.clone() })
     }
 
     /// The query in the words of FTS5. It holds words of letters and digits between quotes and nothing else that a person typed. What it finds is at least

@@ -9,12 +9,12 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::progress::Progress;
 use crate::safe_text::safe_line;
-use crate::transcript::{Painter, clock};
+use crate::transcript::{Painter, clock, count_words};
 use crate::units::parse_age;
 use clap::ValueEnum;
 use serde::Serialize;
 use session_store::{
-    Clock, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Seq, SessionId, SessionStore,
+    Clock, Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Seq, SessionId, SessionStore,
     SessionSummary, Snippet, SystemClock, Timestamp, scan,
 };
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ With --json, an array of objects: `session`, `name`, `title`, `seq`, `at`, `role
 [begin, end] in bytes).")]
 pub(crate) struct SearchArgs {
     /// What to look for: messages that have all of these words; quote a phrase, end a word with `*` to find every word that begins so
-    #[arg(required_unless_present_any = ["role", "tool"])]
+    #[arg(required_unless_present_any = ["role", "tool", "rebuild"])]
     words: Vec<String>,
     /// Only messages without this word or phrase
     #[arg(long, value_name = "WORDS")]
@@ -57,6 +57,12 @@ pub(crate) struct SearchArgs {
     /// What fits best first, not the newest
     #[arg(long)]
     best: bool,
+    /// Look into the archive, too: its sessions are in no index, so each is read
+    #[arg(long)]
+    archived: bool,
+    /// Make the index anew first: a disk that changed it unnoticed may hide messages
+    #[arg(long)]
+    rebuild: bool,
     /// Stop after N findings [default: 50; with --json: all]
     #[arg(short = 'n', long, value_name = "N")]
     limit: Option<usize>,
@@ -135,9 +141,18 @@ fn query(args: &SearchArgs) -> Result<SearchQuery, CliError> {
 pub(super) async fn run(app: &App, args: SearchArgs) -> Result<Exit, CliError> {
     let query = query(&args)?;
     let store = app.file_store()?;
-    let sessions = store.list().await?;
+    let mut sessions = store.list().await?;
+    if args.rebuild {
+        let index = SearchIndex::new(app.home());
+        index.remove().await.map_err(|error| not_rebuilt(&error))?;
+        if args.words.is_empty() && args.role.is_empty() && args.tool.is_none() {
+            let refreshed = refresh(app, &index, store.as_ref(), &sessions).await.map_err(|error| not_rebuilt(&error))?;
+            output::stderr(&format!("the search index was made anew: {}\n", count_words(refreshed.added, "message")));
+            return Ok(Exit::Done);
+        }
+    }
     let limit = args.limit.unwrap_or(if args.json { usize::MAX } else { SHOWN_MAX });
-    let found = match by_index(app, store.as_ref(), &sessions, &query, limit).await {
+    let mut found = match by_index(app, store.as_ref(), &sessions, &query, limit).await {
         Ok(found) => found,
         Err(error) => {
             if app.is_verbose() {
@@ -145,6 +160,17 @@ pub(super) async fn run(app: &App, args: SearchArgs) -> Result<Exit, CliError> {
             }
             by_reading(store.as_ref(), &sessions, &query, limit).await
         }
+    };
+    let archived = store.list_archived();
+    // What was found stands, whether the archive can be looked at or not.
+    let left = match args.archived {
+        true => {
+            let archived = archived.await?;
+            found.join(by_reading(store.as_ref(), &archived, &query, limit).await, &query, limit);
+            sessions.extend(archived);
+            0
+        }
+        false => store.archived_count().await.unwrap_or(0),
     };
     let sessions: HashMap<SessionId, &SessionSummary> = sessions.iter().map(|session| (session.id, session)).collect();
     match args.json {
@@ -156,11 +182,12 @@ pub(super) async fn run(app: &App, args: SearchArgs) -> Result<Exit, CliError> {
     } else if found.is_cut && !args.json {
         output::stderr("there is more; `-n N` shows N of it\n");
     }
-    // What was found stands, whether the archive can be looked at or not.
-    match store.archived_count().await.unwrap_or(0) {
+    match left {
         0 => {}
-        1 => output::stderr("the session in the archive is not searched\n"),
-        count => output::stderr(&format!("the {count} sessions in the archive are not searched\n")),
+        1 => output::stderr("the session in the archive is not searched; `--archived` searches it, too\n"),
+        count => {
+            output::stderr(&format!("the {count} sessions in the archive are not searched; `--archived` searches them, too\n"));
+        }
     }
     Ok(Exit::Done)
 }
@@ -181,6 +208,21 @@ impl Found {
         self.hits.push(hit);
         ControlFlow::Continue(())
     }
+
+    /// Adds what was found elsewhere: by its time, or behind the best.
+    fn join(&mut self, other: Self, query: &SearchQuery, limit: usize) {
+        self.hits.extend(other.hits);
+        if query.order == SearchOrder::Newest {
+            self.hits.sort_by_key(|hit| std::cmp::Reverse(hit.at));
+        }
+        self.is_cut |= other.is_cut || self.hits.len() > limit;
+        self.hits.truncate(limit);
+    }
+}
+
+fn not_rebuilt(error: &SearchError) -> CliError {
+    CliError::new(Exit::Failed, error.to_string())
+        .hint("the index is in the folder `index` of the home, which can be deleted at any time")
 }
 
 async fn by_index(
@@ -216,7 +258,7 @@ async fn refresh(
     index: &SearchIndex,
     store: &dyn SessionStore,
     sessions: &[SessionSummary],
-) -> Result<(), SearchError> {
+) -> Result<Refreshed, SearchError> {
     let progress = Progress::bytes("indexing", 0);
     let (mut done, mut total) = (0, 0);
     let mut report = |now: session_store::RefreshProgress| {
@@ -232,10 +274,10 @@ async fn refresh(
     if refreshed.is_busy {
         output::stderr("another process is indexing the sessions: what it has by now is searched\n");
     }
-    if let Some(why) = refreshed.rebuilt.filter(|_| app.is_verbose()) {
+    if let Some(why) = refreshed.rebuilt.as_ref().filter(|_| app.is_verbose()) {
         output::stderr(&format!("the search index was made anew: {why}\n"));
     }
-    Ok(())
+    Ok(refreshed)
 }
 
 async fn by_reading(store: &dyn SessionStore, sessions: &[SessionSummary], query: &SearchQuery, limit: usize) -> Found {
