@@ -1,5 +1,4 @@
-//! What the loop itself costs, with a model that answers at once: a look at the todo list, fitting the context window, a whole turn,
-//! and the time from an interrupt to control.
+//! What the loop itself costs, with a model that answers at once: a look at the todo list, fitting the context window, and a whole turn.
 //!
 //! `cargo bench -p longhand-agent-runtime --bench loop`; an argument names the folder to work in (default: a temporary one), because a
 //! turn waits for the disk. Each figure stands beside its reference from the same run, and ours and theirs take turns where both
@@ -10,24 +9,20 @@
 
 use agent_runtime::session_store::{
     AssistantMessage, Block, Entry, Event, FileStore, FileStoreOptions, ModelRequest, NewSession, Note, Origin, Profile, Seq,
-    SessionId, State, StopReason, Timestamp, Todo, TodoStatus, TodosChanged, ToolSpec, TurnEnded, Usage, UserMessage, sha256_hex,
+    SessionId, State, StopReason, Timestamp, Todo, TodoStatus, TodosChanged, TurnEnded, Usage, UserMessage, sha256_hex,
 };
 use agent_runtime::{
-    BODY_END, Body, Clocks, Conversation, EndReason, FailureKind, INTERRUPT_POLL, Model, ModelEvent, ModelFailure, ModelLimits,
-    ModelStream, RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Sent, Session, Setup, TokenCounter, Tool, ToolContext,
-    ToolError, ToolOutput, Turn, TurnEvent, count_tokens, project, tools,
+    BODY_END, Body, Clocks, Conversation, EndReason, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Runtime, Sent,
+    Session, Setup, TokenCounter, count_tokens, project, tools,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::hint::black_box;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, oneshot};
-use tokio_stream::StreamExt;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -41,11 +36,6 @@ const LOOKS: (usize, u32) = (101, 20_000);
 const FITS: usize = 301;
 /// Turns of each history.
 const TURNS: usize = 101;
-/// Interrupts of each place and way.
-const TRIES: usize = 200;
-/// Interrupts come this long after the wait began, at most: any place between two polls.
-const PHASE: Duration = INTERRUPT_POLL;
-const SEED: u64 = 42;
 /// Longer than anything here takes.
 const TOO_LONG: Duration = Duration::from_secs(60);
 
@@ -59,8 +49,7 @@ fn main() -> Outcome<()> {
         bench.look_at_todos().await?;
         fit_a_state();
         bench.fit_a_session().await?;
-        bench.whole_turns().await?;
-        bench.interrupts().await
+        bench.whole_turns().await
     })
 }
 
@@ -174,173 +163,6 @@ impl Bench {
         }
         Ok(())
     }
-
-    /// From the interrupt to the turn's outcome, wherever the turn waits, beside a bare task that waits for the same signal and answers.
-    async fn interrupts(&self) -> Outcome<()> {
-        let runtime = self.runtime()?;
-        let mut random = fastrand::Rng::with_seed(SEED);
-        for way in [Way::Wake, Way::Flag] {
-            for place in PLACES {
-                let model = Arc::new(ScriptedModel::new([]));
-                let session = runtime.create(setup(Arc::clone(&model) as Arc<dyn Model>, &self.folder)).await?;
-                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-                for number in 0..TRIES {
-                    model.push((place.answer)());
-                    let mut turn = session.send(&words(MESSAGE_BYTES, number)).await?;
-                    wait_until(&mut turn, place.is_reached).await?;
-                    tokio::time::sleep(PHASE.mul_f64(random.f64())).await;
-                    let start = Instant::now();
-                    way.interrupt(&session);
-                    let outcome = tokio::time::timeout(TOO_LONG, turn.outcome()).await?;
-                    ours.push(start.elapsed());
-                    assert_eq!(outcome.reason, EndReason::Interrupted, "{:?}", outcome.error);
-                    assert_eq!(model.left(), 0, "the answer that was interrupted was the one that was meant");
-                    theirs.push(way.bare(PHASE.mul_f64(random.f64())).await?);
-                }
-                let name = format!("{}, {}", way.name(), place.name);
-                row(&name, &mut ours, way.reference(), &mut theirs);
-                session.close().await?;
-            }
-        }
-        runtime.shutdown(TOO_LONG).await?;
-        Ok(())
-    }
-}
-
-/// How a turn is interrupted.
-#[derive(Clone, Copy)]
-enum Way {
-    /// The flag and a wake-up, as any thread can.
-    Wake,
-    /// The flag alone, as a signal handler has it: the poll sees it.
-    Flag,
-}
-
-impl Way {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Wake => "interrupt (bound 50 ms)",
-            Self::Flag => "bare flag (bound 55 ms)",
-        }
-    }
-
-    fn reference(self) -> &'static str {
-        match self {
-            Self::Wake => "wake a task and back",
-            Self::Flag => "a bare poll",
-        }
-    }
-
-    fn interrupt(self, session: &Session) {
-        match self {
-            Self::Wake => session.interrupt("bench"),
-            Self::Flag => session.interrupt_handle().expect("a turn runs").flag().store(true, Ordering::SeqCst),
-        }
-    }
-
-    /// A task that waits for the signal, which comes after `phase`, and answers.
-    async fn bare(self, phase: Duration) -> Outcome<Duration> {
-        let (wake, flag) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let (answer, answered) = oneshot::channel();
-        let task = tokio::spawn({
-            let (wake, flag) = (Arc::clone(&wake), Arc::clone(&flag));
-            async move {
-                match self {
-                    Self::Wake => wake.notified().await,
-                    Self::Flag => {
-                        while !flag.load(Ordering::SeqCst) {
-                            tokio::time::sleep(INTERRUPT_POLL).await;
-                        }
-                    }
-                }
-                let _ = answer.send(());
-            }
-        });
-        tokio::time::sleep(phase).await;
-        let start = Instant::now();
-        flag.store(true, Ordering::SeqCst);
-        wake.notify_one();
-        answered.await?;
-        let took = start.elapsed();
-        task.await?;
-        Ok(took)
-    }
-}
-
-/// Where a turn waits when it is interrupted.
-struct Place {
-    name: &'static str,
-    answer: fn() -> ScriptedAnswer,
-    is_reached: fn(&TurnEvent) -> bool,
-}
-
-const PLACES: [Place; 5] = [
-    Place {
-        name: "streaming",
-        answer: || ScriptedAnswer::new().text(ANSWER).hang(),
-        is_reached: |event| matches!(event, TurnEvent::Delta(_)),
-    },
-    Place {
-        name: "no headers",
-        answer: || ScriptedAnswer::new().head_after(Duration::MAX),
-        is_reached: |event| is_entry(event, |event| matches!(event, Event::ModelRequest(_))),
-    },
-    Place {
-        name: "deaf tool",
-        answer: || ScriptedAnswer::new().tool_call("deaf", "{}"),
-        is_reached: |event| is_entry(event, |event| matches!(event, Event::ToolStarted(_))),
-    },
-    Place {
-        name: "shell",
-        answer: || ScriptedAnswer::new().tool_call("shell", r#"{"command": "sleep 60"}"#),
-        is_reached: |event| is_entry(event, |event| matches!(event, Event::ToolStarted(_))),
-    },
-    Place {
-        name: "retry pause",
-        answer: || ScriptedAnswer::failure(ModelFailure::new(FailureKind::Server, "a bad moment")),
-        is_reached: |event| is_entry(event, |event| matches!(event, Event::ModelError(_))),
-    },
-];
-
-fn is_entry(event: &TurnEvent, is_it: fn(&Event) -> bool) -> bool {
-    matches!(event, TurnEvent::Entry(entry) if is_it(&entry.event))
-}
-
-async fn wait_until(turn: &mut Turn, is_reached: fn(&TurnEvent) -> bool) -> Outcome<()> {
-    let reached = async {
-        while let Some(event) = turn.next().await {
-            if is_reached(&event) {
-                return true;
-            }
-        }
-        false
-    };
-    let reached = tokio::time::timeout(TOO_LONG, reached).await?;
-    assert!(reached, "the turn came to the place");
-    Ok(())
-}
-
-/// A tool that never ends and does not listen.
-struct Deaf;
-
-#[async_trait]
-impl Tool for Deaf {
-    fn spec(&self) -> ToolSpec {
-        let parameters = json!({"type": "object", "properties": {}});
-        ToolSpec { name: "deaf".to_owned(), description: "Never ends.".to_owned(), parameters }
-    }
-
-    fn side_effects(&self) -> bool {
-        true
-    }
-
-    fn describe(&self, _: &Value) -> String {
-        "deaf".to_owned()
-    }
-
-    async fn run(&self, _: Value, _: ToolContext) -> Result<ToolOutput, ToolError> {
-        std::future::pending().await
-    }
 }
 
 const ANSWER: &str = "The tide turns twice a day, and nobody has asked it why.";
@@ -405,11 +227,8 @@ fn origin() -> Origin {
 fn setup(model: Arc<dyn Model>, cwd: &Path) -> Setup {
     let mut setup = Setup::new(model, cwd);
     setup.tools = tools::builtin();
-    setup.tools.push(Arc::new(Deaf));
     setup.env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
     setup.permissions.mode = agent_runtime::PermissionMode::Allow;
-    // A pause between tries is long enough to be interrupted in it, however busy the machine is.
-    setup.retry = RetryPolicy { first_pause: TOO_LONG, longest_pause: TOO_LONG, ..RetryPolicy::default() };
     setup
 }
 
