@@ -17,6 +17,7 @@ use crate::output;
 use crate::setup::{Manner, Opened, Plan};
 use crate::signals::Signals;
 use crate::stdin;
+use crate::transcript::model_name;
 use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, ModelFallback, Progress, Seq};
 use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent};
 use futures_util::StreamExt;
@@ -254,7 +255,7 @@ impl Print {
                 output::stderr(&format!("{} is asked at {} ({})\n", waiting.model, local_time(waiting.until), waiting.reason));
             }
             Event::ModelFallback(ModelFallback { to, detail, .. }) => {
-                output::stderr(&format!("{detail}; {}/{} is asked instead\n", to.provider, to.model));
+                output::stderr(&format!("{detail}; {} is asked instead\n", model_name(to)));
             }
             Event::ToolStarted(started) if self.is_verbose => output::stderr(&format!("running `{}`\n", started.name)),
             Event::ToolDenied(denied) => output::stderr(&format!("a tool call was refused: {}\n", denied.reason)),

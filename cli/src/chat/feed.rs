@@ -7,6 +7,7 @@ use super::markdown::{Look, Markdown};
 use super::styled::{BOLD, DIM, ERROR, GOOD, Line, OWN, PLAIN, Paragraph, WARN};
 use crate::local_time::local_time;
 use crate::safe_text::{safe, safe_line};
+use crate::transcript::model_name;
 use agent_runtime::session_store::{
     AssistantMessage, Event, ModelError, Todo, TodoStatus, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded,
 };
@@ -180,8 +181,8 @@ impl Feed {
                 self.phase = Phase::Retrying { why: format!("waiting until {until}") };
             }
             Event::ModelFallback(fallback) => {
-                let (detail, to) = (sentence(&fallback.detail), &fallback.to);
-                let words = format!("{detail} {}/{} is asked instead, until the end of this turn.", to.provider, to.model);
+                let (detail, to) = (sentence(&fallback.detail), model_name(&fallback.to));
+                let words = format!("{detail} {to} is asked instead, until the end of this turn.");
                 notice(&words, WARN, limit, above);
             }
             Event::AssistantMessage(message) => self.answered(message, limit, above),

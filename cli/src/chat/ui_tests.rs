@@ -4,8 +4,8 @@ use super::super::approval::GRACE;
 use super::super::keys;
 use super::*;
 use agent_runtime::session_store::{
-    AssistantMessage, Block, Entry, Event, ModelError, ModelRequest, Origin, StopReason, Timestamp, Todo, TodoStatus,
-    TodosChanged, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded, Usage,
+    AssistantMessage, Block, Entry, Event, ModelError, ModelFallback, ModelRequest, ModelWaiting, Origin, StopReason, Timestamp,
+    Todo, TodoStatus, TodosChanged, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded, Usage,
 };
 use agent_runtime::{Approval, ApprovalRequest, Delta, DeltaKind};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -408,6 +408,31 @@ fn failures_say_what_happened_and_what_to_do() {
     chat.event(ended("interrupted", None));
     chat.ui.end(false);
     insta::assert_snapshot!(chat.screen());
+}
+
+#[test]
+fn a_wait_is_told_with_its_end_and_a_switch_with_who_is_asked_now() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    let until = Timestamp::from_ms(4_000_000_000_000);
+    chat.event(ModelWaiting { model: "anthropic/x".to_owned(), reason: "breaker_open".to_owned(), until });
+    let to = Origin { provider: "openai".to_owned(), model: "y".to_owned(), ..Origin::default() };
+    chat.event(ModelFallback {
+        from: Origin::default(),
+        to,
+        reason: "overloaded".to_owned(),
+        detail: "x is overloaded".to_owned(),
+    });
+    // The time is that of the machine's own zone.
+    let screen = chat.screen();
+    for words in [
+        "anthropic/x is asked at 2096-10-0",
+        "its breaker is open",
+        "waiting until 2096-10-0",
+        "X is overloaded. openai/y is asked instead",
+    ] {
+        assert!(screen.contains(words), "{words}: {screen}");
+    }
 }
 
 #[test]

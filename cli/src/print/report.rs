@@ -5,6 +5,7 @@ use crate::error::{CliError, Exit};
 use crate::local_time::local_time;
 use crate::output;
 use crate::safe_text::safe;
+use crate::transcript::model_name;
 use agent_runtime::session_store::{Origin, SessionId, Timestamp, Usage};
 use agent_runtime::{Answer, Denial, EndReason, Session, TurnError, TurnOutcome};
 use serde::Serialize;
@@ -114,7 +115,7 @@ impl Report {
 
     /// Another model is asked from here on.
     pub(crate) fn answered_by(&mut self, origin: &Origin) {
-        self.model = Some(format!("{}/{}", origin.provider, origin.model));
+        self.model = Some(model_name(origin));
     }
 
     /// It was stopped before the turn began.

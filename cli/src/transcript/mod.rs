@@ -287,7 +287,8 @@ fn cut_answer(answer: InFlight, at: Timestamp, coming: bool) -> Option<Item> {
     shown.then(|| Item { seq: answer.message, at, sound: true, kind: ItemKind::Answer(answer) })
 }
 
-fn model_name(origin: &session_store::Origin) -> String {
+/// Who is asked, as `--model` takes it.
+pub(crate) fn model_name(origin: &session_store::Origin) -> String {
     match (origin.provider.as_str(), origin.model.as_str()) {
         ("", model) => model.to_owned(),
         (provider, "") => provider.to_owned(),
