@@ -115,15 +115,7 @@ impl TurnTask {
         let mut task = self;
         let first = task.first;
         // A task of its own, so that a panic anywhere in the turn becomes the turn's outcome.
-        let running = tokio::spawn(async move {
-            loop {
-                let stop = task.stop().await;
-                // A message that came in at the last moment wants an answer too.
-                if let Some(outcome) = task.end(stop).await {
-                    return outcome;
-                }
-            }
-        });
+        let running = tokio::spawn(async move { task.run_to_end().await });
         let outcome = match running.await {
             Ok(outcome) => outcome,
             Err(panic) => end_after_panic(&shared, first, &panic),
@@ -131,6 +123,17 @@ impl TurnTask {
         shared.resting.rest(&shared);
         report.send_replace(Some(Arc::new(outcome)));
         shared.bump();
+    }
+
+    /// Runs the turn to its end, in the task of the caller.
+    pub(crate) async fn run_to_end(&mut self) -> TurnOutcome {
+        loop {
+            let stop = self.stop().await;
+            // A message that came in at the last moment wants an answer too.
+            if let Some(outcome) = self.end(stop).await {
+                return outcome;
+            }
+        }
     }
 
     async fn stop(&mut self) -> Stop {

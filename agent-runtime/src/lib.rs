@@ -42,6 +42,7 @@ mod permissions;
 mod projection;
 pub mod providers;
 mod request;
+pub mod rerun;
 mod retry;
 mod rewind;
 mod runtime;

@@ -152,6 +152,37 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// A session whose log folds to `state`.
+    pub(crate) fn new(
+        log: Arc<dyn SessionLog>,
+        state: State,
+        store: Arc<dyn SessionStore>,
+        resting: Arc<Resting>,
+        setup: Setup,
+        breakers: Breakers,
+    ) -> Self {
+        let todos = TodoCache::default();
+        todos.hydrate(&state);
+        Self {
+            log,
+            store,
+            setup: Mutex::new(setup),
+            state: Mutex::new(state),
+            counter: Arc::default(),
+            todos,
+            live: Mutex::default(),
+            activity: watch::Sender::new(0),
+            approved: Mutex::default(),
+            hydrated_for: Mutex::default(),
+            requests: Mutex::default(),
+            resting,
+            breakers,
+            fallback: AtomicUsize::new(0),
+            running: Mutex::new(None),
+            sending: tokio::sync::Mutex::default(),
+        }
+    }
+
     /// Accepts an event: the log, the fold and the readers see it, in this order, under one lock.
     pub(crate) fn append(&self, event: impl Into<Event>) -> Result<Arc<Entry>, AppendError> {
         self.append_with(|log| log.append(event.into()))
@@ -327,26 +358,7 @@ impl Session {
         setup: Setup,
         breakers: Breakers,
     ) -> Result<Self, AppendError> {
-        let todos = TodoCache::default();
-        todos.hydrate(&opened.state);
-        let shared = Shared {
-            log: opened.log,
-            store,
-            setup: Mutex::new(setup),
-            state: Mutex::new(opened.state),
-            counter: Arc::default(),
-            todos,
-            live: Mutex::default(),
-            activity: watch::Sender::new(0),
-            approved: Mutex::default(),
-            hydrated_for: Mutex::default(),
-            requests: Mutex::default(),
-            resting,
-            breakers,
-            fallback: AtomicUsize::new(0),
-            running: Mutex::new(None),
-            sending: tokio::sync::Mutex::default(),
-        };
+        let shared = Shared::new(opened.log, opened.state, store, resting, setup, breakers);
         shared.update_profile()?;
         Ok(Self { shared: Arc::new(shared) })
     }

@@ -128,4 +128,11 @@ pub enum Approval {
     ApproveAlways,
     /// It may not run, for a reason that the model is told (may be empty).
     Deny(String),
+    /// It may not run because a rule says so, and no person did.
+    Forbid {
+        /// Which rule, in a word, for the log.
+        by: String,
+        /// Why, for the model and the log, word by word.
+        reason: String,
+    },
 }

@@ -47,7 +47,7 @@ enum Ran {
 
 enum Verdict {
     Approved(&'static str),
-    Denied { by: &'static str, reason: String },
+    Denied { by: String, reason: String },
 }
 
 impl TurnTask {
@@ -106,7 +106,7 @@ impl TurnTask {
                 Ok(Some(prepared))
             }
             Verdict::Denied { by, reason } => {
-                self.deny(call, by, reason).await?;
+                self.deny(call, &by, reason).await?;
                 Ok(None)
             }
         }
@@ -146,6 +146,7 @@ impl TurnTask {
                     }
                     Approval::Deny(reason) if reason.trim().is_empty() => denied("user", "the user said no".to_owned()),
                     Approval::Deny(reason) => denied("user", format!("the user said no: {reason}")),
+                    Approval::Forbid { by, reason } => Verdict::Denied { by, reason },
                 })
             }
         }
@@ -158,7 +159,7 @@ impl TurnTask {
         Ok(self.guard(asked).await?.unwrap_or(true))
     }
 
-    async fn deny(&mut self, call: &ToolCall, by: &'static str, reason: String) -> Result<(), Stop> {
+    async fn deny(&mut self, call: &ToolCall, by: &str, reason: String) -> Result<(), Stop> {
         let reason = lock(&self.shared.setup).secrets.hide(reason);
         let id = call.id.clone();
         self.append(ToolDenied { call: id, by: by.to_owned(), reason: reason.clone() }).await?;
@@ -256,7 +257,7 @@ impl TurnTask {
 }
 
 fn denied(by: &'static str, reason: String) -> Verdict {
-    Verdict::Denied { by, reason }
+    Verdict::Denied { by: by.to_owned(), reason }
 }
 
 fn started(prepared: &Prepared) -> ToolStarted {

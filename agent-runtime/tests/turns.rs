@@ -1,6 +1,7 @@
 //! Turns as an embedder sees them, against a model that plays a script and a store in a folder of its own. After each test the log is
 //! checked: every turn has its closing event, and every tool call exactly one result.
 
+use agent_runtime::rerun::{Present, rerun};
 use agent_runtime::session_store::{
     AssistantMessage, Block, Entry, Event, FileStore, FileStoreOptions, NewSession, Origin, Parameters, Profile, SessionId,
     StopReason, ToolCall, ToolOutcome, ToolSpec, ToolStarted, Usage, UserKind, UserMessage,
@@ -63,8 +64,31 @@ impl World {
         check_well_formed(&entries);
         let verified = self.runtime.store().verify(session.id()).await.expect("verify");
         assert!(verified.ok, "{verified:?}");
+        self.rerun(&session, &entries).await;
         self.runtime.shutdown(LONG).await.expect("everything durable");
         entries
+    }
+
+    /// Run again, the session is the same.
+    async fn rerun(&self, session: &Session, entries: &[Arc<Entry>]) {
+        let limits = entries.iter().find_map(|entry| match &entry.event {
+            Event::ModelRequest(request) => request.limits.filter(|limits| !limits.window_asked),
+            _ => None,
+        });
+        let limits = limits.map_or_else(ModelLimits::default, |limits| ModelLimits {
+            context_window: limits.context_window,
+            max_output_tokens: limits.max_output_tokens,
+            ..ModelLimits::default()
+        });
+        let models = move |origin: &Origin, _: &[String]| {
+            let model = ScriptedModel::new([]).with_origin(origin.clone()).with_limits(limits);
+            Some(Arc::new(model) as Arc<dyn agent_runtime::Model>)
+        };
+        let mut present = Present::new(Arc::new(models));
+        present.tools = self.setup(&Arc::new(ScriptedModel::new([]))).tools;
+        let again = rerun(Arc::clone(self.runtime.store()), session.id(), present).await.expect("it can be read");
+        assert!(again.is_same(), "{}\n{again:#?}", again.difference.as_ref().map_or("", |difference| &difference.diff));
+        assert_eq!((again.rebuilt, again.not_recorded, again.unknown_models), (again.requests, 0, 0));
     }
 }
 
