@@ -3,8 +3,10 @@
 use crate::commands::batch::BatchArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::models::ModelsArgs;
 use crate::commands::replay::ReplayArgs;
 use crate::commands::sessions::SessionsArgs;
+use crate::commands::usage::UsageArgs;
 use crate::error::CliError;
 use crate::units::parse_size;
 use clap::error::ErrorKind;
@@ -85,6 +87,10 @@ pub(crate) enum Command {
     Batch(Box<BatchArgs>),
     /// Show a session as it happened
     Replay(ReplayArgs),
+    /// List the models that are known: their windows, limits and prices
+    Models(ModelsArgs),
+    /// Sum up tokens used and what they cost, by session, turn, day or model
+    Usage(UsageArgs),
     /// Check the home, its file system, the terminal and the keys
     Doctor(DoctorArgs),
     /// Print a completion script for a shell

@@ -51,6 +51,11 @@ fn dispatch(args: Args) -> Result<Exit, CliError> {
     match args.command {
         Some(Command::Completions(args)) => commands::completions::run(&args),
         Some(Command::Doctor(args)) => commands::doctor::run(&app()?, &args),
+        Some(Command::Models(args)) => commands::models::run(&app()?, &args),
+        Some(Command::Usage(args)) => {
+            let app = app()?;
+            app.block_on(commands::usage::run(&app, args))?
+        }
         Some(Command::Sessions(args)) => {
             let app = app()?;
             app.block_on(commands::sessions::run(&app, args))?

@@ -7,8 +7,9 @@ use crate::app::App;
 use crate::error::CliError;
 use crate::learned::Learned;
 use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, OpenAiResponses, Secret};
-use agent_runtime::{Model, ModelLimits, OfflineModel};
+use agent_runtime::{Model, ModelTable, OfflineModel};
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::task::JoinHandle;
@@ -105,6 +106,7 @@ impl fmt::Display for ModelName {
 /// Makes models. All of them share one HTTP client, which is built when it is first needed.
 pub(crate) struct Models {
     http: HttpClient,
+    table: ModelTable,
     /// The build of the client that was begun; [`Models::finish`] waits for it.
     warming: Mutex<Option<JoinHandle<()>>>,
     base_url: Option<String>,
@@ -134,7 +136,10 @@ struct Found {
 impl Models {
     /// Reads keys and endpoints, and what was learned of them from `home`. `base_url` is the person's own word for the endpoint, and beats the
     /// environment.
-    pub(crate) fn new(app: &App, home: &Path, base_url: Option<String>) -> Self {
+    ///
+    /// # Errors
+    /// As of [`model_table`].
+    pub(crate) fn new(app: &App, home: &Path, base_url: Option<String>) -> Result<Self, CliError> {
         let found = |provider: Provider| Found {
             key: provider.key_variable().and_then(|name| app.env(name)).map(Secret::new),
             url: provider.url_variable().and_then(|name| app.env(name)).map(|url| match provider {
@@ -142,15 +147,21 @@ impl Models {
                 _ => url.to_owned(),
             }),
         };
-        Self {
+        Ok(Self {
             http: HttpClient::with_system_proxy(),
+            table: model_table(app.home())?,
             warming: Mutex::new(None),
             base_url,
             base_url_of: OnceLock::new(),
             learned: Learned::new(home),
             made: Mutex::default(),
             found: Provider::ALL.map(|provider| (provider, found(provider))).to_vec(),
-        }
+        })
+    }
+
+    /// What is known of models.
+    pub(crate) fn table(&self) -> &ModelTable {
+        &self.table
     }
 
     /// The model of a new session where none was named; nothing where there is no key.
@@ -171,7 +182,9 @@ impl Models {
         if endpoint.base_url.starts_with("https:") {
             self.warm();
         }
+        let refuses = self.table.facts(name.provider.name(), &name.name).refuses;
         endpoint.learned = self.learned.of(&endpoint.base_url, &endpoint.model);
+        endpoint.learned.extend(refuses);
         let (url, known) = (endpoint.base_url.clone(), endpoint.learned.clone());
         let http = self.http.clone();
         let bad = |error| CliError::usage(format!("`{name}` cannot be asked: {error}"));
@@ -204,7 +217,7 @@ impl Models {
         }
         let mut endpoint = Endpoint::new(name.provider.name(), url, name.name.as_str());
         endpoint.api_key = key;
-        endpoint.limits = limits(name);
+        endpoint.limits = self.table.limits(name.provider.name(), &name.name);
         Ok(Some(endpoint))
     }
 
@@ -262,19 +275,25 @@ fn ollama_url(host: &str) -> String {
     format!("{scheme}://{authority}{port}{slash}{path}/v1")
 }
 
-/// What is known of a family of models; others have the limits of an unknown one. The factors are what the families' own tokenizers count,
-/// at most, for a token of o200k.
-fn limits(name: &ModelName) -> ModelLimits {
-    let starts = |prefix: &str| name.name.starts_with(prefix);
-    let (context_window, max_output_tokens, token_factor) = match name.provider {
-        Provider::Anthropic if starts("claude-3") => (200_000, 8_192, 1.3),
-        Provider::Anthropic if starts("claude-") => (200_000, 32_000, 2.0),
-        Provider::OpenAi | Provider::OpenAiResponses if starts("gpt-5") => (272_000, 32_000, 1.0),
-        Provider::OpenAi | Provider::OpenAiResponses if starts("gpt-4.1") => (1_000_000, 32_000, 1.0),
-        Provider::OpenAi | Provider::OpenAiResponses if starts("gpt-4o") => (128_000, 16_384, 1.0),
-        _ => return ModelLimits::default(),
-    };
-    ModelLimits { context_window, max_output_tokens, token_factor }
+/// The user's own file of models.
+const FILE: &str = "models.json";
+
+/// What is known of models: by the program, and by `models.json` in `home`, which need not be there.
+///
+/// # Errors
+/// Where that file cannot be read.
+pub(crate) fn model_table(home: &Path) -> Result<ModelTable, CliError> {
+    let mut table = ModelTable::built_in();
+    let path = home.join(FILE);
+    match std::fs::read(&path) {
+        Ok(json) => table.extend(&json).map_err(|error| {
+            CliError::usage(format!("`{}` cannot be read: {error}", path.display()))
+                .hint("`longhand models --help` shows what it may hold")
+        })?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(CliError::io("read", path)(error)),
+    }
+    Ok(table)
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use agent_runtime::session_store::{
     SessionStore, State, StoreError,
 };
 use agent_runtime::{
-    Approver, Clocks, Model, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, Tool, UserInput,
-    check_output_schema, tools,
+    Approver, Clocks, Model, ModelTable, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, Tool,
+    UserInput, check_output_schema, tools,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -149,7 +149,7 @@ impl Plan {
         let place = Place {
             env: app.envs().to_vec(),
             user_home: std::env::home_dir(),
-            models: Models::new(app, home, typed.setup.base_url.clone()),
+            models: Models::new(app, home, typed.setup.base_url.clone())?,
             runtime: Runtime::new(Arc::clone(&files) as Arc<dyn SessionStore>),
             files,
             progress: Mutex::new(None),
@@ -225,6 +225,11 @@ impl Plan {
     /// The tools that a new session's model sees.
     pub(crate) fn tools(&self) -> &[Arc<dyn Tool>] {
         &self.tools
+    }
+
+    /// What is known of models.
+    pub(crate) fn model_table(&self) -> &ModelTable {
+        self.place.models.table()
     }
 
     /// Whether sessions are kept.

@@ -1,5 +1,6 @@
 //! Sizes and ages as people write them: `5GB`, `90d`.
 
+use session_store::{Clock, SystemClock, Timestamp};
 use std::time::Duration;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -45,6 +46,29 @@ pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
     };
     let age = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
     age.map(Duration::from_secs).ok_or_else(|| "not an age like `12h`, `90d`, `6w` or `1y`".to_owned())
+}
+
+/// A time as typed: from its first to its last millisecond.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct When {
+    pub(crate) first: Timestamp,
+    pub(crate) last: Timestamp,
+}
+
+pub(crate) fn parse_when(text: &str) -> Result<When, String> {
+    when(text, SystemClock.now())
+}
+
+fn when(text: &str, now: Timestamp) -> Result<When, String> {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    if let Ok(first) = format!("{text}T00:00:00.000Z").parse::<Timestamp>() {
+        return Ok(When { first, last: Timestamp::from_ms(first.as_ms() + DAY_MS - 1) });
+    }
+    let at = text.parse::<Timestamp>().ok().or_else(|| {
+        let age = i64::try_from(parse_age(text).ok()?.as_millis()).ok()?;
+        Some(Timestamp::from_ms(now.as_ms().saturating_sub(age)))
+    });
+    at.map(|at| When { first: at, last: at }).ok_or_else(|| "not a date like `2026-01-31` or an age like `7d`".to_owned())
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -93,6 +117,19 @@ mod tests {
         }
         for text in ["", "d", "90", "90m", "-1d", "1.5d", "99999999999999999999d", "99999999999999999y"] {
             assert!(parse_age(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_a_whole_day_and_an_age_a_moment() {
+        let now: Timestamp = "2026-02-01T12:00:00.000Z".parse().expect("a time");
+        let texts = |when: When| (when.first.to_string(), when.last.to_string());
+        let day = when("2026-01-31", now).map(texts);
+        assert_eq!(day, Ok(("2026-01-31T00:00:00.000Z".to_owned(), "2026-01-31T23:59:59.999Z".to_owned())));
+        assert_eq!(when("12h", now).map(|when| when.first.to_string()), Ok("2026-02-01T00:00:00.000Z".to_owned()));
+        assert_eq!(when("2026-01-31T10:00:00Z", now).map(|when| when.first == when.last), Ok(true));
+        for text in ["", "yesterday", "2026-13-01", "-1d", "99999999999999999y"] {
+            assert!(when(text, now).is_err(), "{text}");
         }
     }
 }

@@ -32,6 +32,17 @@ fn a_custom_tool_is_called() {
     assert!(out.contains("I roll.") && out.contains("[dice gave ") && out.contains("There you are."), "{out}");
 }
 
+#[test]
+fn a_recorded_session_is_a_regression_test() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let checked = run(env!("CARGO_BIN_EXE_regression"), &["check", "recorded"], here);
+    assert!(checked.contains(": 5 requests, all the same"), "{checked}");
+    let folder = tempfile::tempdir().expect("a folder");
+    run(env!("CARGO_BIN_EXE_regression"), &["record", "home"], folder.path());
+    let checked = run(env!("CARGO_BIN_EXE_regression"), &["check", "home"], folder.path());
+    assert!(checked.contains(": 5 requests, all the same"), "{checked}");
+}
+
 struct Gateway {
     process: Child,
     address: String,

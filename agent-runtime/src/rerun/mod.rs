@@ -19,8 +19,10 @@ use crate::agent_loop::TurnTask;
 use crate::breaker::{BreakerPolicy, Breakers};
 use crate::interrupt::Interrupt;
 use crate::model::{Conversation, Model};
+use crate::models::ModelTable;
 use crate::permissions::{PermissionMode, Permissions};
 use crate::projection::{PROJECTION_VERSION, project};
+use crate::providers;
 use crate::request::RequestBuilder;
 use crate::retry::RetryPolicy;
 use crate::runtime::Setup;
@@ -58,6 +60,15 @@ pub struct Present {
 }
 
 impl Present {
+    /// A program with the clients of this crate, what `table` says of their models, and these tools; the system text and the parameters are those of the session.
+    #[must_use]
+    pub fn with_clients(table: ModelTable, tools: Vec<Arc<dyn Tool>>) -> Self {
+        let models = move |origin: &Origin, learned: &[String]| {
+            providers::of_origin(origin, learned, table.limits(&origin.provider, &origin.model))
+        };
+        Self { tools, ..Self::new(Arc::new(models)) }
+    }
+
     /// A program with these models and no tools, whose system text and parameters are those of the session.
     #[must_use]
     pub fn new(models: BuildModel) -> Self {

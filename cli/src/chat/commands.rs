@@ -6,11 +6,12 @@ use super::rewind::{self, Place, RewindList};
 use super::slash::{COMMANDS, ExportFormat, Slash};
 use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
 use crate::commands::sessions::export;
+use crate::commands::usage::cost_words;
 use crate::error::CliError;
 use crate::safe_text::safe_line;
 use crate::setup::SessionChoice;
-use agent_runtime::session_store::{Seq, Undoable, Usage};
-use agent_runtime::{PermissionMode, Permissions, Session};
+use agent_runtime::session_store::{Event, Seq, StoreError, Undoable, Usage};
+use agent_runtime::{PermissionMode, Permissions, Session, Spent};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -60,6 +61,9 @@ impl Chat<'_> {
             Slash::Usage => self.with_session(|chat, session| {
                 let lines = session.state(|state| usage(&state.usage, state.last_usage.as_ref().map(|(_, usage)| usage)));
                 chat.ui.print(lines);
+                if chat.is_idle() {
+                    chat.cost(session);
+                }
             }),
             Slash::Tools => self.tools(),
             Slash::Permissions(mode) => self.permissions(mode),
@@ -222,6 +226,31 @@ impl Chat<'_> {
         );
     }
 
+    /// Adds up what the session cost, from its log.
+    fn cost(&mut self, session: Session) {
+        let plan = self.plan;
+        self.run_job(
+            "adding up what it cost",
+            Box::pin(async move {
+                let spent = async {
+                    session.flush().await?;
+                    let mut spent = Spent::default();
+                    let mut entries = plan.runtime().store().read(session.id(), 0).await?;
+                    while let Some(entry) = entries.next().await? {
+                        if let Event::AssistantMessage(answer) = &entry.event {
+                            spent.add(answer, plan.model_table());
+                        }
+                    }
+                    Ok::<_, StoreError>(spent)
+                };
+                Done::Told(vec![match spent.await {
+                    Ok(spent) => row("cost", cost(&spent)),
+                    Err(error) => Line::new(words(&error.into()), ERROR),
+                }])
+            }),
+        );
+    }
+
     fn compact(&mut self, session: Session) {
         self.run_job(
             "trimming the context",
@@ -328,6 +357,14 @@ fn help() -> Vec<Line> {
         Line::new(format!("{name:<36} "), BOLD).with(command.does, PLAIN)
     });
     keys.chain([Line::default()]).chain(commands).collect()
+}
+
+fn cost(spent: &Spent) -> String {
+    match (cost_words(spent).as_str(), spent.unpriced_calls) {
+        ("", _) => "not known: `longhand models` lists the prices that are known".to_owned(),
+        (dollars, 0) => format!("{dollars} US dollars"),
+        (dollars, unpriced) => format!("{dollars} US dollars; of {unpriced} calls it is not known"),
+    }
 }
 
 fn usage(all: &Usage, last: Option<&Usage>) -> Vec<Line> {

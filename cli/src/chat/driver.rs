@@ -429,6 +429,11 @@ impl<'a> Chat<'a> {
 
     /// Runs `job`, shown as `what`. Nothing else may run: a job in the place of another would drop what that one has in hand, and its end would be taken for
     /// the end of the turn.
+    /// Whether nothing goes on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.job.is_none() && self.turn.is_none()
+    }
+
     pub(super) fn run_job(&mut self, what: &str, job: Job<'a>) {
         debug_assert!(self.job.is_none() && self.turn.is_none(), "`{what}` would run beside something else");
         self.ui.begin(Work::Other { what: what.to_owned(), since: Instant::now() });

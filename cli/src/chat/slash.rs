@@ -78,7 +78,7 @@ pub(super) const COMMANDS: [Help; 17] = [
     help("/rewind", "[undo]", "go back to an earlier message; undo that"),
     help("/todos", "", "the todo list"),
     help("/context", "[undo]", "what the model is sent, and how much room there is; undo a trim"),
-    help("/usage", "", "tokens used"),
+    help("/usage", "", "tokens used, and what they cost"),
     help("/tools", "", "what the model can call"),
     help("/permissions", "[ask|read-only|allow]", "which tools run without asking"),
     help("/compact", "", "take old steps out of the context"),

@@ -3,11 +3,14 @@
 
 use crate::app::App;
 use crate::error::{CliError, Exit};
+use crate::models::model_table;
 use crate::output::{self, Stdout};
 use crate::resolve::resolve;
+use crate::safe_text::safe;
 use crate::transcript::{LivePrinter, Painter, Transcript, count_words, duration_words};
-use agent_runtime::Runtime;
-use session_store::{Entry, Event, Holder, Seq, SessionStore, Timestamp};
+use agent_runtime::rerun::{Cause, LeftOut, Present, Rerun, rerun};
+use agent_runtime::{Runtime, tools};
+use session_store::{Entry, Event, FileStore, Holder, Seq, SessionId, SessionStore, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use std::time::Duration;
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = HELP)]
 pub(crate) struct ReplayArgs {
     /// The session: its id, its exact name or the start of its id
     pub(crate) id: String,
@@ -27,12 +31,33 @@ pub(crate) struct ReplayArgs {
     /// Only up to and with this event, completed to a whole step
     #[arg(long, value_name = "SEQ")]
     pub(crate) at: Option<Seq>,
+    /// Show nothing, and run it again instead: build each request from the log, and tell where this program would send another
+    #[arg(long, conflicts_with_all = ["speed", "instant", "at"])]
+    pub(crate) verify: bool,
+    /// With `--verify`: as if the system prompt were this one
+    #[arg(long, value_name = "TEXT", requires = "verify")]
+    pub(crate) system_prompt: Option<String>,
+    /// With `--verify`: print JSON for programs
+    #[arg(long, requires = "verify")]
+    pub(crate) json: bool,
 }
+
+const HELP: &str = "\
+--verify asks no model and runs no tool. It builds the body of each request again from the log alone, and compares it with the recorded hash.
+Then it runs the loop of this program over the session, with the recorded answers and results in their place, and stops at the first request that would be
+another one, which it tells as a diff (`-` as recorded, `+` as it would be now), with what made the difference: the code, the profile (a tool), or the table of models.
+The exit is 0 where nothing differs, and 1 where something does.
+
+With --json, one object: `session`, `requests`, `rebuilt`, `not_recorded` (of older builds, which did not write the limits of a request), `unknown_models`, `changed` (an array of
+`seq`), `resent`, `turns`, `left_out` (`seq`, `why`), and `difference` (null, or `seq`, `request`, `what`, `causes`, `diff`).";
 
 /// Replays a session.
 pub(crate) async fn run(app: &App, args: ReplayArgs) -> Result<Exit, CliError> {
     let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
+    if args.verify {
+        return verify(app, store, id, args).await;
+    }
     let loaded = store.load(id).await?;
     let is_open = !matches!(loaded.holder, Holder::Nobody);
     let mut pace = Pace { speed: if args.instant { None } else { Some(args.speed.unwrap_or(1.0)) }, last: None };
@@ -70,6 +95,62 @@ pub(crate) async fn run(app: &App, args: ReplayArgs) -> Result<Exit, CliError> {
         output::stderr(&format!("warning: its log has {problems}; `longhand sessions verify {id}` lists them\n"));
     }
     Ok(Exit::Done)
+}
+
+/// Runs the session again, and tells what differs.
+async fn verify(app: &App, store: Arc<FileStore>, id: SessionId, args: ReplayArgs) -> Result<Exit, CliError> {
+    let mut present = Present::with_clients(model_table(app.home())?, tools::builtin());
+    present.tools_are_chosen = true;
+    present.system = args.system_prompt;
+    let again = rerun(store, id, present).await?;
+    let mut out = Stdout::new();
+    if args.json {
+        let json = serde_json::to_string_pretty(&again).map_err(|error| CliError::failed(error.to_string()))?;
+        out.raw(format!("{json}\n").as_bytes())?;
+    } else {
+        out.raw(safe(&words(&again)).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(if again.is_same() { Exit::Done } else { Exit::Failed })
+}
+
+fn words(again: &Rerun) -> String {
+    let requests = count_words(again.requests, "request");
+    let mut words = format!("{} of {requests} built again from the log, byte for byte\n", again.rebuilt);
+    for (count, why) in [
+        (again.not_recorded, "not recorded: an older build did not write their limits"),
+        (again.unknown_models, "of models that this program does not know how to ask"),
+        (again.changed.len() as u64, "built otherwise than they were"),
+    ] {
+        if count > 0 {
+            words.push_str(&format!("  {count} {why}\n"));
+        }
+    }
+    if !again.changed.is_empty() {
+        words.push_str(&format!("  the first of these is event {}\n", again.changed[0]));
+    }
+    let turns = count_words(again.turns, "turn");
+    words.push_str(&format!("{} sent again by this program, the same, in {turns}\n", count_words(again.resent, "request")));
+    for LeftOut { seq, why } in &again.left_out {
+        words.push_str(&format!("  the turn of event {seq} was not run to its end: {why}\n"));
+    }
+    match &again.difference {
+        None if again.is_same() => words.push_str("nothing differs\n"),
+        None => {}
+        Some(difference) => {
+            words.push_str(&format!("event {}, request {}: {}\n", difference.seq, difference.request, difference.what));
+            for cause in &difference.causes {
+                words.push_str(&match cause {
+                    Cause::Code(what) => format!("  code: {what}\n"),
+                    Cause::Profile(what) => format!("  profile: {what}\n"),
+                    Cause::Models(what) => format!("  models: {what}\n"),
+                    _ => String::new(),
+                });
+            }
+            words.push_str(&difference.diff);
+        }
+    }
+    words
 }
 
 fn speed(text: &str) -> Result<f64, String> {

@@ -14,6 +14,7 @@ mod kills;
 mod message_id;
 mod print;
 mod readme;
+mod rerun;
 mod sharing;
 mod signals;
 mod standard_input;

@@ -10,12 +10,12 @@ use crate::output::{self, Stdout};
 use crate::progress::Progress;
 use crate::safe_text::safe_line;
 use crate::transcript::{Painter, clock, count_words};
-use crate::units::parse_age;
+use crate::units::{When, parse_when};
 use clap::ValueEnum;
 use serde::Serialize;
 use session_store::{
-    Clock, Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Seq, SessionId, SessionStore,
-    SessionSummary, Snippet, SystemClock, Timestamp, scan,
+    Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Seq, SessionId, SessionStore,
+    SessionSummary, Snippet, Timestamp, scan,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -88,29 +88,6 @@ impl From<Role> for SearchRole {
             Role::Tool => Self::Tool,
         }
     }
-}
-
-/// A time as typed: from its first to its last millisecond.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct When {
-    first: Timestamp,
-    last: Timestamp,
-}
-
-fn parse_when(text: &str) -> Result<When, String> {
-    when(text, SystemClock.now())
-}
-
-fn when(text: &str, now: Timestamp) -> Result<When, String> {
-    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-    if let Ok(first) = format!("{text}T00:00:00.000Z").parse::<Timestamp>() {
-        return Ok(When { first, last: Timestamp::from_ms(first.as_ms() + DAY_MS - 1) });
-    }
-    let at = text.parse::<Timestamp>().ok().or_else(|| {
-        let age = i64::try_from(parse_age(text).ok()?.as_millis()).ok()?;
-        Some(Timestamp::from_ms(now.as_ms().saturating_sub(age)))
-    });
-    at.map(|at| When { first: at, last: at }).ok_or_else(|| "not a date like `2026-01-31` or an age like `7d`".to_owned())
 }
 
 fn query(args: &SearchArgs) -> Result<SearchQuery, CliError> {
@@ -367,22 +344,4 @@ fn marked(painter: Painter, snippet: &Snippet) -> String {
         at = mark.end;
     }
     line + &safe_line(&snippet.text[at..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_date_is_a_whole_day_and_an_age_a_moment() {
-        let now: Timestamp = "2026-02-01T12:00:00.000Z".parse().expect("a time");
-        let texts = |when: When| (when.first.to_string(), when.last.to_string());
-        let day = when("2026-01-31", now).map(texts);
-        assert_eq!(day, Ok(("2026-01-31T00:00:00.000Z".to_owned(), "2026-01-31T23:59:59.999Z".to_owned())));
-        assert_eq!(when("12h", now).map(|when| when.first.to_string()), Ok("2026-02-01T00:00:00.000Z".to_owned()));
-        assert_eq!(when("2026-01-31T10:00:00Z", now).map(|when| when.first == when.last), Ok(true));
-        for text in ["", "yesterday", "2026-13-01", "-1d", "99999999999999999y"] {
-            assert!(when(text, now).is_err(), "{text}");
-        }
-    }
 }

@@ -196,6 +196,10 @@ impl Machine {
             let id = session["id"].as_str().expect("an id");
             let shown = self.json(&["sessions", "show", id, "--json"]);
             assert!(shown["messages"].as_array().is_some_and(|messages| !messages.is_empty()), "{shown}");
+            // Whatever happened in it, the same program does the same again.
+            let again = self.json(&["replay", id, "--verify", "--json"]);
+            assert_eq!((&again["changed"], &again["difference"]), (&Value::Array(Vec::new()), &Value::Null), "{again:#}");
+            assert_eq!(again["rebuilt"], again["requests"], "{again:#}");
         }
         let verified = self.json(&["sessions", "verify", "--json"]);
         for session in verified.as_array().expect("an array") {
