@@ -146,6 +146,21 @@ async fn the_same_program_sends_the_same() {
 }
 
 #[tokio::test]
+async fn words_of_the_loop_are_made_again_and_words_from_outside_are_taken_as_they_came() {
+    let world = World::new();
+    let mut setup = world.setup([look(), say("no JSON"), say("{}"), say("{}")], ModelLimits::default());
+    setup.output_schema = Some(json!({"type": "object"}));
+    let session = world.runtime.create(setup).await.expect("created");
+    session.send("in JSON").await.expect("accepted").outcome().await;
+    session.note("It is late.").expect("accepted");
+    session.send("again").await.expect("accepted").outcome().await;
+    session.close().await.expect("closed");
+    let again = world.rerun(session.id(), world.present()).await;
+    assert!(again.is_same(), "{again:#?}");
+    assert_eq!((again.requests, again.resent, again.left_out.len()), (4, 4, 0));
+}
+
+#[tokio::test]
 async fn a_changed_profile_is_found_and_named() {
     let world = World::new();
     let id = world.session([vec![look(), say("Done.")]]).await;

@@ -133,7 +133,7 @@ impl Recording {
 
     /// Puts in what came from outside and was not put in yet.
     pub(super) fn put_in_rest(&self) {
-        self.put_in(usize::MAX);
+        self.put_in(|_| true);
     }
 
     /// Returns once the turn cannot go on.
@@ -228,14 +228,15 @@ impl Recording {
             (Some(message), None) if !calls_tools(message) => usize::MAX,
             (message, error) => message.or(error).unwrap_or(0),
         };
-        self.put_in(end);
+        // A note may be the loop's own, which it then makes again.
+        self.put_in(|at| at < end && !matches!(self.entries[at].event, Event::Note(_)));
     }
 
-    /// Puts in what came from outside before `end`.
-    fn put_in(&self, end: usize) {
+    /// Puts in what came from outside and is `wanted` now.
+    fn put_in(&self, wanted: impl Fn(usize) -> bool) {
         let due: Vec<usize> = {
             let mut turn = self.turn();
-            let due: Vec<usize> = turn.step.clone().filter(|at| *at < end && self.is_due(&turn, *at)).collect();
+            let due: Vec<usize> = turn.step.clone().filter(|at| wanted(*at) && self.is_due(&turn, *at)).collect();
             turn.seen.extend(&due);
             due
         };
@@ -269,16 +270,9 @@ impl Recording {
     fn is_input(&self, at: usize) -> bool {
         match &self.entries[at].event {
             Event::UserMessage(user) => user.kind == UserKind::Steer,
-            Event::Note(_) => !self.is_seam(at),
             Event::ContextTrimmed(trim) => trim.reason == "user" || !self.has_limits_behind(at),
             event => !is_output(event) && !is_passed_over(event),
         }
-    }
-
-    /// Whether the note at `at` is the loop's own: it follows an error directly.
-    fn is_seam(&self, at: usize) -> bool {
-        let before = self.entries[..at].iter().rev().find(|entry| !is_passed_over(&entry.event));
-        before.is_some_and(|entry| matches!(entry.event, Event::ModelError(_)))
     }
 
     /// Whether the request behind `at` says which limits it kept to: only then can its trims be made again.
@@ -306,7 +300,6 @@ impl Recording {
             (Event::ToolFinished(a), Event::ToolFinished(b)) => a.call == b.call,
             (Event::ModelError(a), Event::ModelError(b)) => a.message == b.message,
             (Event::AssistantMessage(a), Event::AssistantMessage(b)) => a.message == b.message,
-            (Event::Note(a), Event::Note(b)) => a.text == b.text,
             (recorded, event) => recorded.type_name() == event.type_name(),
         })
     }
@@ -428,7 +421,7 @@ impl SessionLog for Recording {
             self.stopped.notify_waiters();
             std::future::pending::<()>().await;
         }
-        self.put_in(usize::MAX);
+        self.put_in(|_| true);
         Ok(())
     }
 
