@@ -24,6 +24,11 @@ const SYNC_BYTES: usize = 4_096;
 const FOREIGN_FILES_MAX: usize = 20;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+With --json, an object: `version`, `platform`; `home` with `path`, `exists`, `writable`, `why_not_writable`, `file_system`, `free_bytes`, `sync_ms` (the median of some syncs) and \
+`locks_are_trusted`; `sessions` with `logs`, `bytes`, `archived`, `archive_bytes`, `index_bytes`, `repaired_bytes`, `leftovers`, `leftover_bytes`, `quota` (null, or `used_bytes` and `limit_bytes`) and `foreign_files`; \
+`rescue` (null, or `path` and `files`); `terminal` with `stdin`, `stdout`, `stderr`, `term`, `size`, `color`; `keys`, an array of `variable` and `is_set`; and `problems`, in sentences. \
+Exit code 1 where there are any.")]
 pub(crate) struct DoctorArgs {
     /// Print JSON for programs
     #[arg(long)]

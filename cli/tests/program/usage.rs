@@ -79,6 +79,42 @@ fn completions_know_the_commands() {
 }
 
 #[test]
+fn the_help_names_every_field_of_the_json() {
+    fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            serde_json::Value::Object(fields) => fields.iter().for_each(|(key, value)| {
+                found.push(key.clone());
+                keys(value, found);
+            }),
+            _ => {}
+        }
+    }
+    let world = World::new();
+    std::fs::write(world.work().join("talk.json"), r#"[{"role":"user","content":"hello"},{"role":"assistant","content":"hi"}]"#)
+        .expect("written");
+    let made = world.run(&["-p", "offline: shell echo hello", "-m", "offline", "-n", "talk", "--permission-mode", "allow"]);
+    assert_eq!(code(&made), 0, "{made:?}");
+    for (command, args) in [
+        (&["sessions", "import"][..], &["talk.json", "--json"][..]),
+        (&["sessions", "list"], &["--json"]),
+        (&["sessions", "show"], &["talk", "--json"]),
+        (&["sessions", "verify"], &["--json"]),
+        (&["sessions", "search"], &["hello", "--json"]),
+        (&["doctor"], &["--json"]),
+    ] {
+        let json = world.run(&[command, args].concat());
+        let help = stdout(&world.run(&[command, &["--help"]].concat())).split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut fields = Vec::new();
+        keys(&serde_json::from_slice(&json.stdout).expect("JSON"), &mut fields);
+        assert!(!fields.is_empty(), "{json:?}");
+        // What providers count has its own names.
+        let is_missing = |field: &&String| !field.ends_with("_tokens") && !help.contains(&format!("`{field}`"));
+        assert_eq!(fields.iter().find(is_missing), None, "{command:?}: {help}");
+    }
+}
+
+#[test]
 fn doctor_finds_nothing_wrong_in_a_new_home_and_names_foreign_files() {
     let world = World::new();
     let healthy: serde_json::Value = serde_json::from_slice(&world.run(&["doctor", "--json"]).stdout).expect("JSON");

@@ -32,6 +32,10 @@ const SCAN_HINT: &str = "`longhand sessions import --scan` finds the sessions of
 const FORMAT_HINT: &str = "`--format` says what a file is";
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+With --json, an array of objects, one for each session or file: `file`, `state` (`imported`, `known`: it is here already, `found`: it was looked at only, or `failed`), `session` (its \
+id here), `format`, `id` (the one that its program gave it), `title`, `cwd`, `created_at`, `messages` (each null where unknown), `bytes`, `notices` (`line`, `reason`: what could not be \
+read) and `error` (a message, or null).")]
 pub(crate) struct ImportArgs {
     /// Files of other programs; `-` is standard input
     #[arg(value_name = "FILE", required_unless_present = "scan")]

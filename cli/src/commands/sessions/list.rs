@@ -21,6 +21,9 @@ const TITLE_COLUMNS_MIN: usize = 24;
 const ID_CHARS_MIN: usize = 8;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+With --json, an array of objects, the newest first: `id`, `name`, `title`, `cwd`, `model` (each null where there is none), `created_at`, `updated_at`, `messages`, \
+`bytes` (what the log takes on the disk) and `state`: `open` while a process writes it, `idle`, or `damaged` where it holds no sound record.")]
 pub(crate) struct ListArgs {
     /// Only sessions that were started in this directory
     #[arg(long, value_name = "DIR")]

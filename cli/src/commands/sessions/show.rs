@@ -12,6 +12,11 @@ use serde::Serialize;
 use session_store::{Holder, Loaded, Problem, ProblemKind, Seq, SessionId, SessionStore, State, Timestamp, Todo, Usage};
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+With --json, an object: `id`; `meta` with `name`, `title`, `cwd`, `model`, `created_at`, `updated_at`, `messages`, `state` (`open`, `idle` or `damaged`), `parent` (`id` and `at_seq`, \
+or null), `usage` (`input_tokens`, `output_tokens` and others where a provider told them), `todos` (`content`, `status`), `last_turn` (how it ended) and `problems` (as of `sessions verify`); and \
+`messages`, an array in order: `seq` (what `--at` takes), `at`, `role` (`system`, `user`, `assistant` or `tool`), `text`, `tool_calls` (`id`, `name`, `arguments`), `tool_call_id` (of a \
+tool's message: the call that it answers) and `partial` (true where the text was cut, or is still coming).")]
 pub(crate) struct ShowArgs {
     /// The session: its id, its exact name or the start of its id
     id: String,
