@@ -379,3 +379,67 @@ async fn memory_stays_inside_its_bound_while_all_is_rescued() {
     soon(log.close()).await.unwrap();
     assert_eq!(texts_after_reopening(&disks.after_power_cut(), log.id()).await, accepted);
 }
+
+#[tokio::test]
+async fn what_was_rescued_of_a_cold_session_that_went_on_is_taken_in() {
+    let disks = TwoDisks::new();
+    let (store, id) = cold_session(&disks).await;
+    let log = soon(store.open(id)).await.unwrap().log;
+    log.append(say("warm")).unwrap();
+    soon(log.flush()).await.unwrap();
+    disks.home.set_read_only();
+    let entry = log.append(say("rescued")).unwrap();
+    soon(log.durable(entry.seq)).await.unwrap();
+
+    let after = disks.after_kill();
+    assert_eq!(texts_after_reopening(&after, id).await, ["cold", "warm", "rescued"]);
+    let store = after.store();
+    soon(store.compress(id)).await.unwrap();
+    assert_eq!(texts(&store, id).await, ["cold", "warm", "rescued"]);
+    assert!(store.verify(id).await.unwrap().ok);
+    assert!(after.rescue.files().is_empty(), "{:?}", after.rescue.files());
+}
+
+#[tokio::test]
+async fn a_rescue_file_that_does_not_continue_a_cold_log_is_kept_told_and_offered() {
+    let disks = TwoDisks::new();
+    let (_store, log) = rescued_session(&disks).await;
+    let (id, after) = (log.id(), disks.after_kill());
+    let store = after.store_without();
+    let opened = soon(store.open(id)).await.unwrap();
+    opened.log.append(say("instead")).unwrap();
+    soon(opened.log.close()).await.unwrap();
+    soon(store.compress(id)).await.unwrap();
+
+    let store = after.store();
+    let opened = soon(store.open(id)).await.unwrap();
+    assert!(opened.problems.iter().any(|problem| problem.kind == ProblemKind::Rescued), "{:?}", opened.problems);
+    soon(opened.log.close()).await.unwrap();
+    assert_eq!(texts(&store, id).await, ["before", "instead"]);
+    let stale = soon(store.fork_stale(id)).await.unwrap().log;
+    soon(stale.close()).await.unwrap();
+    assert_eq!(texts(&store, stale.id()).await, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn a_fork_has_what_is_in_the_log_and_leaves_its_parent_the_rescue_file() {
+    let disks = TwoDisks::new();
+    let (_store, log) = rescued_session(&disks).await;
+    let after = disks.after_kill();
+    let store = after.store();
+    let fork = soon(store.fork(log.id(), None)).await.unwrap().log;
+    soon(fork.close()).await.unwrap();
+    assert_eq!(texts(&store, fork.id()).await, ["before"]);
+    assert!(store.verify(fork.id()).await.unwrap().ok);
+    assert_eq!(texts_after_reopening(&after, log.id()).await, ["before", "after"]);
+}
+
+/// A cold session with one message.
+async fn cold_session(disks: &TwoDisks) -> (FileStore, SessionId) {
+    let store = disks.store();
+    let log = create(&store).await;
+    log.append(say("cold")).unwrap();
+    soon(log.close()).await.unwrap();
+    soon(store.compress(log.id())).await.unwrap();
+    (store, log.id())
+}
