@@ -92,6 +92,12 @@ impl Pool {
         Vec::with_capacity(CHUNK_START_BYTES)
     }
 
+    /// Gives up what is free.
+    pub(super) fn rest(&self) {
+        let free = std::mem::take(&mut *lock(&self.free));
+        drop(free);
+    }
+
     pub(super) fn give_back(&self, chunks: Vec<Arc<Chunk>>) {
         for chunk in chunks {
             // Whoever else still looks at a chunk keeps it.

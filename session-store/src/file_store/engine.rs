@@ -220,6 +220,10 @@ impl Core {
 
     /// Forgets a released session once all of it is durable, or never will be, so that it can be opened again.
     pub(super) fn forget_if_released(&self, session: &Arc<Session>) {
+        // Nobody released one that has not ended; this is asked after each sync of each session.
+        if session.has_not_ended() {
+            return;
+        }
         let mut sessions = lock(&self.sessions);
         let is_it = matches!(sessions.get(&session.id), Some(Holding::Released(held)) if Arc::ptr_eq(held, session));
         if is_it && (session.is_clean() || session.is_lost()) {

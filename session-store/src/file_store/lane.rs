@@ -269,7 +269,7 @@ impl Queue {
         if self.due.is_some_and(|due| due <= now) || self.stopped {
             self.due = None;
             self.last_round = Some(now);
-            for session in self.later.drain(..) {
+            for session in std::mem::take(&mut self.later) {
                 session.unmark(name, Mark::Later);
                 if session.mark(name, Mark::Served) {
                     batch.push(session);

@@ -403,7 +403,9 @@ impl<'a> Reservation<'a> {
     /// As of [`Reservation::fulfil`].
     pub(super) fn release(self, session: &Arc<Session>) -> Result<(), StoreError> {
         // Where there is no room for `closed`, it ends without, as after a crash.
-        let _ = log::release(self.core, session);
+        if log::release(self.core, session).is_err() {
+            session.stop();
+        }
         let mut sessions = lock(&self.core.sessions);
         if self.core.is_closed() {
             drop(sessions);

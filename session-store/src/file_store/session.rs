@@ -208,6 +208,12 @@ impl Session {
         given_up
     }
 
+    /// Whether something is written that is not durable.
+    pub(super) fn has_unsynced(&self) -> bool {
+        let buffer = lock(&self.buffer);
+        !buffer.is_lost() && (buffer.durable < buffer.written || !buffer.sides.is_empty())
+    }
+
     /// All that is written is durable. Another lane may have synced it before the failure of this one was told; nobody
     /// else would take that back.
     pub(super) fn nothing_to_sync(&self) {

@@ -121,6 +121,10 @@ impl Syncer<'_> {
         if self.is_commit {
             self.write(&mut sessions);
         }
+        self.take_out_durable(&mut sessions);
+        if sessions.is_empty() {
+            return;
+        }
         self.want_helper(scope);
         self.sync_days(&mut sessions);
         let (alone, together) = self.plan(sessions);
@@ -141,6 +145,16 @@ impl Syncer<'_> {
         self.lane.done(&round.failed);
         take_out(sessions, &round.failed);
         self.lane.push_all(&round.more);
+    }
+
+    /// What another lane made durable meanwhile is done.
+    fn take_out_durable(&self, sessions: &mut Vec<Arc<Session>>) {
+        let durable: Vec<_> = sessions.extract_if(.., |session| !session.has_unsynced()).collect();
+        for session in &durable {
+            session.nothing_to_sync();
+            self.core.forget_if_released(session);
+        }
+        self.lane.done(&durable);
     }
 
     /// Divides `sessions` into those that are synced by themselves and those that are synced together.

@@ -6,8 +6,8 @@
 use super::buffer::{Chunk, Side, SideState};
 use super::device::Device;
 use super::engine::Core;
-use super::lane::{Patience, Work};
-use super::session::{Attempt, Disk, Session};
+use super::lane::{LaneName, Patience, Work};
+use super::session::{Attempt, Disk, Mark, Session};
 use super::{fate, lock};
 use crate::error::StoreError;
 use crate::fs::{File, OpenMode, append_all, write_all_at};
@@ -33,7 +33,7 @@ const MANY: usize = 256;
 pub(super) struct Wrote {
     events: u64,
     bytes: u64,
-    /// There is something to sync, written now or before.
+    /// There is something to sync, and nobody else is at it.
     unsynced: bool,
     /// There is more than one batch takes.
     more: bool,
@@ -77,6 +77,10 @@ pub(super) fn run(core: &Core, device: &Device) {
             } else {
                 idling.push_back((now + IDLE_AFTER, session));
             }
+        }
+        if idling.is_empty() && idling.capacity() > 0 {
+            idling = VecDeque::new();
+            core.pool.rest();
         }
     }
     // Only now is there nothing more for it to sync.
@@ -176,8 +180,11 @@ pub(super) fn write(core: &Core, session: &Arc<Session>) -> Result<Wrote, StoreE
     if events > 0 || is_cured {
         session.publish(&buffer);
     }
-    let unsynced = disk.end > buffer.durable_end || !sides.is_empty();
-    Ok(Wrote { events, bytes: disk.end - from, unsynced, more: disk.end < end })
+    let bytes = disk.end - from;
+    // What was written before is synced by who serves those who wait, unless a failure came between.
+    let is_served = session.has(LaneName::Commit, Mark::Served);
+    let unsynced = disk.end > buffer.durable_end && (bytes > 0 || is_cured || !is_served);
+    Ok(Wrote { events, bytes, unsynced: unsynced || !sides.is_empty(), more: disk.end < end })
 }
 
 fn write_chunks(core: &Core, session: &Arc<Session>, disk: &mut Disk, chunks: &[Arc<Chunk>]) -> Result<(), StoreError> {
