@@ -165,6 +165,8 @@ pub(super) struct Buffer {
     pub(super) failures: u64,
     pub(super) ended: Option<Ended>,
     pub(super) last_append: Option<Instant>,
+    /// Whether the device counts it among those that have something to sync.
+    pub(super) is_counted: bool,
 }
 
 impl Buffer {
@@ -197,6 +199,7 @@ impl Buffer {
             failures: 0,
             ended: None,
             last_append: None,
+            is_counted: false,
         }
     }
 
@@ -332,6 +335,11 @@ impl Buffer {
             return None;
         }
         self.write_trouble.as_ref().or(self.sync_trouble.as_ref())
+    }
+
+    /// Whether something is written that is not durable.
+    pub(super) fn has_unsynced(&self) -> bool {
+        !self.is_lost() && (self.durable < self.written || !self.sides.is_empty())
     }
 
     pub(super) fn is_lost(&self) -> bool {

@@ -9,7 +9,7 @@ use super::lane::{Lane, LaneName};
 use super::lock;
 use crate::fs::Volume;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub(super) struct Device {
     pub(super) background: Lane,
     pub(super) commit: Lane,
     pub(super) costs: Mutex<Costs>,
+    /// How many sessions have something to sync: a sync of the whole file system is one of all of them.
+    unsynced: AtomicUsize,
     /// The descriptors of the whole file system, one for each syncer: who waits does not take turns with the background. Once
     /// open they stay so, because a later one would not be told of what failed before. Nothing where a failure might not be told.
     volumes: OnceLock<Option<[Arc<dyn Volume>; 2]>>,
@@ -57,11 +59,26 @@ impl Device {
             background: Lane::new(LaneName::Background),
             commit: Lane::new(LaneName::Commit),
             costs: Mutex::default(),
+            unsynced: AtomicUsize::new(0),
             volumes: OnceLock::new(),
             turns: Default::default(),
             generation: AtomicU64::new(0),
             distrusted_until: Mutex::default(),
         }
+    }
+
+    /// A session has something to sync, or no longer.
+    pub(super) fn count(&self, has_unsynced: bool) {
+        if has_unsynced {
+            self.unsynced.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.unsynced.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many sessions have something to sync.
+    pub(super) fn unsynced(&self) -> usize {
+        self.unsynced.load(Ordering::Relaxed)
     }
 
     /// See [`Device::generation`]; taken before something is written.

@@ -136,9 +136,11 @@ fn close_oldest(state: &mut State, budget: usize) -> Vec<(OpenFile, Arc<Session>
     if too_many == 0 {
         return closed;
     }
-    let candidates: Vec<u64> = state.by_use.keys().take(too_many + FILES_MIN).copied().collect();
-    for used in candidates {
-        let Some(session) = state.by_use.get(&used).filter(|_| too_many > 0).cloned() else { break };
+    let mut after = 0;
+    for _ in 0..too_many + FILES_MIN {
+        let Some((&used, session)) = state.by_use.range(after..).next().filter(|_| too_many > 0) else { break };
+        let session = Arc::clone(session);
+        after = used + 1;
         let Ok(mut disk) = session.disk.try_lock() else { continue };
         if let Some(open) = disk.file.take() {
             disk.closed_end = disk.end;

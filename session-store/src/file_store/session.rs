@@ -22,6 +22,8 @@ use tokio::sync::{Notify, watch};
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) epoch: u64,
+    /// Of the file when it was opened.
+    pub(super) inode: u64,
     /// Whose threads serve it.
     pub(super) device: Arc<Device>,
     /// Held for some hundred nanoseconds at a time.
@@ -115,6 +117,7 @@ impl Session {
         Self {
             id,
             epoch,
+            inode: disk.identity.1,
             device,
             buffer: Mutex::new(buffer),
             disk: Mutex::new(disk),
@@ -204,14 +207,22 @@ impl Session {
             Attempt::Write => buffer.write_trouble = error,
             Attempt::Sync => buffer.sync_trouble = error,
         }
+        self.count(&mut buffer);
         self.publish(&buffer);
         given_up
     }
 
     /// Whether something is written that is not durable.
     pub(super) fn has_unsynced(&self) -> bool {
-        let buffer = lock(&self.buffer);
-        !buffer.is_lost() && (buffer.durable < buffer.written || !buffer.sides.is_empty())
+        lock(&self.buffer).has_unsynced()
+    }
+
+    /// Keeps the device's count of sessions that have something to sync; called after each change of that.
+    pub(super) fn count(&self, buffer: &mut Buffer) {
+        let counts = buffer.has_unsynced();
+        if counts != std::mem::replace(&mut buffer.is_counted, counts) {
+            self.device.count(counts);
+        }
     }
 
     /// All that is written is durable. Another lane may have synced it before the failure of this one was told; nobody

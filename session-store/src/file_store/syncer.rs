@@ -119,6 +119,7 @@ impl Syncer<'_> {
         let (large, mut sessions) = sessions.into_iter().partition::<Vec<_>, _>(|session| writer::is_large(session));
         self.share(large);
         if self.is_commit {
+            writer::sort(&mut sessions);
             self.write(&mut sessions);
         }
         self.take_out_durable(&mut sessions);
@@ -166,14 +167,19 @@ impl Syncer<'_> {
         }
         let (mut alone, mut others) = (Vec::new(), sessions);
         let load = load_of(&others);
-        let dirty = Load { files: load.files, bytes: self.core.in_memory.load(Ordering::Relaxed).max(load.bytes) };
-        let choice = lock(&self.device.costs).choose(load, dirty, now);
+        let choice = lock(&self.device.costs).choose(load, self.with_all_others(load), now);
         match choice.way {
             Way::Files if choice.is_trial => alone.extend(others.drain(..others.len().min(TRIAL_FILES))),
             Way::Files => alone.append(&mut others),
             Way::Volume => {}
         }
         (alone, others)
+    }
+
+    /// What a sync of the whole file system takes with it, as far as this store knows, where `load` is to be synced.
+    fn with_all_others(&self, load: Load) -> Load {
+        let bytes = self.core.in_memory.load(Ordering::Relaxed);
+        Load { files: self.device.unsynced().max(load.files), bytes: bytes.max(load.bytes) }
     }
 
     fn share(&self, sessions: Vec<Arc<Session>>) {
@@ -209,13 +215,15 @@ impl Syncer<'_> {
     fn sync_together(&self, sessions: Vec<Arc<Session>>) {
         let (mut together, mut alone) = (Vec::new(), Vec::new());
         let load = load_of(&sessions);
-        let ((), outcome) = self.device.sync_volume(self.lane.name(), || {
+        let (load, outcome) = self.device.sync_volume(self.lane.name(), || {
+            let load = self.with_all_others(load);
             for session in sessions {
                 match end_for_volume(&session) {
                     Some(end) => together.push((session, end)),
                     None => alone.push(session),
                 }
             }
+            load
         });
         self.core.counters.syncs.fetch_add(1, Ordering::Relaxed);
         self.core.counters.volume_syncs.fetch_add(1, Ordering::Relaxed);
@@ -454,6 +462,7 @@ fn finish(core: &Core, session: &Session, job: &Job) {
     let before = buffer.counted_bytes();
     let freed_chunks = buffer.mark_durable(job.end, &job.sides);
     let freed = before - buffer.counted_bytes();
+    session.count(&mut buffer);
     buffer.sync_trouble = None;
     let is_rescued = buffer.rescue.is_some();
     drop(buffer);

@@ -88,13 +88,20 @@ pub(super) fn run(core: &Core, device: &Device) {
 }
 
 fn write_round(core: &Core, device: &Device, sessions: &[Arc<Session>]) {
-    let (large, small): (Vec<_>, Vec<_>) = sessions.iter().cloned().partition(|session| is_large(session));
+    let (large, mut small): (Vec<_>, Vec<_>) = sessions.iter().cloned().partition(|session| is_large(session));
+    sort(&mut small);
     for part in small.chunks(HANDED_ON).chain(large.chunks(1)) {
         let round = write_all(core, device, part);
         device.background.push_all(&round.written);
         device.writer.push_all(&round.more);
     }
     device.writer.done(sessions);
+}
+
+/// Puts `sessions` in the order in which their files lie on the disk, more or less. The kernel writes back what was written in the
+/// order in which it was written: for tens of thousands of files, a sync in no order takes five times as long.
+pub(super) fn sort(sessions: &mut [Arc<Session>]) {
+    sessions.sort_by_cached_key(|session| session.inode);
 }
 
 /// Whether a session has so much that is not durable that others do not wait for it.
@@ -176,6 +183,7 @@ pub(super) fn write(core: &Core, session: &Arc<Session>) -> Result<Wrote, StoreE
     }
     let mut buffer = lock(&session.buffer);
     let events = buffer.mark_written(disk.end);
+    session.count(&mut buffer);
     let is_cured = buffer.write_trouble.take().is_some();
     if events > 0 || is_cured {
         session.publish(&buffer);
@@ -200,6 +208,7 @@ fn write_chunks(core: &Core, session: &Arc<Session>, disk: &mut Disk, chunks: &[
         core.files.close(disk);
         let mut buffer = lock(&session.buffer);
         buffer.mark_written(disk.end);
+        session.count(&mut buffer);
     }
     checked?;
     outcome.map_err(StoreError::io("write", core.layout.log(session.id)))
