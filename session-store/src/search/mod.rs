@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 const PAGE: usize = 64;
 
 /// How many messages are read in vain before the index is asked for the start of a word.
-const READ_MAX: usize = 128;
+const READ_MAX: usize = 48;
 
 /// How many candidates that are not what is looked for are passed over, at most, in one search: only a damaged index has many.
 const MISSES_MAX: usize = 10_000;
