@@ -160,6 +160,9 @@ impl TurnTask {
             if limit.is_some_and(|limit| self.model_calls >= limit) {
                 return Err(Stop::End(EndReason::MaxTurns));
             }
+            if self.guard(shared.is_spent()).await?? {
+                return Err(Stop::End(EndReason::Budget));
+            }
             let (answered, message) = self.ask().await?;
             let calls: Vec<_> = message.tool_calls().cloned().collect();
             self.remember_text(&message, calls.is_empty());

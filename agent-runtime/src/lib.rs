@@ -78,7 +78,7 @@ pub use scripted::{ScriptedAnswer, ScriptedModel};
 pub use secrets::Secrets;
 pub use session::{SendError, Session, UserInput};
 pub use session_store;
-pub use spent::Spent;
+pub use spent::{SpendingLimit, Spent};
 pub use todos::TodoCache;
 pub use tokens::count_tokens;
 pub use tool::{Approval, ApprovalRequest, Approver, Tool, ToolContext, ToolError, ToolOutput};

@@ -9,6 +9,7 @@ use crate::request::Resting;
 use crate::retry::RetryPolicy;
 use crate::secrets::Secrets;
 use crate::session::{SendError, Session, Shared, lock};
+use crate::spent::SpendingLimit;
 use crate::tool::Tool;
 use crate::turn::TurnOutcome;
 use futures_util::future::join_all;
@@ -63,6 +64,8 @@ pub struct Setup {
     pub output_schema: Option<Value>,
     /// The most model calls of a turn. Absent: no limit.
     pub max_model_calls: Option<u64>,
+    /// What the session may use altogether. Absent: no limit.
+    pub spending: Option<SpendingLimit>,
     /// The limits of each model call.
     pub clocks: Clocks,
     /// When a failed call is tried again.
@@ -99,6 +102,7 @@ impl Setup {
             context_window: None,
             output_schema: None,
             max_model_calls: None,
+            spending: None,
             clocks: Clocks::default(),
             retry: RetryPolicy::default(),
             clock: Arc::new(SystemClock),

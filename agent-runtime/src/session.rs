@@ -13,6 +13,7 @@ use crate::model::{Model, ModelLimits};
 use crate::projection::PROJECTION_VERSION;
 use crate::request::{RequestBuilder, Resting};
 use crate::runtime::{Setup, origin_name};
+use crate::spent::Spending;
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
@@ -122,6 +123,7 @@ pub(crate) struct Shared {
     pub(crate) requests: Mutex<RequestBuilder>,
     pub(crate) resting: Arc<Resting>,
     pub(crate) breakers: Breakers,
+    pub(crate) spending: Mutex<Spending>,
     /// How many of the models could not answer in this turn: 0, the first one is asked; 1, the first fallback; ...
     fallback: AtomicUsize,
     running: Mutex<Option<Running>>,
@@ -177,6 +179,7 @@ impl Shared {
             requests: Mutex::default(),
             resting,
             breakers,
+            spending: Mutex::default(),
             fallback: AtomicUsize::new(0),
             running: Mutex::new(None),
             sending: tokio::sync::Mutex::default(),
@@ -632,6 +635,15 @@ impl Session {
     /// [`SendError::Busy`].
     pub fn set_effort(&self, effort: &str) -> Result<(), SendError> {
         self.change(|setup| setup.effort = Some(effort.to_owned()))
+    }
+
+    /// Allows the session as much again as [`Setup::spending`](crate::Setup::spending) says, beyond what it has used; for whoever was asked after a turn ended with
+    /// [`EndReason::Budget`](crate::EndReason::Budget).
+    pub fn allow_more(&self) {
+        let limit = lock(&self.shared.setup).spending.clone();
+        if let Some(limit) = limit {
+            lock(&self.shared.spending).raise(&limit);
+        }
     }
 
     /// Other permissions hold from the next tool call on.

@@ -77,6 +77,8 @@ pub enum EndReason {
     MaxTurns,
     /// The output limit cut the answer.
     MaxTokens,
+    /// The session has used up what it may: [`Setup::spending`](crate::Setup::spending).
+    Budget,
     /// The model refused.
     Refusal,
     /// The same call was refused three times.
@@ -95,6 +97,7 @@ impl EndReason {
             Self::Timeout => "timeout",
             Self::MaxTurns => "max_turns",
             Self::MaxTokens => "max_tokens",
+            Self::Budget => "budget",
             Self::Refusal => "refusal",
             Self::Denied => "denied",
             Self::Error => "error",
@@ -103,12 +106,13 @@ impl EndReason {
 
     /// The reason that has this word; nothing for a word of a newer build.
     pub(crate) fn of(word: &str) -> Option<Self> {
-        const ALL: [EndReason; 8] = [
+        const ALL: [EndReason; 9] = [
             EndReason::Done,
             EndReason::Interrupted,
             EndReason::Timeout,
             EndReason::MaxTurns,
             EndReason::MaxTokens,
+            EndReason::Budget,
             EndReason::Refusal,
             EndReason::Denied,
             EndReason::Error,

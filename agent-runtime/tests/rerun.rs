@@ -5,8 +5,8 @@ use agent_runtime::session_store::{
     Entry, Event, FileStore, FileStoreOptions, ModelRequest, NewSession, Origin, SessionId, ToolSpec, Usage,
 };
 use agent_runtime::{
-    Body, Clocks, Conversation, FailureKind, Model, ModelFailure, ModelLimits, ModelStream, PermissionMode, RetryPolicy, Runtime,
-    ScriptedAnswer, ScriptedModel, Setup, Tool, ToolContext, ToolError, ToolOutput,
+    Body, Clocks, Conversation, EndReason, FailureKind, Model, ModelFailure, ModelLimits, ModelStream, PermissionMode,
+    RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Setup, SpendingLimit, Tool, ToolContext, ToolError, ToolOutput,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -158,6 +158,34 @@ async fn words_of_the_loop_are_made_again_and_words_from_outside_are_taken_as_th
     let again = world.rerun(session.id(), world.present()).await;
     assert!(again.is_same(), "{again:#?}");
     assert_eq!((again.requests, again.resent, again.left_out.len()), (4, 4, 0));
+}
+
+#[tokio::test]
+async fn a_budget_ends_a_turn_after_a_whole_step_and_more_can_be_allowed() {
+    let world = World::new();
+    let usage = Usage { input_tokens: Some(900), output_tokens: Some(100), ..Usage::default() };
+    let mut setup = world.setup((0..9).map(|_| look().usage(usage)), ModelLimits::default());
+    setup.spending = Some(SpendingLimit { tokens: Some(2_500), ..SpendingLimit::default() });
+    let session = world.runtime.create(setup).await.expect("created");
+    let ended = session.send("look").await.expect("accepted").outcome().await;
+    assert_eq!((ended.reason, ended.model_calls), (EndReason::Budget, 3), "the third call reaches it");
+    assert!(session.state(|state| state.unresolved.is_empty()), "every call has its result");
+    let ended = session.send("go on").await.expect("accepted").outcome().await;
+    assert_eq!((ended.reason, ended.model_calls), (EndReason::Budget, 0), "nothing is left");
+    session.allow_more();
+    let ended = session.retry().expect("a turn").outcome().await;
+    assert_eq!((ended.reason, ended.model_calls), (EndReason::Budget, 2), "as much again: 5,000");
+    session.close().await.expect("closed");
+
+    // Whoever resumes it counts what was spent before.
+    let mut setup = world.setup([look().usage(usage), say("Done.")], ModelLimits::default());
+    setup.spending = Some(SpendingLimit { tokens: Some(5_500), ..SpendingLimit::default() });
+    let resumed = world.runtime.resume(session.id(), setup).await.expect("resumed");
+    let ended = resumed.send("go on").await.expect("accepted").outcome().await;
+    assert_eq!((ended.reason, ended.model_calls), (EndReason::Budget, 1));
+    resumed.close().await.expect("closed");
+    let again = world.rerun(session.id(), world.present()).await;
+    assert!(again.is_same() && again.resent == 6 && again.left_out.is_empty(), "{again:#?}");
 }
 
 #[tokio::test]

@@ -193,6 +193,12 @@ pub(crate) struct SetupArgs {
     /// Model calls before the turn ends
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) max_turns: Option<u64>,
+    /// Tokens that the session may use altogether, sent and answered, before its turn ends
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
+    pub(crate) max_tokens_total: Option<u64>,
+    /// US dollars that the session may cost altogether before its turn ends
+    #[arg(long, value_name = "USD", value_parser = dollars, help_heading = "Limits")]
+    pub(crate) budget: Option<f64>,
     /// The longest answer, in tokens
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) max_output_tokens: Option<u64>,
@@ -359,6 +365,11 @@ fn bare_names(message: &str) -> String {
 
 fn count(text: &str) -> Result<u64, String> {
     text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a whole number, 1 or more".to_owned())
+}
+
+fn dollars(text: &str) -> Result<f64, String> {
+    let amount = text.strip_prefix('$').unwrap_or(text).parse::<f64>().ok();
+    amount.filter(|amount| amount.is_finite() && *amount > 0.0).ok_or_else(|| "must be a number above 0".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -22,8 +22,8 @@ use agent_runtime::session_store::{
     SessionStore, State, StoreError,
 };
 use agent_runtime::{
-    Approver, Clocks, Model, ModelTable, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, Tool,
-    UserInput, check_output_schema, tools,
+    Approver, Clocks, Model, ModelTable, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, SpendingLimit,
+    Tool, UserInput, check_output_schema, tools,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -418,12 +418,32 @@ impl Plan {
         setup.context_window = typed.setup.context_window;
         setup.output_schema.clone_from(&self.output_schema);
         setup.max_model_calls = typed.setup.max_turns;
+        setup.spending = self.spending(&*setup.model)?;
         setup.clocks = clocks(&typed.setup);
         if typed.setup.wait {
             setup.retry.longest_wait = LONGEST_WAIT;
         }
         setup.secrets = Secrets::from_env(&self.place.env);
         Ok(setup)
+    }
+
+    /// What the session may use altogether, as it was typed.
+    ///
+    /// # Errors
+    /// A limit in money where nobody knows what `model` costs.
+    fn spending(&self, model: &dyn Model) -> Result<Option<SpendingLimit>, CliError> {
+        let (tokens, usd) = (self.typed.setup.max_tokens_total, self.typed.setup.budget);
+        let (table, origin) = (self.model_table(), model.origin());
+        let is_free = origin.provider == "offline";
+        if usd.is_some() && !is_free && table.facts(&origin.provider, &origin.model).price.is_none() {
+            return Err(CliError::usage(format!(
+                "`--budget` cannot be kept: the price of `{}/{}` is not known",
+                origin.provider, origin.model
+            ))
+            .hint("`models.json` in the home can tell it (`longhand models --help`); `--max-tokens-total` needs no price"));
+        }
+        let is_limited = tokens.is_some() || usd.is_some();
+        Ok(is_limited.then(|| SpendingLimit { tokens, usd, models: Arc::new(table.clone()) }))
     }
 
     /// The system prompt to set: of a new session, of a stored one that has none, or the one that was typed.

@@ -951,7 +951,7 @@ pub struct Interrupted {
 /// `turn.ended`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TurnEnded {
-    /// `done`, `interrupted`, `timeout`, `max_turns`, `max_tokens`, `refusal`, `denied`, `error`; an open set.
+    /// `done`, `interrupted`, `timeout`, `max_turns`, `max_tokens`, `budget`, `refusal`, `denied`, `error`; an open set.
     pub reason: String,
     /// What went wrong, where something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]

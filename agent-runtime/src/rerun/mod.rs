@@ -367,7 +367,7 @@ impl<'a> Again<'a> {
             None => Some(u64::from(u32::MAX)),
         };
         setup.max_model_calls = self.recording.entries()[range.clone()].iter().find_map(|entry| match &entry.event {
-            Event::TurnEnded(ended) if ended.reason == "max_turns" => Some(ended.model_calls),
+            Event::TurnEnded(ended) if matches!(ended.reason.as_str(), "max_turns" | "budget") => Some(ended.model_calls),
             _ => None,
         });
         Some(())

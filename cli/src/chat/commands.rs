@@ -70,9 +70,15 @@ impl Chat<'_> {
             Slash::Compact => self.with_session(Self::compact),
             Slash::Export { format, path } => self.with_session(|chat, session| chat.export(&session, format, path)),
             Slash::Rename(name) => self.rename(name),
-            Slash::Retry => self.with_session(|chat, session| match session.retry() {
-                Ok(turn) => chat.begin_turn(turn),
-                Err(error) => chat.ui.tell(&words(&error.into()), ERROR),
+            Slash::Retry => self.with_session(|chat, session| {
+                // Who asks again after the budget was used up allows more of it.
+                if session.state(|state| state.last_turn.as_ref().is_some_and(|ended| ended.reason == "budget")) {
+                    session.allow_more();
+                }
+                match session.retry() {
+                    Ok(turn) => chat.begin_turn(turn),
+                    Err(error) => chat.ui.tell(&words(&error.into()), ERROR),
+                }
             }),
             Slash::Quit => self.leave_now(),
         }

@@ -271,6 +271,7 @@ impl Feed {
             ("max_turns", _) => {
                 (format!("Ended after {} model calls, the most that is allowed. /retry goes on.", ended.model_calls), WARN)
             }
+            ("budget", _) => ("The session has used up its budget. /retry goes on with as much again.".to_owned(), WARN),
             ("max_tokens", _) => ("The answer was cut at its length limit. /retry goes on.".to_owned(), WARN),
             ("refusal", _) => ("The model refused to answer.".to_owned(), WARN),
             ("denied", _) => ("Ended: the same call was refused three times.".to_owned(), WARN),

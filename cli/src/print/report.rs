@@ -218,7 +218,7 @@ pub(crate) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
     let turn = match (outcome.reason, &outcome.error) {
         (_, Some(TurnError::Store(_))) => Exit::Store,
         (EndReason::Timeout, _) => Exit::Timeout,
-        (EndReason::MaxTurns | EndReason::MaxTokens, _) => Exit::Limit,
+        (EndReason::MaxTurns | EndReason::MaxTokens | EndReason::Budget, _) => Exit::Limit,
         (EndReason::Denied, _) => Exit::Refused,
         (_, Some(TurnError::Model(_))) => Exit::Model,
         (EndReason::Done | EndReason::Refusal, None) => Exit::Done,
@@ -240,6 +240,10 @@ pub(crate) fn tell(outcome: &TurnOutcome, is_kept: bool) {
         (None, EndReason::MaxTurns) => Some((
             format!("the turn ended after {} model calls", outcome.model_calls),
             Some("go on with `longhand -c`, or allow more with `--max-turns`"),
+        )),
+        (None, EndReason::Budget) => Some((
+            "the session has used up its budget".to_owned(),
+            Some("go on with `longhand -c`, and allow more with `--budget` or `--max-tokens-total`"),
         )),
         (None, EndReason::MaxTokens) => Some((
             "the answer was cut at its longest length".to_owned(),

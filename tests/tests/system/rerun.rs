@@ -110,3 +110,17 @@ fn usage_and_cost_are_added_up_from_the_logs_and_a_fork_counts_once() {
     assert_eq!(machine.json(&["usage", "--json"])["total"]["calls"], 3, "what a fork copied is its parent's");
     assert_eq!(machine.json(&["usage", "--since", "2100-01-01", "--json"])["total"]["calls"], 0);
 }
+
+#[test]
+fn a_budget_ends_the_turn_with_exit_8_and_the_session_goes_on() {
+    let machine = Machine::new([Answer::tool_call("list", r#"{"path":"."}"#), Answer::text("Never asked.")]);
+    let run = machine.print(&["--max-tokens-total", "1", "--output-format", "json", "look"]).finish();
+    run.assert_code(8);
+    assert_eq!((&run.result()["stop_reason"], &run.result()["is_error"]), (&json!("budget"), &json!(false)), "{run:?}");
+    assert_eq!(machine.server.requests().len(), 1, "it ends after the step that reaches it");
+    machine.assert_goes_on();
+
+    let run = machine.print(&["--budget", "5", "hello"]).finish();
+    run.assert_code(2);
+    assert!(run.stderr.contains("the price of `anthropic/test-model` is not known"), "{run:?}");
+}
