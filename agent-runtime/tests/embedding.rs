@@ -255,7 +255,7 @@ async fn a_reader_who_comes_late_misses_nothing_that_left_memory_long_ago() {
 async fn a_message_with_a_key_is_sent_once_whoever_sends_it_and_whenever() {
     let world = World::new();
     let (session, model) =
-        world.session([answer("The answer").wait(Duration::from_millis(200)), answer("Another.")], Vec::new()).await;
+        world.session([answer("The answer").wait(Duration::from_secs(2)), answer("Another.")], Vec::new()).await;
     let message = || UserInput::text("the question").with_key("k");
     // Two at once: one turn, and two cursors on it.
     let (one, two) = tokio::join!(session.send(message()), session.send(message()));

@@ -93,13 +93,21 @@ fn a_turn_that_failed_is_tried_again_and_one_that_was_killed_before_it_asked_beg
 
 #[test]
 fn two_processes_that_send_the_same_message_at_once_ask_once() {
-    let machine =
-        Machine::new(Script::repeating(Answer::Reply(Reply::text("slow words here").paced(Duration::from_millis(300)))));
+    let stalls = Answer::Broken { reply: Reply::text("half of an answer"), after: 1, flaw: Flaw::Stall };
+    let machine = Machine::new([stalls, Answer::text("The answer.")]);
     let arguments = ["--message-id", "job", "work"];
     let first = machine.print(&arguments).start();
     assert!(wait_until(Duration::from_secs(20), || !machine.server.requests().is_empty()));
     let second = machine.print(&arguments).finish();
     second.assert_code(6);
-    first.finish().assert_code(0);
     assert_eq!(machine.server.requests().len(), 1);
+    first.signal(Signal::INT);
+    assert_eq!(first.finish().signal, Some(2));
+    let third = machine.print(&arguments).finish();
+    assert_eq!(
+        (third.code, third.stdout.as_str()),
+        (Some(0), "The answer.\n"),
+        "what was stopped is answered after all: {third:?}"
+    );
+    assert_eq!(machine.log().of_type("user.message").count(), 1);
 }
