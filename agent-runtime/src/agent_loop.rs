@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long the end of an interrupted turn waits for the disk before it is reported.
-const INTERRUPT_GRACE: Duration = Duration::from_millis(20);
+const INTERRUPT_GRACE: Duration = Duration::from_millis(5);
 /// How often an answer whose tool calls were cut at the length limit is followed by another.
 const CUT_CALLS_MAX: u32 = 2;
 
