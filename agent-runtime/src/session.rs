@@ -77,6 +77,12 @@ pub enum SendError {
     /// The message has no words.
     #[error("the message is empty")]
     Empty,
+    /// As many messages wait as may.
+    #[error("no more messages can wait in this session")]
+    QueueFull,
+    /// That event is no message that waits.
+    #[error("event {0} is no message that waits")]
+    NotQueued(Seq),
     /// The message does not fit the context window, even alone.
     #[error("the message takes about {tokens} tokens, and the context window leaves room for {room}")]
     TooLong {

@@ -1,7 +1,9 @@
-//! Going back and coming back, as an embedder sees it, against a model that plays a script.
+//! Going back and coming back, and messages that wait, as an embedder sees them, against a model that plays a script.
 
 use agent_runtime::session_store::{FileStore, FileStoreOptions};
-use agent_runtime::{EndReason, Model, RewindError, Runtime, ScriptedAnswer, ScriptedModel, Sent, Session, Setup};
+use agent_runtime::{
+    EndReason, Model, QUEUED_MAX, RewindError, Runtime, ScriptedAnswer, ScriptedModel, SendError, Sent, Session, Setup,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,5 +103,41 @@ async fn what_cannot_be_done_says_why_and_changes_nothing() {
     turn.outcome().await;
     world.session.rewind(0).expect("now it goes back");
     assert!(world.session.state(|state| state.context.is_empty()));
+    world.runtime.shutdown(LONG).await.expect("everything durable");
+}
+
+#[tokio::test]
+async fn a_message_that_waits_is_in_the_log_at_once_and_nobody_sends_it_after_a_restart() {
+    let world = World::new().await;
+    world.model.push(ScriptedAnswer::new().text("I think").wait(LONG));
+    let turn = world.session.send("wait").await.expect("a turn");
+    let first = world.session.queue("first").expect("it waits");
+    let second = world.session.queue("second").expect("it waits");
+    let third = world.session.queue("second").expect("it waits");
+    assert_eq!(world.session.withdraw(second).expect("it is taken back"), "second");
+    assert!(matches!(world.session.withdraw(second), Err(SendError::NotQueued(seq)) if seq == second));
+    assert!(matches!(world.session.send_queued(first).await, Err(SendError::Busy)));
+    while world.model.left() > 0 {
+        tokio::task::yield_now().await;
+    }
+    turn.interrupt();
+    turn.outcome().await;
+    let id = world.session.id();
+    world.session.close().await.expect("it closes");
+
+    let setup = Setup::new(Arc::clone(&world.model) as Arc<dyn Model>, "/");
+    let session = world.runtime.resume(id, setup).await.expect("it opens");
+    assert_eq!(session.queued().iter().map(|queued| queued.seq).collect::<Vec<_>>(), [first, third]);
+    assert_eq!(world.model.requests().len(), 1, "nothing is sent by itself");
+    world.model.push(ScriptedAnswer::new().text("Done."));
+    let outcome = session.send_queued(first).await.expect("a turn").outcome().await;
+    assert_eq!((outcome.reason, outcome.text.as_str()), (EndReason::Done, "Done."));
+    let world = World { session, ..world };
+    assert!(world.sent().ends_with("first"), "{}", world.sent());
+    assert_eq!(world.session.queued().iter().map(|queued| queued.seq).collect::<Vec<_>>(), [third]);
+    for number in 1..QUEUED_MAX {
+        world.session.queue(&format!("number {number}")).expect("there is room");
+    }
+    assert!(matches!(world.session.queue("one too many"), Err(SendError::QueueFull)));
     world.runtime.shutdown(LONG).await.expect("everything durable");
 }

@@ -162,6 +162,10 @@ events! {
     "profile" => Profile,
     /// A person's words.
     "user.message" => UserMessage,
+    /// A person's words that wait for the turn to end.
+    "message.queued" => MessageQueued,
+    /// A message that waited was taken back.
+    "message.withdrawn" => MessageWithdrawn,
     /// Words of the runtime to the model (a changed `AGENTS.md`, a seam after a cut), sent as a user's.
     "note" => Note,
     /// A request to a model is about to be sent.
@@ -476,6 +480,20 @@ pub struct UserMessage {
     /// The sender's own key for this message, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+}
+
+/// `message.queued`: words that wait to be sent. They are no message yet: the first `user.message` of the kind `follow_up` with the same words is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageQueued {
+    /// The words, with known secrets replaced by markers.
+    pub text: String,
+}
+
+/// `message.withdrawn`: a message that waited will not be sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageWithdrawn {
+    /// Its `message.queued`.
+    pub queued: Seq,
 }
 
 /// `note`.

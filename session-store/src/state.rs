@@ -173,6 +173,15 @@ pub struct InFlight {
     waiting: Vec<Slot>,
 }
 
+/// A message that waits for the turn to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedMessage {
+    /// Its `message.queued`.
+    pub seq: Seq,
+    /// Its words.
+    pub text: String,
+}
+
 /// A trim or a rewind that can be undone, or the undoing of a rewind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Undoable {
@@ -292,6 +301,8 @@ pub struct State {
     /// The newest messages with a key, oldest first. Only the last may be without an answer: another message that opens a turn takes the place
     /// of one that has none.
     pub keyed: Vec<KeyedMessage>,
+    /// The messages that wait to be sent, oldest first.
+    pub queued: Vec<QueuedMessage>,
     /// The trims and rewinds that can be undone, oldest first, by the `seq` of their events.
     set_aside: Vec<SetAside>,
     /// The messages that were forgotten with older trims and rewinds, as ranges of events in which no other message is. What lies
@@ -352,6 +363,8 @@ impl State {
                 });
                 self.profile = (!self.is_outline.0).then(|| Arc::new(profile.clone()));
             }
+            Event::MessageQueued(queued) => self.queued.push(QueuedMessage { seq: entry.seq, text: queued.text.clone() }),
+            Event::MessageWithdrawn(withdrawn) => self.queued.retain(|queued| queued.seq != withdrawn.queued),
             Event::UserMessage(user) => self.user_message(entry, user),
             Event::Note(_) => self.push_or_wait(entry),
             Event::ModelRequest(request) => {
@@ -547,6 +560,11 @@ impl State {
             self.turn = Some(OpenTurn { user: entry.seq, model_calls: 0 });
             // What cannot be checked is no reason to take a message for sent, nor for answered.
             self.remember_key(entry.seq, user.key.as_deref().filter(|_| entry.sound));
+        }
+        if user.kind == UserKind::FollowUp
+            && let Some(sent) = self.queued.iter().position(|queued| queued.text == user.text)
+        {
+            self.queued.remove(sent);
         }
         self.push_or_wait(entry);
     }

@@ -15,16 +15,14 @@ use super::seam;
 use super::shell::{self, Ran};
 use super::slash::Slash;
 use super::styled::{DIM, ERROR, GOOD, Line, PLAIN, WARN};
-use super::ui::{Effect, Start, TICK, Ui, Work};
+use super::ui::{Effect, Start, TICK, Ui, Waiting, Work};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::handoff;
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice, rescued_words};
 use crate::signals::{Caught, Signals};
-use agent_runtime::session_store::{
-    Clock, Event, Owner, Progress, SearchIndex, SessionId, SessionSummary, SystemClock, UserKind,
-};
+use agent_runtime::session_store::{Clock, Event, Owner, Progress, SearchIndex, Seq, SessionId, SessionSummary, SystemClock};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
 use crossterm::event::{Event as TerminalEvent, EventStream};
 use futures_util::future::OptionFuture;
@@ -56,10 +54,10 @@ pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Done> + 'a>>;
 
 /// What came of a job.
 pub(super) enum Done {
-    /// A message was sent (or not, and then it is given back).
-    Started { text: String, session: Session, notice: Option<String>, turn: Result<Turn, String> },
+    /// A message was sent (or not, and then it is given back, or waits on).
+    Started { message: Outgoing, session: Session, notice: Option<String>, turn: Result<Turn, String> },
     /// The session that a message was for could not be opened: it is given back with what waited for it.
-    NotOpened { text: String, pending: Pending, why: String },
+    NotOpened { message: Outgoing, pending: Pending, why: String },
     /// A turn is over, and so is what its end had to wait for.
     TurnOver(Arc<TurnOutcome>),
     /// Another session was opened.
@@ -74,6 +72,12 @@ pub(super) enum Done {
     LetGo(Arc<Owner>, Result<(), String>),
     /// Something to say.
     Told(Vec<Line>),
+}
+
+/// A message on its way.
+pub(super) enum Outgoing {
+    New(String),
+    Waited(Waiting),
 }
 
 /// What is to be changed in a session once there is one.
@@ -320,7 +324,7 @@ impl<'a> Chat<'a> {
             choice => self.open(choice),
         }
         match &self.plan.prompt {
-            Some(prompt) if self.job.is_none() => self.send(prompt.clone(), UserKind::Prompt),
+            Some(prompt) if self.job.is_none() => self.send(Outgoing::New(prompt.clone())),
             Some(prompt) => self.ui.queue(prompt.clone()),
             None => {}
         }
@@ -340,11 +344,37 @@ impl<'a> Chat<'a> {
         if let Some(effect) = effect {
             self.effect(effect).await;
         }
+        self.log_waiting();
+    }
+
+    /// What waits is in the log as soon as there is one. Where that does not take it, the store's trouble is told anyway, and it is tried again.
+    fn log_waiting(&mut self) {
+        let Some(session) = &self.session else { return };
+        for waiting in self.ui.waiting().iter_mut().filter(|waiting| waiting.queued.is_none()) {
+            waiting.queued = session.queue(&waiting.text).ok();
+        }
+    }
+
+    fn withdraw(&mut self, queued: Seq) {
+        if let Some(Err(error)) = self.session.as_ref().map(|session| session.withdraw(queued)) {
+            self.ui.tell(&words(&error.into()), ERROR);
+        }
+    }
+
+    /// The messages that wait are those of `session`, and what was typed for it before there was one.
+    fn show_waiting(&mut self, session: Option<&Session>) {
+        let waiting = self.ui.waiting();
+        waiting.retain(|waiting| waiting.queued.is_none());
+        for queued in session.map(Session::queued).unwrap_or_default().into_iter().rev() {
+            waiting.push_front(Waiting { text: queued.text, queued: Some(queued.seq), is_held: true });
+        }
     }
 
     async fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Send(text) => self.send(text, UserKind::Prompt),
+            Effect::Send(text) => self.send(Outgoing::New(text)),
+            Effect::SendWaiting(waiting) => self.send(Outgoing::Waited(waiting)),
+            Effect::Withdraw(queued) => self.withdraw(queued),
             Effect::Steer(text) => self.steer(text),
             Effect::Command(line, command) => {
                 self.ui.said(&line);
@@ -441,11 +471,12 @@ impl<'a> Chat<'a> {
         self.indexing = None;
     }
 
-    fn send(&mut self, text: String, kind: UserKind) {
+    fn send(&mut self, message: Outgoing) {
         if let Some(keeping) = self.keeping.take() {
             keeping.abort();
         }
-        self.ui.said(&text);
+        let (Outgoing::New(text) | Outgoing::Waited(Waiting { text, .. })) = &message;
+        self.ui.said(text);
         self.stop_wanted = false;
         let (plan, approver, choice) = (self.plan, Arc::clone(&self.approver), self.choice);
         let permissions = self.mode.map(|_| self.current_permissions());
@@ -457,14 +488,14 @@ impl<'a> Chat<'a> {
                     Some(session) => (session, None),
                     None => match plan.open(choice, Some(approver)).await {
                         Ok(opened) => (opened.session, opened.notice),
-                        Err(error) => return Done::NotOpened { text, pending, why: words(&error) },
+                        Err(error) => return Done::NotOpened { message, pending, why: words(&error) },
                     },
                 };
                 if let Some(permissions) = permissions {
                     session.set_permissions(permissions);
                 }
-                let turn = send(&session, &text, pending, kind).await;
-                Done::Started { text, session, notice, turn: turn.map_err(|error| words(&error.into())) }
+                let turn = send(&session, &message, pending).await;
+                Done::Started { message, session, notice, turn: turn.map_err(|error| words(&error.into())) }
             }),
         );
     }
@@ -535,13 +566,13 @@ impl<'a> Chat<'a> {
         self.last_paint = None;
         (self.is_shell, self.is_export) = (false, false);
         match done {
-            Done::Started { text, session, notice, turn } => {
+            Done::Started { message, session, notice, turn } => {
                 self.use_session(session, notice);
-                self.started(&text, turn);
+                self.started(message, turn);
             }
-            Done::NotOpened { text, pending, why } => {
+            Done::NotOpened { message, pending, why } => {
                 self.pending = pending;
-                self.started(&text, Err(why));
+                self.started(message, Err(why));
             }
             Done::TurnOver(outcome) => self.turn_over(&outcome),
             Done::Opened(Ok(opened)) => {
@@ -566,6 +597,7 @@ impl<'a> Chat<'a> {
                 }
                 self.session = None;
                 self.progress = None;
+                self.show_waiting(None);
                 self.choice = SessionChoice::New;
                 self.over(true);
             }
@@ -581,6 +613,7 @@ impl<'a> Chat<'a> {
                     Err(why) => self.ui.tell(&why, ERROR),
                 }
                 (self.session, self.progress) = (None, None);
+                self.show_waiting(None);
                 self.choice = SessionChoice::New;
                 self.over(false);
             }
@@ -614,7 +647,7 @@ impl<'a> Chat<'a> {
         // Somebody who pressed Esc meant what ran and what waited for it, not what comes later.
         let stopped = std::mem::take(&mut self.stop_wanted);
         if let Some(next) = self.ui.end(ended_well && !stopped && self.asked.is_none()) {
-            self.send(next, UserKind::FollowUp);
+            self.send(Outgoing::Waited(next));
         }
         self.index_after(find::IDLE);
         self.let_go_if_asked();
@@ -633,12 +666,15 @@ impl<'a> Chat<'a> {
         }
     }
 
-    fn started(&mut self, text: &str, turn: Result<Turn, String>) {
+    fn started(&mut self, message: Outgoing, turn: Result<Turn, String>) {
         match turn {
             Ok(turn) => self.begin_turn(turn),
             Err(why) => {
                 self.ui.tell(&why, ERROR);
-                self.ui.give_back(text);
+                match message {
+                    Outgoing::Waited(waiting @ Waiting { queued: Some(_), .. }) => self.ui.wait_on(waiting),
+                    Outgoing::New(text) | Outgoing::Waited(Waiting { text, .. }) => self.ui.give_back(&text),
+                }
                 self.over(false);
             }
         }
@@ -660,8 +696,10 @@ impl<'a> Chat<'a> {
             self.progress = Some(session.progress());
             (self.is_in_trouble, self.is_rescued, self.asked) = (false, false, None);
             self.choice = SessionChoice::Resume(session.id());
+            self.show_waiting(Some(&session));
         }
         self.session = Some(session);
+        self.log_waiting();
     }
 
     fn seam(&mut self, session: &Session) {
@@ -847,7 +885,7 @@ pub(super) async fn change(
 }
 
 /// Gives the session what waited for it, and then the message.
-async fn send(session: &Session, text: &str, pending: Pending, kind: UserKind) -> Result<Turn, SendError> {
+async fn send(session: &Session, message: &Outgoing, pending: Pending) -> Result<Turn, SendError> {
     if let Some(model) = pending.model {
         session.set_model(model)?;
     }
@@ -860,9 +898,10 @@ async fn send(session: &Session, text: &str, pending: Pending, kind: UserKind) -
     for note in pending.notes {
         session.note(&note)?;
     }
-    match kind {
-        UserKind::FollowUp => session.send_follow_up(text).await,
-        _ => session.send(text).await,
+    match message {
+        Outgoing::New(text) => session.send(text.as_str()).await,
+        Outgoing::Waited(Waiting { queued: Some(queued), .. }) => session.send_queued(*queued).await,
+        Outgoing::Waited(Waiting { text, .. }) => session.send_follow_up(text.as_str()).await,
     }
 }
 

@@ -14,8 +14,8 @@ use super::rewind::{self, Place, RewindList};
 use super::slash::{self, Slash};
 use super::styled::{BOLD, DIM, GOOD, Line, OWN};
 use crate::safe_text::safe_line;
-use agent_runtime::session_store::{Event, SessionId, Snippet};
-use agent_runtime::{Tool, TurnEvent};
+use agent_runtime::session_store::{Event, Seq, SessionId, Snippet};
+use agent_runtime::{QUEUED_MAX, Tool, TurnEvent};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,8 +26,6 @@ const PROMPT: &str = "> ";
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// Esc twice within this rewinds; and none of them so soon after one that stopped something.
 const REWIND_WITHIN: Duration = Duration::from_secs(1);
-/// How many messages may wait for a turn to end.
-const QUEUE_MAX: usize = 32;
 const CANDIDATES_SHOWN: usize = 12;
 const SPINNER: [&str; 8] = ["|", "/", "-", "\\", "|", "/", "-", "\\"];
 /// How long a step of the spinner lasts: how often the live area changes by itself during a turn.
@@ -50,6 +48,10 @@ pub(super) enum Effect {
     Picked(SessionId),
     /// The list of sessions was left without a choice.
     NotPicked,
+    /// Send this message, which waited.
+    SendWaiting(Waiting),
+    /// This message waits no more: the person has it again.
+    Withdraw(Seq),
     /// Show the places that the conversation can go back to.
     Rewind,
     /// Go there.
@@ -62,6 +64,16 @@ pub(super) enum Effect {
     Suspend,
     Redraw,
     Leave,
+}
+
+/// A message that waits for what runs to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) text: String,
+    /// Its event, once it is in the log.
+    pub(super) queued: Option<Seq>,
+    /// It is not sent by itself: what it waited for did not end well, or in another life of the program.
+    pub(super) is_held: bool,
 }
 
 /// What runs.
@@ -108,7 +120,7 @@ pub(super) struct Ui {
     work: Work,
     is_stopping: bool,
     /// Messages for after the turn.
-    queue: VecDeque<String>,
+    queue: VecDeque<Waiting>,
     /// Messages that the turn took, to be shown when the answer that is coming in is whole.
     steered: Vec<String>,
     /// A word about the last key, until the next one.
@@ -218,21 +230,17 @@ impl Ui {
         self.is_stopping = false;
     }
 
-    /// What ran is over. Where it ended well, gives the next message that waits, to be sent; else those that wait go back to the input line.
-    pub(super) fn end(&mut self, ended_well: bool) -> Option<String> {
+    /// What ran is over. Where it ended well, gives the next message that waits, to be sent; else they wait for the person.
+    pub(super) fn end(&mut self, ended_well: bool) -> Option<Waiting> {
         self.work = Work::Idle;
         self.is_stopping = false;
         self.prompts.clear();
         self.show_steered();
-        if ended_well {
-            return self.queue.pop_front();
+        if !ended_well {
+            self.queue.iter_mut().for_each(|waiting| waiting.is_held = true);
         }
-        if !self.queue.is_empty() {
-            let mut texts: Vec<String> = self.queue.drain(..).collect();
-            texts.push(self.editor.take());
-            self.editor.set(texts.join("\n").trim_end());
-        }
-        None
+        let next = self.queue.iter().position(|waiting| !waiting.is_held)?;
+        self.queue.remove(next)
     }
 
     /// The person said this.
@@ -259,7 +267,17 @@ impl Ui {
 
     /// This message goes when what runs is over.
     pub(super) fn queue(&mut self, text: String) {
-        self.queue.push_back(text);
+        self.queue.push_back(Waiting { text, queued: None, is_held: false });
+    }
+
+    /// This message goes on waiting.
+    pub(super) fn wait_on(&mut self, waiting: Waiting) {
+        self.queue.push_front(Waiting { is_held: true, ..waiting });
+    }
+
+    /// The messages that wait.
+    pub(super) fn waiting(&mut self) -> &mut VecDeque<Waiting> {
+        &mut self.queue
     }
 
     /// What is in the input line.
@@ -412,6 +430,9 @@ impl Ui {
             Key::NewLine => self.editor.insert("\n"),
             Key::AltEnter if !self.is_working() => self.editor.insert("\n"),
             Key::AltEnter => self.enqueue(),
+            Key::Enter if self.editor.is_empty() && !self.is_working() => {
+                return self.queue.pop_front().map(Effect::SendWaiting);
+            }
             Key::Enter => return self.enter(),
             Key::Escape | Key::CtrlC if self.is_working() => return self.stop(now),
             Key::Escape => return self.escape(now),
@@ -419,7 +440,7 @@ impl Ui {
             Key::CtrlD if !self.editor.is_empty() => self.editor.edit(Edit::Delete),
             Key::CtrlD if self.is_working() => self.hint("Esc stops what runs; then Ctrl-D leaves"),
             Key::CtrlD => return Some(Effect::Leave),
-            Key::Up => self.up(),
+            Key::Up => return self.up(),
             Key::Down => {
                 if !self.editor.down()
                     && let Some(text) = self.history.next()
@@ -437,21 +458,22 @@ impl Ui {
         None
     }
 
-    fn up(&mut self) {
+    fn up(&mut self) -> Option<Effect> {
         if self.editor.up() {
-            return;
+            return None;
         }
         // A message that waits is taken back before older ones are recalled.
         if self.editor.is_empty()
-            && let Some(text) = self.queue.pop_back()
+            && let Some(waiting) = self.queue.pop_back()
         {
-            self.editor.set(&text);
-            return;
+            self.editor.set(&waiting.text);
+            return waiting.queued.map(Effect::Withdraw);
         }
         let draft = self.editor.content();
         if let Some(text) = self.history.previous(&draft).map(str::to_owned) {
             self.editor.set(&text);
         }
+        None
     }
 
     fn ctrl_c(&mut self, now: Instant) -> Option<Effect> {
@@ -504,13 +526,13 @@ impl Ui {
         if self.editor.content().trim().is_empty() {
             return;
         }
-        if self.queue.len() == QUEUE_MAX {
+        if self.queue.len() >= QUEUED_MAX {
             self.hint("no more messages can wait");
             return;
         }
         let text = self.editor.take();
         self.remember(&text);
-        self.queue.push_back(text.trim().to_owned());
+        self.queue(text.trim().to_owned());
     }
 
     fn enter(&mut self) -> Option<Effect> {
@@ -628,7 +650,7 @@ impl Ui {
     fn status_rows(&self, limit: usize, now: Instant) -> Vec<Line> {
         let mut rows = Vec::new();
         let (what, since) = match &self.work {
-            Work::Idle => return rows,
+            Work::Idle => return self.waiting_rows(limit),
             Work::Turn { since } if !self.prompts.is_empty() => ("waiting for your answer".to_owned(), *since),
             Work::Turn { since } => (self.feed.waits_for(), *since),
             Work::Other { what, since } => (what.clone(), *since),
@@ -645,8 +667,18 @@ impl Ui {
         for text in &self.steered {
             rows.push(Line::new("next: ", OWN).with(safe_line(text), DIM).truncated(limit));
         }
-        for text in &self.queue {
-            rows.push(Line::new("queued: ", OWN).with(safe_line(text), DIM).truncated(limit));
+        rows.extend(self.waiting_rows(limit));
+        rows
+    }
+
+    fn waiting_rows(&self, limit: usize) -> Vec<Line> {
+        let row = |waiting: &Waiting| {
+            let mark = if waiting.is_held { "waiting: " } else { "queued: " };
+            Line::new(mark, OWN).with(safe_line(&waiting.text), DIM).truncated(limit)
+        };
+        let mut rows: Vec<Line> = self.queue.iter().map(row).collect();
+        if !self.is_working() && !rows.is_empty() {
+            rows.push(Line::new("Enter sends the first that waits, Up takes the last back", DIM).truncated(limit));
         }
         rows
     }

@@ -251,7 +251,7 @@ fn the_keys_do_what_the_table_says_during_a_turn() {
     assert_eq!(chat.code(KeyCode::Esc), Some(Effect::Stop));
     assert_eq!(chat.control('c'), Some(Effect::Stop));
     chat.event(ended("done", None));
-    assert_eq!(chat.ui.end(true), Some("then test".to_owned()));
+    assert_eq!(chat.ui.end(true).map(|waiting| waiting.text).as_deref(), Some("then test"));
     insta::assert_snapshot!(format!("{waiting}========\n{}", chat.screen()));
 }
 
@@ -330,7 +330,7 @@ fn escape_twice_goes_back_but_not_right_after_a_stop() {
 }
 
 #[test]
-fn messages_that_wait_come_back_when_the_turn_did_not_end_well() {
+fn messages_that_wait_go_on_waiting_when_the_turn_did_not_end_well() {
     let mut chat = Chat::new();
     chat.begin_turn();
     for text in ["first", "second"] {
@@ -340,7 +340,18 @@ fn messages_that_wait_come_back_when_the_turn_did_not_end_well() {
     chat.write("draft");
     chat.event(ended("interrupted", None));
     assert_eq!(chat.ui.end(false), None);
-    assert_eq!(chat.ui.input(), "first\nsecond\ndraft");
+    assert_eq!(chat.ui.input(), "draft");
+    assert!(chat.screen().contains("waiting: first\nwaiting: second\n"), "{}", chat.screen());
+    chat.begin_turn();
+    assert_eq!(chat.ui.end(true), None, "only the person sends them now");
+    chat.control('u');
+    let Some(Effect::SendWaiting(first)) = chat.code(KeyCode::Enter) else { panic!("nothing is sent") };
+    assert_eq!(first.text, "first");
+    chat.ui.wait_on(first);
+    assert!(chat.screen().contains("waiting: first\nwaiting: second\n"), "{}", chat.screen());
+    chat.ui.waiting()[1].queued = Some(7);
+    assert_eq!(chat.code(KeyCode::Up), Some(Effect::Withdraw(7)));
+    assert_eq!(chat.ui.input(), "second");
 }
 
 #[test]

@@ -329,6 +329,8 @@ fn remark(event: &Event) -> Option<(String, bool)> {
             let reason = if trim.reason.is_empty() { String::new() } else { format!(" ({})", trim.reason) };
             (format!("older messages left the context window{reason}; they stay in the log"), false)
         }
+        Event::MessageQueued(queued) => (format!("waits for the turn to end: \"{}\"", queued.text), false),
+        Event::MessageWithdrawn(_) => ("a message that waited was taken back".to_owned(), false),
         Event::ContextRewound(rewound) => (format!("the conversation went back to event {}", rewound.to), false),
         Event::ContextRestored(restored) => (format!("what event {} took out of the context is back", restored.undo), false),
         Event::Interrupted(interrupted) => (format!("stopped by {}", interrupted.by), false),

@@ -10,7 +10,7 @@
 //!
 //! A state with an answer in flight has no snapshot: that passes.
 
-use super::{Away, Hint, KeyedMessage, OpenTurn, ProfileSlot, SetAside, Slot, State, Unresolved};
+use super::{Away, Hint, KeyedMessage, OpenTurn, ProfileSlot, QueuedMessage, SetAside, Slot, State, Unresolved};
 use crate::event::{Checkpoint, Entry, Event, Opened, RawJson, Summary, Todo, TurnEnded, Usage};
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::side::sha256_hex;
@@ -116,6 +116,8 @@ struct Snapshot {
     unresolved: BTreeMap<String, Unresolved>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     keyed: Vec<KeyedMessage>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    queued: Vec<QueuedMessage>,
     next_order: u64,
     context: Rows,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -269,6 +271,7 @@ impl State {
             todos: self.todos.to_vec(),
             unresolved: self.unresolved.clone(),
             keyed: self.keyed.clone(),
+            queued: self.queued.clone(),
             next_order: self.next_order,
             context: Rows::of(self.context.iter()),
             set_aside: self.set_aside.iter().map(rows_of).collect(),
@@ -304,6 +307,7 @@ impl State {
             last_turn: snapshot.last_turn.map(Arc::new),
             unresolved: snapshot.unresolved,
             keyed: snapshot.keyed,
+            queued: snapshot.queued,
             todos: Arc::new(snapshot.todos),
             todos_seq: snapshot.todos_seq,
             usage: snapshot.usage,

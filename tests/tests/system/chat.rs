@@ -1,7 +1,7 @@
 //! The chat on a real terminal: keys in, what a person sees and what the model is sent out.
 
-use super::support::Machine;
-use fault_server::{Answer, Script, Terminal};
+use super::support::{HUNG, Machine};
+use fault_server::{Answer, Script, Terminal, wait_until};
 
 /// The first prompt of the chat.
 const PROMPT: &str = "> ";
@@ -87,4 +87,30 @@ fn escape_twice_goes_back_and_holds_for_the_next_start() {
     let sent = last_sent(&machine);
     assert!(sent.contains("red") && !sent.contains("green"), "{sent}");
     again.end().expect("it ends");
+}
+
+#[test]
+fn a_message_that_waits_survives_a_kill_and_is_sent_by_the_person_only() {
+    let machine = Machine::new(Script::in_order([Answer::headers_then_nothing(), Answer::text("The later answer.")]));
+    let mut first = chat(&machine, &[]);
+    first.type_keys("Begin.\r").expect("a terminal");
+    first.wait_for("waiting for anthropic").expect("the turn");
+    first.type_keys("And then go on.\x1b\r").expect("a terminal");
+    first.wait_for("queued: ").expect("the message");
+    let log = || std::fs::read_to_string(machine.session_file()).expect("a log");
+    let is_written = || log().contains(r#""type":"message.queued","text":"And then go on.""#);
+    assert!(wait_until(HUNG, is_written), "it is in the log: {}", log());
+    // Dropping it kills it.
+    drop(first);
+
+    let mut again = chat(&machine, &["-c"]);
+    again.wait_for("waiting: ").expect("the message");
+    again.wait_for("And then go on.").expect("its words");
+    assert_eq!(machine.server.requests().len(), 1, "nothing is sent by itself");
+    again.type_keys("\r").expect("a terminal");
+    again.wait_for("The later answer.").expect("the answer");
+    rest(&mut again);
+    assert!(last_sent(&machine).contains("And then go on."));
+    again.type_keys("\x15/quit\r").expect("a terminal");
+    assert!(wait_until(HUNG, || log().contains(r#""kind":"follow_up""#)), "{}", log());
 }

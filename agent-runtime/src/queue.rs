@@ -1,0 +1,55 @@
+//! Messages that wait for a turn to end: in the log from the moment they are accepted, and sent by whoever holds the session, one by one. Nothing in
+//! here sends them by itself: after a restart the person decides.
+
+use crate::session::{SendError, Session, lock};
+use crate::turn::Turn;
+use session_store::{MessageQueued, MessageWithdrawn, QueuedMessage, Seq};
+
+/// How many messages may wait.
+pub const QUEUED_MAX: usize = 32;
+
+impl Session {
+    /// The messages that wait, oldest first.
+    #[must_use]
+    pub fn queued(&self) -> Vec<QueuedMessage> {
+        self.state(|state| state.queued.clone())
+    }
+
+    /// Lets a message wait until [`Session::send_queued`] sends it. It is in the log at once, whether a turn runs or not.
+    ///
+    /// # Errors
+    /// [`SendError::Empty`], [`SendError::QueueFull`], or the log's.
+    pub fn queue(&self, text: &str) -> Result<Seq, SendError> {
+        if text.trim().is_empty() {
+            return Err(SendError::Empty);
+        }
+        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
+        let queue = MessageQueued { text };
+        let appended = self.shared.append_if(|state| (state.queued.len() < QUEUED_MAX).then(|| queue.into()))?;
+        let entry = appended.ok_or(SendError::QueueFull)?;
+        self.shared.log.start_commit(entry.seq);
+        Ok(entry.seq)
+    }
+
+    /// Takes back a message that waits, and gives its words.
+    ///
+    /// # Errors
+    /// [`SendError::NotQueued`], or the log's.
+    pub fn withdraw(&self, queued: Seq) -> Result<String, SendError> {
+        let mut text = None;
+        self.shared.append_if(|state| {
+            text = state.queued.iter().find(|waiting| waiting.seq == queued).map(|waiting| waiting.text.clone());
+            text.is_some().then(|| MessageWithdrawn { queued }.into())
+        })?;
+        text.ok_or(SendError::NotQueued(queued))
+    }
+
+    /// Sends a message that waits, as [`Session::send_follow_up`] does; it waits no more. Where it is refused it goes on waiting.
+    ///
+    /// # Errors
+    /// [`SendError::NotQueued`], or as [`Session::send`].
+    pub async fn send_queued(&self, queued: Seq) -> Result<Turn, SendError> {
+        let text = self.queued().into_iter().find(|waiting| waiting.seq == queued).map(|waiting| waiting.text);
+        self.send_follow_up(text.ok_or(SendError::NotQueued(queued))?).await
+    }
+}
