@@ -235,7 +235,7 @@ impl TurnTask {
         let event = event.into();
         loop {
             match self.shared.append(event.clone()) {
-                Err(AppendError::Full { .. }) => self.guard(self.shared.log.reserve(0)).await??,
+                Err(AppendError::Full { needed, .. }) => self.guard(self.shared.log.reserve(needed)).await??,
                 accepted => return Ok(accepted?),
             }
         }

@@ -196,8 +196,8 @@ impl TurnTask {
         let entry = match appended {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(None),
-            Err(AppendError::Full { .. }) => {
-                self.guard(self.shared.log.reserve(0)).await??;
+            Err(AppendError::Full { needed, .. }) => {
+                self.guard(self.shared.log.reserve(needed)).await??;
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
@@ -348,7 +348,7 @@ impl TurnTask {
     async fn append_piece(&self, piece: Event) -> Result<(), Stop> {
         loop {
             match self.shared.append_with(|log| log.append_within(piece.clone(), PIECE_WINDOW)) {
-                Err(AppendError::Full { .. }) => self.guard(self.shared.log.reserve(0)).await??,
+                Err(AppendError::Full { needed, .. }) => self.guard(self.shared.log.reserve(needed)).await??,
                 accepted => return accepted.map(|_| ()).map_err(Stop::from),
             }
         }

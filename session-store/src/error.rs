@@ -107,11 +107,13 @@ impl StoreError {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// What waits to be written is at its bound. Wait with `reserve`, then append again.
-    #[error("{bytes} bytes wait to be written, the most that is allowed")]
+    /// What waits to be written is at its bound. Wait with `reserve` for `needed` bytes, then append again.
+    #[error("{bytes} bytes wait to be written, about the most that is allowed")]
     Full {
         /// What waits.
         bytes: u64,
+        /// What was to be added, in bytes; 0 where not even that could be looked at. With room for less, the next try would be refused at once.
+        needed: usize,
     },
     /// The session was lost to another owner or closed.
     #[error("the session is no longer open for writing: {why}")]

@@ -306,7 +306,7 @@ impl Recording {
 
     /// Holds a request against the recorded one; where it is the same, its place.
     fn check_request(&self, turn: &mut Turn, now: &ModelRequest) -> Result<usize, AppendError> {
-        let wait = AppendError::Full { bytes: 0 };
+        let wait = AppendError::Full { bytes: 0, needed: 0 };
         if turn.step.clone().any(|input| self.is_due(turn, input)) {
             return Err(wait);
         }

@@ -60,7 +60,7 @@ fn accept(core: &Core, buffer: &mut Buffer, mut event: Event) -> Result<Arc<Entr
         (length, crc) =
             buffer.encode_line(&core.pool, |out, crc, seq| line::encode_side(out, crc, seq, at, event.type_name(), &side));
     }
-    if let Err(full) = room.check(core, buffer, length as u64) {
+    if let Err(full) = room.check(core, buffer, length) {
         buffer.take_back_line(length);
         return Err(full);
     }
@@ -79,7 +79,7 @@ fn add_fields_as_side(core: &Core, buffer: &mut Buffer, room: Room, event: &Even
 }
 
 fn add_side(core: &Core, buffer: &mut Buffer, room: Room, bytes: Vec<u8>) -> Result<SideRef, AppendError> {
-    room.check(core, buffer, bytes.len() as u64)?;
+    room.check(core, buffer, bytes.len())?;
     let side = SideRef { sha256: sha256_hex(&bytes), bytes: bytes.len() as u64 };
     core.in_memory.fetch_add(side.bytes, Ordering::Relaxed);
     buffer.add_side(side.clone(), bytes);
@@ -124,14 +124,15 @@ impl Room {
         Self { session_bytes: options.session_bytes_max + reserve, store_bytes: options.store_bytes_max + reserve }
     }
 
-    /// Whether `more` fit. An empty buffer takes anything, so that no event is too large for good.
-    fn check(self, core: &Core, buffer: &Buffer, more: u64) -> Result<(), AppendError> {
+    /// Whether `needed` more bytes fit. An empty buffer takes anything, so that no event is too large for good.
+    fn check(self, core: &Core, buffer: &Buffer, needed: usize) -> Result<(), AppendError> {
+        let more = needed as u64;
         let (here, all) = (buffer.bytes(), core.in_memory.load(Ordering::Relaxed));
         if here > 0 && here + more > self.session_bytes {
-            return Err(AppendError::Full { bytes: here });
+            return Err(AppendError::Full { bytes: here, needed });
         }
         if all > 0 && all + more > self.store_bytes {
-            return Err(AppendError::Full { bytes: all });
+            return Err(AppendError::Full { bytes: all, needed });
         }
         Ok(())
     }
@@ -218,7 +219,7 @@ impl SessionLog for FileLog {
                 match &buffer.ended {
                     Some(Ended::Closed | Ended::Stopped) => return Err(StoreError::Closed),
                     Some(Ended::Lost(why)) => return Err(StoreError::Lost { id: self.session.id, why: why.clone() }),
-                    None if room.check(self.core(), &buffer, bytes as u64).is_ok() => return Ok(()),
+                    None if room.check(self.core(), &buffer, bytes).is_ok() => return Ok(()),
                     None => {}
                 }
             }
@@ -268,7 +269,7 @@ impl SessionLog for FileLog {
     async fn close(&self) -> Result<(), StoreError> {
         while let Err(error) = release(self.core(), &self.session) {
             match error {
-                AppendError::Full { .. } => self.reserve(0).await?,
+                AppendError::Full { needed, .. } => self.reserve(needed).await?,
                 AppendError::NotOpen { .. } => return Err(StoreError::Closed),
             }
         }

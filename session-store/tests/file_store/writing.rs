@@ -234,7 +234,7 @@ async fn a_full_buffer_refuses_keeps_room_for_the_end_and_reserve_waits() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(full, AppendError::Full { bytes } if bytes <= 4096), "{full}");
+    assert!(matches!(full, AppendError::Full { bytes, .. } if bytes <= 4096), "{full}");
     let bound = store.stats().bytes_in_memory;
     let closing = TurnEnded { reason: "done".to_owned(), error: None, model_calls: 0, usage: Usage::default(), duration_ms: 0 };
     log.append(closing.into()).unwrap();
@@ -247,6 +247,26 @@ async fn a_full_buffer_refuses_keeps_room_for_the_end_and_reserve_waits() {
     soon(log.flush()).await.unwrap();
     assert_eq!(texts(&store, log.id()).await.len(), accepted + 1);
     assert_eq!(store.stats().bytes_in_memory, 0);
+}
+
+#[tokio::test]
+async fn whoever_was_refused_waits_until_the_event_fits() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    options.session_bytes_max = 4096;
+    let log = create(&FileStore::open(options).unwrap()).await;
+    soon(log.flush()).await.unwrap();
+    fs.hang_syncs();
+    log.append(say(&"x".repeat(2000))).unwrap();
+    // There is room, but not for this one.
+    let large = say(&"y".repeat(3000));
+    let Err(AppendError::Full { needed, .. }) = log.append(large.clone()) else { panic!("it fits") };
+    soon(log.reserve(0)).await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(30), log.reserve(needed)).await;
+    assert!(waiting.is_err(), "there is no room for {needed} bytes");
+    fs.let_syncs_go();
+    soon(log.reserve(needed)).await.unwrap();
+    log.append(large).unwrap();
 }
 
 #[tokio::test]
