@@ -32,11 +32,14 @@ fn the_first_commands_run_a_turn_on_the_folder_and_go_on_with_it() {
 #[test]
 fn the_commands_for_people_with_a_key_or_a_server_run() {
     let machine = Machine::new(Script::repeating(Answer::text("Understood.")));
+    fs::write(machine.project().join("prompts.jsonl"), "{\"prompt\": \"Hello.\"}\n").unwrap();
     for command in commands("longhand ").iter().filter(|command| !command.starts_with("sessions ")) {
         let command = command.replace("http://localhost:8000/v1", &machine.server.openai_url());
         let run = machine.shell(&format!("longhand {command}")).input(Input::Pipe(b"Hello.".to_vec())).finish();
         assert_eq!(run.code, Some(0), "`{command}`: {run:?}");
-        assert!(run.stdout.contains("Understood."), "`{command}`: {run:?}");
+        let results = || fs::read_to_string(machine.project().join("results.jsonl")).unwrap_or_default();
+        let answer = if command.starts_with("batch ") { results() } else { run.stdout.clone() };
+        assert!(answer.contains("Understood."), "`{command}`: {run:?}");
     }
     assert_eq!(machine.server.refusals(), Vec::<String>::new());
 }
