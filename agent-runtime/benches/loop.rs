@@ -12,8 +12,8 @@ use agent_runtime::session_store::{
     SessionId, State, StopReason, Timestamp, Todo, TodoStatus, TodosChanged, TurnEnded, Usage, UserMessage, sha256_hex,
 };
 use agent_runtime::{
-    BODY_END, Body, Clocks, Conversation, EndReason, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Runtime, Sent,
-    Session, Setup, TokenCounter, count_tokens, project, tools,
+    Body, Clocks, Conversation, EndReason, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Runtime, Sent, Session,
+    Setup, TokenCounter, count_tokens, project, tools, whole_body,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -191,10 +191,7 @@ impl Model for AtOnce {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        let mut body = self.head(conversation).expect("it has one");
-        body.extend_from_slice(&self.messages(&conversation.messages));
-        body.extend_from_slice(BODY_END);
-        body.into()
+        whole_body(self, conversation)
     }
 
     fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {

@@ -13,8 +13,8 @@ use agent_runtime::session_store::{
     StopReason, Timestamp, TurnEnded, Usage, UserMessage, sha256_hex,
 };
 use agent_runtime::{
-    BODY_END, Body, Clocks, Conversation, EndReason, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, RequestBuilder,
-    Runtime, Sent, Session, Setup, TurnEvent, project, tools,
+    Body, Clocks, Conversation, EndReason, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, RequestBuilder, Runtime,
+    Sent, Session, Setup, TurnEvent, project, tools, whole_body,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -263,8 +263,7 @@ impl Model for AtOnce {
     }
 
     fn body(&self, conversation: &Conversation) -> Bytes {
-        let head = self.head(conversation).expect("it has one");
-        [&head[..], &self.messages(&conversation.messages), BODY_END].concat().into()
+        whole_body(self, conversation)
     }
 
     fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {

@@ -17,8 +17,8 @@ use crate::session::{Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use serde_json::Value;
 use session_store::{
-    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Note, Seq, SessionStore, State, StopReason,
-    StoreError, Timestamp, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
+    AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Note, Seq, SessionLog, SessionStore, State,
+    StopReason, StoreError, Timestamp, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -233,8 +233,16 @@ impl TurnTask {
     /// Accepts an event, waiting for room where the log is at its bound.
     pub(crate) async fn append(&self, event: impl Into<Event>) -> Result<Arc<Entry>, Stop> {
         let event = event.into();
+        self.append_with(|log| log.append(event.clone())).await
+    }
+
+    /// Accepts what `append` appends, waiting for room where the log is at its bound.
+    pub(crate) async fn append_with(
+        &self,
+        append: impl Fn(&dyn SessionLog) -> Result<Arc<Entry>, AppendError>,
+    ) -> Result<Arc<Entry>, Stop> {
         loop {
-            match self.shared.append(event.clone()) {
+            match self.shared.append_with(&append) {
                 Err(AppendError::Full { needed, .. }) => self.guard(self.shared.log.reserve(needed)).await??,
                 accepted => return Ok(accepted?),
             }
@@ -250,8 +258,7 @@ impl TurnTask {
     }
 
     pub(crate) fn finish_call(&self, call: &session_store::ToolCall, outcome: ToolOutcome, output: &str) -> Result<(), Stop> {
-        let (call, name, output) = (call.id.clone(), call.name.clone(), output.to_owned());
-        self.shared.append(ToolFinished { call, name, outcome, output, full: None, duration_ms: 0 })?;
+        self.shared.append(without_run(call, outcome, output))?;
         Ok(())
     }
 
@@ -350,9 +357,14 @@ fn answer_open_calls(shared: &Shared, first: Seq) {
         } else {
             (ToolOutcome::NotRun, "Not run: the turn ended before this call was started.")
         };
-        let (call, name, output) = (call.id, call.name, output.to_owned());
-        let _ = shared.append(ToolFinished { call, name, outcome, output, full: None, duration_ms: 0 });
+        let _ = shared.append(without_run(&call, outcome, output));
     }
+}
+
+/// The result of a call that no tool gave.
+fn without_run(call: &session_store::ToolCall, outcome: ToolOutcome, output: &str) -> ToolFinished {
+    let (call, name, output) = (call.id.clone(), call.name.clone(), output.to_owned());
+    ToolFinished { call, name, outcome, output, full: None, duration_ms: 0 }
 }
 
 /// Whether a message came in after the answer at `answered` was asked for.
@@ -378,16 +390,7 @@ fn end_after_panic(shared: &Shared, first: Seq, panic: &tokio::task::JoinError) 
     lock(&shared.live).end();
     let _ = shared.append(Error { scope: "runtime".to_owned(), message: message.clone() });
     answer_open_calls(shared, first);
-    let outcome = TurnOutcome {
-        reason: EndReason::Error,
-        error: Some(TurnError::Panic(message)),
-        retry_at: None,
-        text: String::new(),
-        model_calls: 0,
-        usage: Usage::default(),
-        denials: Vec::new(),
-        duration: Duration::ZERO,
-    };
+    let outcome = TurnOutcome { error: Some(TurnError::Panic(message)), ..TurnOutcome::new(EndReason::Error) };
     let _ = shared.append(turn_ended(&outcome));
     outcome
 }

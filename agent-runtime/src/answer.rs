@@ -346,12 +346,7 @@ impl TurnTask {
 
     /// Its oldest byte is up to a [`PIECE_WINDOW`] old, so it is written within the other half of the store's window.
     async fn append_piece(&self, piece: Event) -> Result<(), Stop> {
-        loop {
-            match self.shared.append_with(|log| log.append_within(piece.clone(), PIECE_WINDOW)) {
-                Err(AppendError::Full { needed, .. }) => self.guard(self.shared.log.reserve(needed)).await??,
-                accepted => return accepted.map(|_| ()).map_err(Stop::from),
-            }
-        }
+        self.append_with(|log| log.append_within(piece.clone(), PIECE_WINDOW)).await.map(drop)
     }
 
     /// What came of an answer that did not come to its end goes into the log as a partial message.

@@ -87,14 +87,12 @@ impl Reading {
     fn ended(self, entry: &Entry, message: Seq) -> Option<Answered> {
         let Event::TurnEnded(TurnEnded { reason, model_calls, usage, duration_ms, .. }) = &entry.event else { return None };
         let outcome = TurnOutcome {
-            reason: EndReason::of(reason)?,
-            error: None,
             text: self.text,
             model_calls: *model_calls,
             usage: *usage,
             denials: self.denials,
-            retry_at: None,
             duration: Duration::from_millis(*duration_ms),
+            ..TurnOutcome::new(EndReason::of(reason)?)
         };
         Some(Answered { text: self.message?, model: self.model, first: self.cut_at.map_or(message, |cut| cut + 1), outcome })
     }

@@ -65,6 +65,7 @@ pub use context::TokenCounter;
 pub use interrupt::{INTERRUPT_POLL, Interrupt};
 pub use model::{
     BODY_END, Body, Conversation, Cure, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult,
+    whole_body,
 };
 pub use models::{BadModels, LongPrice, ModelFacts, ModelTable, Price};
 pub use offline::OfflineModel;

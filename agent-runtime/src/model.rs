@@ -58,8 +58,8 @@ pub trait Model: Send + Sync + 'static {
 /// What ends a body after its messages; see [`Model::head`].
 pub const BODY_END: &[u8] = b"]}";
 
-/// The body of a model that has a [`Model::head`].
-pub(crate) fn whole_body(model: &impl Model, conversation: &Conversation) -> Bytes {
+/// The body of a model that has a [`Model::head`]: what its [`Model::body`] gives.
+pub fn whole_body(model: &impl Model, conversation: &Conversation) -> Bytes {
     let mut body = model.head(conversation).unwrap_or_default();
     let messages = model.messages(&conversation.messages);
     if messages.is_empty() {

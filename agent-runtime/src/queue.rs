@@ -1,7 +1,7 @@
 //! Messages that wait for a turn to end: in the log from the moment they are accepted, and sent by whoever holds the session, one by one. Nothing in
 //! here sends them by itself: after a restart the person decides.
 
-use crate::session::{SendError, Session, lock};
+use crate::session::{SendError, Session};
 use crate::turn::Turn;
 use session_store::{MessageQueued, MessageWithdrawn, QueuedMessage, Seq};
 
@@ -20,11 +20,7 @@ impl Session {
     /// # Errors
     /// [`SendError::Empty`], [`SendError::QueueFull`], or the log's.
     pub fn queue(&self, text: &str) -> Result<Seq, SendError> {
-        if text.trim().is_empty() {
-            return Err(SendError::Empty);
-        }
-        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
-        let queue = MessageQueued { text };
+        let queue = MessageQueued { text: self.shared.words(text)? };
         let appended = self.shared.append_if(|state| (state.queued.len() < QUEUED_MAX).then(|| queue.into()))?;
         let entry = appended.ok_or(SendError::QueueFull)?;
         self.shared.log.start_commit(entry.seq);

@@ -320,6 +320,17 @@ impl Shared {
         Ok(())
     }
 
+    /// `text` without known secrets, as it may be logged and sent.
+    pub(crate) fn hide(&self, text: String) -> String {
+        lock(&self.setup).secrets.hide(text)
+    }
+
+    /// The words of a message, as they may be logged and sent.
+    pub(crate) fn words(&self, text: impl Into<String>) -> Result<String, SendError> {
+        let text = text.into();
+        if text.trim().is_empty() { Err(SendError::Empty) } else { Ok(self.hide(text)) }
+    }
+
     fn is_busy(&self) -> bool {
         lock(&self.running).as_ref().is_some_and(Running::is_busy)
     }
@@ -412,10 +423,7 @@ impl Session {
     }
 
     async fn send_as(&self, UserInput { text, key }: UserInput, kind: UserKind) -> Result<Turn, SendError> {
-        if text.trim().is_empty() {
-            return Err(SendError::Empty);
-        }
-        let text = lock(&self.shared.setup).secrets.hide(text);
+        let text = self.shared.words(text)?;
         let _sending = match &key {
             Some(key) if !(1..=KEY_BYTES_MAX).contains(&key.len()) => return Err(SendError::BadKey),
             Some(_) => Some(self.shared.sending.lock().await),
@@ -565,10 +573,7 @@ impl Session {
     /// # Errors
     /// [`SendError::Idle`] where no turn runs, [`SendError::Empty`], or the log's.
     pub fn steer(&self, text: &str) -> Result<Seq, SendError> {
-        if text.trim().is_empty() {
-            return Err(SendError::Empty);
-        }
-        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
+        let text = self.shared.words(text)?;
         let message = Event::from(UserMessage { text, kind: UserKind::Steer, key: None });
         // After `turn.ended` nobody would answer it, also while the turn's task is still at its end.
         let entry = self.shared.append_if(|state| state.turn.is_some().then_some(message))?.ok_or(SendError::Idle)?;
@@ -611,10 +616,7 @@ impl Session {
     /// # Errors
     /// [`SendError::Empty`], or the log's.
     pub fn note(&self, text: &str) -> Result<Seq, SendError> {
-        if text.trim().is_empty() {
-            return Err(SendError::Empty);
-        }
-        let text = lock(&self.shared.setup).secrets.hide(text.to_owned());
+        let text = self.shared.words(text)?;
         Ok(self.shared.append(Note { text })?.seq)
     }
 
@@ -623,7 +625,7 @@ impl Session {
     /// # Errors
     /// The log's.
     pub fn rename(&self, name: &str) -> Result<Seq, SendError> {
-        let name = lock(&self.shared.setup).secrets.hide(name.trim().to_owned());
+        let name = self.shared.hide(name.trim().to_owned());
         Ok(self.shared.append(SessionRenamed { name })?.seq)
     }
 

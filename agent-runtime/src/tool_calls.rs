@@ -160,7 +160,7 @@ impl TurnTask {
     }
 
     async fn deny(&mut self, call: &ToolCall, by: &str, reason: String) -> Result<(), Stop> {
-        let reason = lock(&self.shared.setup).secrets.hide(reason);
+        let reason = self.shared.hide(reason);
         let id = call.id.clone();
         self.append(ToolDenied { call: id, by: by.to_owned(), reason: reason.clone() }).await?;
         self.finish_call(call, ToolOutcome::Denied, &format!("Denied: {reason}."))?;
@@ -227,13 +227,13 @@ impl TurnTask {
             }
             Ran::Panicked(panic) => {
                 let message = format!("the tool `{}` failed by a defect of its own: {panic}", prepared.call.name);
-                let message = lock(&self.shared.setup).secrets.hide(message);
+                let message = self.shared.hide(message);
                 self.shared.append(Error { scope: "tool".to_owned(), message: message.clone() })?;
                 stop = Some(Stop::Failed(TurnError::Panic(message.clone())));
                 (ToolOutcome::Error, message)
             }
         };
-        let text = lock(&self.shared.setup).secrets.hide(text);
+        let text = self.shared.hide(text);
         let (output, full) = self.shorten(text, bound)?;
         let (call, name) = (prepared.call.id.clone(), prepared.call.name.clone());
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

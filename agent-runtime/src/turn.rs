@@ -176,6 +176,22 @@ pub struct TurnOutcome {
     pub duration: Duration,
 }
 
+impl TurnOutcome {
+    /// The end of a turn of which nothing else is known.
+    pub(crate) fn new(reason: EndReason) -> Self {
+        Self {
+            reason,
+            error: None,
+            retry_at: None,
+            text: String::new(),
+            model_calls: 0,
+            usage: Usage::default(),
+            denials: Vec::new(),
+            duration: Duration::ZERO,
+        }
+    }
+}
+
 impl Turn {
     pub(crate) fn new(session: Session, first: Seq, outcome: watch::Receiver<Option<Arc<TurnOutcome>>>) -> Self {
         let activity = WatchStream::new(session.shared.activity.subscribe());
@@ -199,16 +215,7 @@ impl Turn {
             match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
                 Ok(Some(outcome)) => outcome,
                 // The task is gone without a word: only the end of the async runtime does that.
-                _ => Arc::new(TurnOutcome {
-                    reason: EndReason::Interrupted,
-                    error: None,
-                    retry_at: None,
-                    text: String::new(),
-                    model_calls: 0,
-                    usage: Usage::default(),
-                    denials: Vec::new(),
-                    duration: Duration::ZERO,
-                }),
+                _ => Arc::new(TurnOutcome::new(EndReason::Interrupted)),
             }
         }
     }

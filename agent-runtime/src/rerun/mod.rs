@@ -298,7 +298,7 @@ impl<'a> Again<'a> {
         let is_end = |entry: &Arc<Entry>| matches!(entry.event, Event::TurnEnded(_));
         let is_other = |entry: &Arc<Entry>| match &entry.event {
             Event::Opened(_) | Event::Closed(_) | Event::SessionForked(_) => true,
-            Event::UserMessage(user) => user.kind == UserKind::Prompt,
+            Event::UserMessage(user) => user.kind != UserKind::Steer,
             _ => false,
         };
         let end = entries[start..].iter().position(|entry| is_end(entry) || is_other(entry));

@@ -457,15 +457,15 @@ impl<'a> Chat<'a> {
         self.is_export = true;
     }
 
-    /// Runs `job`, shown as `what`. Nothing else may run: a job in the place of another would drop what that one has in hand, and its end would be taken for
-    /// the end of the turn.
     /// Whether nothing goes on.
     pub(super) fn is_idle(&self) -> bool {
         self.job.is_none() && self.turn.is_none()
     }
 
+    /// Runs `job`, shown as `what`. Nothing else may run: a job in the place of another would drop what that one has in hand, and its end would be taken for
+    /// the end of the turn.
     pub(super) fn run_job(&mut self, what: &str, job: Job<'a>) {
-        debug_assert!(self.job.is_none() && self.turn.is_none(), "`{what}` would run beside something else");
+        debug_assert!(self.is_idle(), "`{what}` would run beside something else");
         self.ui.begin(Work::Other { what: what.to_owned(), since: Instant::now() });
         self.job = Some(job);
         self.indexing = None;
