@@ -7,10 +7,13 @@
 #![expect(clippy::disallowed_methods, reason = "an argument of the bench")]
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 
+#[path = "common/figures.rs"]
+mod figures;
 #[path = "../tests/interrupts/places.rs"]
 mod places;
 
 use agent_runtime::{EndReason, INTERRUPT_POLL, Session};
+use figures::{head, row};
 use places::{Place, TOO_LONG, World};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +32,7 @@ const SEED: u64 = 42;
 fn main() -> Outcome<()> {
     let tries = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(TRIES);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    println!("{:<34} {:>9} {:>9} {:>9}   reference", "", "median", "p99", "max");
+    println!("{}", head());
     runtime.block_on(measure(tries))
 }
 
@@ -56,7 +59,8 @@ async fn measure(tries: usize) -> Outcome<()> {
                     _ => world.end(&session).await,
                 }
             }
-            row(way, place, &mut ours, &mut theirs);
+            let name = format!("{}, {place:?}", way.name());
+            println!("{}", row(&name, &mut ours, way.reference(), &mut theirs));
         }
     }
     world.shutdown().await;
@@ -122,17 +126,4 @@ impl Way {
         task.await?;
         Ok(took)
     }
-}
-
-fn quantile(samples: &mut [Duration], q: f64) -> Duration {
-    samples.sort_unstable();
-    samples[((samples.len() - 1) as f64 * q) as usize]
-}
-
-fn row(way: Way, place: Place, ours: &mut [Duration], theirs: &mut [Duration]) {
-    let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
-    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|q| ms(quantile(ours, q)));
-    let [their_p50, their_p99] = [0.5, 0.99].map(|q| ms(quantile(theirs, q)));
-    let name = format!("{}, {place:?}", way.name());
-    println!("{name:<34} {p50:>9} {p99:>9} {max:>9}   {} {their_p50}, p99 {their_p99}", way.reference());
 }

@@ -7,29 +7,29 @@
 #![expect(clippy::disallowed_methods, reason = "a test hands over its own environment")]
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 
+#[path = "common/at_once.rs"]
+mod at_once;
+#[path = "common/figures.rs"]
+mod figures;
+
 use agent_runtime::session_store::{
-    AssistantMessage, Block, Entry, Event, FileStore, FileStoreOptions, ModelRequest, NewSession, Note, Origin, Profile, Seq,
-    SessionId, State, StopReason, Timestamp, Todo, TodoStatus, TodosChanged, TurnEnded, Usage, UserMessage, sha256_hex,
+    Entry, Event, FileStore, FileStoreOptions, NewSession, Note, Profile, SessionId, State, Timestamp, Todo, TodoStatus,
+    TodosChanged, sha256_hex,
 };
-use agent_runtime::{
-    Body, Clocks, Conversation, EndReason, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Runtime, Sent, Session,
-    Setup, TokenCounter, count_tokens, project, tools, whole_body,
-};
-use async_trait::async_trait;
-use bytes::Bytes;
-use serde_json::json;
+use agent_runtime::{Conversation, EndReason, Model, ModelLimits, Runtime, TokenCounter, count_tokens, project};
+use at_once::{ANSWER, AtOnce, MESSAGE_BYTES, earlier_turns, origin, session, setup, words};
+use figures::{head, row, short};
 use std::hint::black_box;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Messages of a long history and of a short one, half of them a person's and half of them a model's, and the bytes of each.
+/// Messages of a long history and of a short one, half of them a person's and half of them a model's.
 const LONG: usize = 10_000;
 const SHORT: usize = 100;
-const MESSAGE_BYTES: usize = 200;
 /// Looks at the todo list: rounds, and looks in each.
 const LOOKS: (usize, u32) = (101, 20_000);
 /// Messages that are added and counted one after the other.
@@ -45,7 +45,7 @@ fn main() -> Outcome<()> {
     let bench = Bench { folder: named.map_or_else(|| temporary.path().to_path_buf(), Into::into) };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        println!("{:<42} {:>9} {:>9} {:>9}   reference", "", "median", "p99", "max");
+        println!("{}", head());
         bench.look_at_todos().await?;
         fit_a_state();
         bench.fit_a_session().await?;
@@ -62,25 +62,12 @@ impl Bench {
         Ok(Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(&self.folder))?)))
     }
 
-    /// A session with `messages` messages of earlier turns in its context.
-    async fn session(&self, runtime: &Runtime, messages: usize, model: Arc<dyn Model>) -> Outcome<Session> {
-        let opened = runtime.store().create(NewSession::default()).await?;
-        for event in earlier_turns(messages, opened.state.next_seq) {
-            while opened.log.append(event.clone()).is_err() {
-                opened.log.reserve(1 << 20).await?;
-            }
-        }
-        opened.log.close().await?;
-        let session = runtime.resume(opened.log.id(), setup(model, &self.folder)).await?;
-        assert_eq!(session.state(|state| state.context.len()), messages, "the history is in the context");
-        Ok(session)
-    }
-
     /// A cached look, beside taking a lock that nobody wants and cloning a shared pointer.
     async fn look_at_todos(&self) -> Outcome<()> {
         let runtime = self.runtime()?;
         let id = todo_session(&runtime).await?;
-        let session = runtime.resume(id, setup(Arc::new(AtOnce::new()), &self.folder)).await?;
+        let session =
+            runtime.resume(id, setup(Arc::new(AtOnce::new(ModelLimits::default().context_window)), &self.folder)).await?;
         assert_eq!(session.todos().len(), 3, "the list is there");
         let bare = Mutex::new(Arc::new(Vec::<Todo>::new()));
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -88,7 +75,7 @@ impl Bench {
             ours.push(each(LOOKS.1, || drop(black_box(session.todos()))));
             theirs.push(each(LOOKS.1, || drop(black_box(Arc::clone(&bare.lock().unwrap_or_else(PoisonError::into_inner))))));
         }
-        row("todo list, cached look (bound 1 us)", &mut ours, "lock and clone", &mut theirs);
+        println!("{}", row("todo list, cached look (bound 1 us)", &mut ours, "lock and clone", &mut theirs));
         runtime.shutdown(TOO_LONG).await?;
         Ok(())
     }
@@ -97,11 +84,12 @@ impl Bench {
     /// to be done: the first count of a process loads a table.
     async fn fit_a_session(&self) -> Outcome<()> {
         let runtime = self.runtime()?;
-        let session = self.session(&runtime, LONG, Arc::new(AtOnce::new())).await?;
+        let session =
+            session(&runtime, setup(Arc::new(AtOnce::new(ModelLimits::default().context_window)), &self.folder), LONG).await?;
         let (mut before, _) = session.context_size().await;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for number in 0..FITS {
-            let text = words(MESSAGE_BYTES, number);
+            let text = words(number);
             session.note(&text)?;
             let start = Instant::now();
             let (size, _) = session.context_size().await;
@@ -113,7 +101,10 @@ impl Bench {
             assert!((tokens..tokens + 20).contains(&(size - before)), "{size} tokens after {before} and {tokens}");
             before = size;
         }
-        row(&format!("fit one more message in {LONG}, session"), &mut ours, "its tokens, off-thread", &mut theirs);
+        println!(
+            "{}",
+            row(&format!("fit one more message in {LONG}, session"), &mut ours, "its tokens, off-thread", &mut theirs)
+        );
         difference("without the tokens (bound 50 us)", &ours, &theirs);
         runtime.shutdown(TOO_LONG).await?;
         Ok(())
@@ -128,14 +119,13 @@ impl Bench {
             (LONG, (LONG * MESSAGE_BYTES) as u64, "tokens counted"),
         ] {
             let runtime = self.runtime()?;
-            let model =
-                Arc::new(AtOnce { limits: ModelLimits { context_window: window, ..ModelLimits::default() }, ..AtOnce::new() });
-            let session = self.session(&runtime, messages, Arc::clone(&model) as Arc<dyn Model>).await?;
+            let model = Arc::new(AtOnce::new(window));
+            let session = session(&runtime, setup(Arc::clone(&model) as Arc<dyn Model>, &self.folder), messages).await?;
             let mut bare = std::fs::File::create(self.folder.join("bare"))?;
             let (mut ours, mut syncs, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
             let bytes_before = runtime.store().stats().bytes;
             for number in 0..TURNS {
-                let text = words(MESSAGE_BYTES, number);
+                let text = words(number);
                 let start = Instant::now();
                 let outcome = session.send(&text).await?.outcome().await;
                 ours.push(start.elapsed());
@@ -152,8 +142,8 @@ impl Bench {
             }
             let trims = session.state(|state| state.undoable().count());
             assert_eq!(trims, 0, "nothing was trimmed, so the history stayed as long as it is said to be");
-            row(&format!("turn after {messages} messages, {how}"), &mut ours, "two syncs", &mut syncs);
-            row("", &mut ours, "its body and hash", &mut bodies);
+            println!("{}", row(&format!("turn after {messages} messages, {how}"), &mut ours, "two syncs", &mut syncs));
+            println!("{}", row("", &mut ours, "its body and hash", &mut bodies));
             session.flush().await?;
             println!(
                 "  bytes that it adds to the log            {:>10}",
@@ -163,107 +153,6 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-const ANSWER: &str = "The tide turns twice a day, and nobody has asked it why.";
-
-/// A model that answers at once, and whose requests cost what those of a provider do: one pass over the conversation.
-#[derive(Debug)]
-struct AtOnce {
-    origin: Origin,
-    limits: ModelLimits,
-}
-
-impl AtOnce {
-    fn new() -> Self {
-        Self { origin: origin(), limits: ModelLimits::default() }
-    }
-}
-
-#[async_trait]
-impl Model for AtOnce {
-    fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
-    fn limits(&self) -> ModelLimits {
-        self.limits
-    }
-
-    fn body(&self, conversation: &Conversation) -> Bytes {
-        whole_body(self, conversation)
-    }
-
-    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
-        let head = json!({"profile": conversation.profile, "max_output_tokens": conversation.max_output_tokens, "messages": []});
-        let head = head.to_string();
-        Some(head.strip_suffix("]}").expect("the messages come last").into())
-    }
-
-    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
-        let messages = serde_json::to_vec(sent).expect("messages have a JSON form");
-        messages[1..messages.len() - 1].to_vec()
-    }
-
-    async fn call(&self, body: Body, _: &Clocks) -> Result<ModelStream, ModelFailure> {
-        black_box(body);
-        let text = ANSWER.to_owned();
-        let events = [
-            ModelEvent::Text(text.clone()),
-            ModelEvent::Block(Block::Text { text }),
-            ModelEvent::Done { stop: StopReason::EndTurn, opaque: None },
-        ];
-        Ok(Box::pin(tokio_stream::iter(events.map(Ok))))
-    }
-}
-
-fn origin() -> Origin {
-    Origin { provider: "bench".to_owned(), model: "at-once".to_owned(), ..Origin::default() }
-}
-
-fn setup(model: Arc<dyn Model>, cwd: &Path) -> Setup {
-    let mut setup = Setup::new(model, cwd);
-    setup.tools = tools::builtin();
-    setup.env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
-    setup.permissions.mode = agent_runtime::PermissionMode::Allow;
-    setup
-}
-
-/// `bytes` of text, different for each `number`.
-fn words(bytes: usize, number: usize) -> String {
-    let start = format!("{number}: ");
-    let rest = ANSWER.chars().cycle().take(bytes - start.len());
-    start.chars().chain(rest).collect()
-}
-
-/// The events of turns that make up `messages` messages, the first of them with the `seq` `first`.
-fn earlier_turns(messages: usize, first: Seq) -> Vec<Event> {
-    let mut events: Vec<Event> = Vec::new();
-    for turn in 0..messages / 2 {
-        let message = first + events.len() as u64 + 1;
-        let text = words(MESSAGE_BYTES, turn);
-        let request = ModelRequest {
-            origin: origin(),
-            profile: String::new(),
-            context: Vec::new(),
-            body_sha256: String::new(),
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        };
-        let answer = AssistantMessage {
-            message,
-            origin: origin(),
-            blocks: vec![Block::Text { text: text.clone() }],
-            stop: StopReason::EndTurn,
-            partial: false,
-            usage: None,
-            opaque: None,
-        };
-        let ended = TurnEnded { reason: "done".to_owned(), error: None, model_calls: 1, usage: Usage::default(), duration_ms: 1 };
-        events.extend([UserMessage { text, ..UserMessage::default() }.into(), request.into(), answer.into(), ended.into()]);
-    }
-    events
 }
 
 async fn todo_session(runtime: &Runtime) -> Outcome<SessionId> {
@@ -301,7 +190,7 @@ fn fit_a_state() {
     let mut before = counter.estimate(&state, &profile, 1.0);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for number in 0..FITS {
-        let text = words(MESSAGE_BYTES, number);
+        let text = words(number);
         add(&mut state, Note { text: text.clone() }.into());
         let start = Instant::now();
         let size = counter.estimate(&state, &profile, 1.0);
@@ -312,7 +201,7 @@ fn fit_a_state() {
         assert!((tokens..tokens + 20).contains(&(size - before)), "{size} tokens after {before} and {tokens}");
         before = size;
     }
-    row(&format!("fit one more message in {LONG}, counter"), &mut ours, "its tokens", &mut theirs);
+    println!("{}", row(&format!("fit one more message in {LONG}, counter"), &mut ours, "its tokens", &mut theirs));
     difference("without the tokens (bound 50 us)", &ours, &theirs);
 }
 
@@ -325,32 +214,8 @@ fn each(calls: u32, mut call: impl FnMut()) -> Duration {
     start.elapsed() / calls
 }
 
-fn quantile(samples: &mut [Duration], q: f64) -> Duration {
-    samples.sort_unstable();
-    samples[((samples.len() - 1) as f64 * q) as usize]
-}
-
-fn row(name: &str, ours: &mut [Duration], reference: &str, theirs: &mut [Duration]) {
-    let (p50, p99, max) = (quantile(ours, 0.5), quantile(ours, 0.99), quantile(ours, 1.0));
-    let (their_p50, their_p99) = (quantile(theirs, 0.5), quantile(theirs, 0.99));
-    let ratio = p50.as_secs_f64() / their_p50.as_secs_f64();
-    let [p50, p99, max, their_p50, their_p99] = [p50, p99, max, their_p50, their_p99].map(short);
-    println!("{name:<42} {p50:>9} {p99:>9} {max:>9}   {reference} {their_p50}, p99 {their_p99}; ratio {ratio:.2}");
-}
-
 /// The difference of the medians; both are sorted.
 fn difference(name: &str, ours: &[Duration], theirs: &[Duration]) {
     let difference = ours[ours.len() / 2].saturating_sub(theirs[theirs.len() / 2]);
-    println!("{:<42} {:>9}", format!("  {name}"), short(difference));
-}
-
-/// Three digits and a unit.
-fn short(time: Duration) -> String {
-    let nanos = time.as_nanos() as f64;
-    match nanos {
-        _ if nanos < 1e3 => format!("{nanos:.0} ns"),
-        _ if nanos < 1e6 => format!("{:.1} us", nanos / 1e3),
-        _ if nanos < 1e9 => format!("{:.2} ms", nanos / 1e6),
-        _ => format!("{:.2} s", nanos / 1e9),
-    }
+    println!("{:<44} {:>9}", format!("  {name}"), short(difference));
 }

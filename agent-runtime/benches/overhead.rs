@@ -7,19 +7,16 @@
 #![expect(clippy::disallowed_methods, reason = "a bench measures time and reads what the system says of the process")]
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 
+#[path = "common/at_once.rs"]
+mod at_once;
+#[path = "common/figures.rs"]
+mod figures;
+
 use agent_runtime::providers::{Endpoint, HttpClient, OpenAi};
-use agent_runtime::session_store::{
-    AssistantMessage, Block, Entry, Event, FileStore, FileStoreOptions, ModelRequest, NewSession, Note, Origin, Seq, State,
-    StopReason, Timestamp, TurnEnded, Usage, UserMessage, sha256_hex,
-};
-use agent_runtime::{
-    Body, Clocks, Conversation, EndReason, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, RequestBuilder, Runtime,
-    Sent, Session, Setup, TurnEvent, project, tools, whole_body,
-};
-use async_trait::async_trait;
-use bytes::Bytes;
-use serde_json::json;
-use std::hint::black_box;
+use agent_runtime::session_store::{Entry, Event, FileStore, FileStoreOptions, NewSession, Note, State, Timestamp, sha256_hex};
+use agent_runtime::{EndReason, Model, RequestBuilder, Runtime, TurnEvent, project, tools};
+use at_once::{ANSWER, AtOnce, earlier_turns, session, setup, words};
+use figures::{head, row, short};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,14 +27,14 @@ use tokio_stream::StreamExt;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const HISTORIES: [usize; 3] = [100, 1_000, 10_000];
-const MESSAGE_BYTES: usize = 200;
 const TURNS: usize = 301;
+/// A context window that nothing fills.
+const ENDLESS: u64 = u64::MAX / 4;
 /// First tokens, and tokens of the long stream.
 const FIRST_TOKENS: usize = 201;
 const TOKENS: usize = 400_000;
 const TOKENS_PER_SECOND: f64 = 200_000.0;
 const TOO_LONG: Duration = Duration::from_secs(60);
-const ANSWER: &str = "The tide turns twice a day, and nobody has asked it why.";
 
 fn main() -> Outcome<()> {
     let memory = Path::new("/dev/shm");
@@ -46,7 +43,7 @@ fn main() -> Outcome<()> {
     let folder: PathBuf = named.map_or_else(|| temporary.path().to_path_buf(), Into::into);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        println!("{:<44} {:>9} {:>9} {:>9}   reference", "", "p50", "p99", "max");
+        println!("{}", head());
         HISTORIES.into_iter().for_each(requests);
         for messages in HISTORIES {
             turns(&folder, messages).await?;
@@ -58,7 +55,7 @@ fn main() -> Outcome<()> {
 
 /// One more exchange in a history, and the request for it, beside the same request from scratch.
 fn requests(messages: usize) {
-    let model = AtOnce::default();
+    let model = AtOnce::new(ENDLESS);
     let mut state = State::default();
     let add = |state: &mut State, event: Event| state.apply(&Entry::new(state.next_seq, Timestamp::from_ms(0), event));
     add(&mut state, profile().into());
@@ -74,21 +71,21 @@ fn requests(messages: usize) {
         ours.push(start.elapsed());
         let start = Instant::now();
         let profile = state.profile.clone().expect("there is a profile");
-        let hash = sha256_hex(&model.body(&project(&state, &profile, &model.origin, 8_192)));
+        let hash = sha256_hex(&model.body(&project(&state, &profile, model.origin(), 8_192)));
         theirs.push(start.elapsed());
         assert_eq!(request.sha256, hash, "both are the same request");
     }
-    row(&format!("request after {messages} messages"), &mut ours, "from scratch", &mut theirs);
+    println!("{}", row(&format!("request after {messages} messages"), &mut ours, "from scratch", &mut theirs));
 }
 
 /// A whole turn of one answer from a model in this process, beside two events that the same store makes durable: no loop waits for less.
 async fn turns(folder: &Path, messages: usize) -> Outcome<()> {
     let runtime = Runtime::new(Arc::new(FileStore::open(FileStoreOptions::new(folder))?));
-    let session = session(&runtime, folder, messages).await?;
+    let session = session(&runtime, setup(Arc::new(AtOnce::new(ENDLESS)), folder), messages).await?;
     let other = runtime.store().create(NewSession::default()).await?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for number in 0..TURNS {
-        let text = words(MESSAGE_BYTES, number);
+        let text = words(number);
         let start = Instant::now();
         let outcome = session.send(&text).await?.outcome().await;
         ours.push(start.elapsed());
@@ -101,7 +98,7 @@ async fn turns(folder: &Path, messages: usize) -> Outcome<()> {
         theirs.push(start.elapsed());
     }
     assert_eq!(session.state(|state| state.undoable().count()), 0, "nothing was trimmed");
-    row(&format!("turn after {messages} messages"), &mut ours, "two durable events", &mut theirs);
+    println!("{}", row(&format!("turn after {messages} messages"), &mut ours, "two durable events", &mut theirs));
     let own = ours[TURNS / 2].saturating_sub(theirs[TURNS / 2]);
     println!("{:<44} {:>9}", "  without them (bound 300 us)", short(own));
     runtime.shutdown(TOO_LONG).await?;
@@ -115,7 +112,7 @@ async fn first_tokens(folder: &Path) -> Outcome<()> {
     let session = runtime.create(setup(client(&url)?, folder)).await?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for number in 0..FIRST_TOKENS {
-        let mut turn = session.send(&words(MESSAGE_BYTES, number)).await?;
+        let mut turn = session.send(&words(number)).await?;
         let mut shown = None;
         while let Some(event) = turn.next().await {
             if matches!(event, TurnEvent::Delta(_)) {
@@ -136,7 +133,7 @@ async fn first_tokens(folder: &Path) -> Outcome<()> {
         }
         theirs.push(Instant::now().saturating_duration_since(at(&sent_at)));
     }
-    row("first token, from its bytes (bound 1 ms)", &mut ours, "a bare socket", &mut theirs);
+    println!("{}", row("first token, from its bytes (bound 1 ms)", &mut ours, "a bare socket", &mut theirs));
     runtime.shutdown(TOO_LONG).await?;
     Ok(())
 }
@@ -240,61 +237,6 @@ fn client(url: &str) -> Outcome<Arc<dyn Model>> {
     Ok(Arc::new(OpenAi::new(Endpoint::new("bench", url, "bench"), HttpClient::new())?))
 }
 
-/// A model that answers at once, and writes its requests as those of a provider are written.
-#[derive(Debug)]
-struct AtOnce {
-    origin: Origin,
-}
-
-impl Default for AtOnce {
-    fn default() -> Self {
-        Self { origin: Origin { provider: "bench".to_owned(), model: "at-once".to_owned(), ..Origin::default() } }
-    }
-}
-
-#[async_trait]
-impl Model for AtOnce {
-    fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
-    fn limits(&self) -> ModelLimits {
-        ModelLimits { context_window: u64::MAX / 4, ..ModelLimits::default() }
-    }
-
-    fn body(&self, conversation: &Conversation) -> Bytes {
-        whole_body(self, conversation)
-    }
-
-    fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
-        let head = json!({"profile": conversation.profile, "messages": []}).to_string();
-        Some(head.strip_suffix("]}").expect("the messages come last").into())
-    }
-
-    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
-        let messages = serde_json::to_vec(sent).expect("messages have a JSON form");
-        messages[1..messages.len() - 1].to_vec()
-    }
-
-    async fn call(&self, body: Body, _: &Clocks) -> Result<ModelStream, ModelFailure> {
-        black_box(body);
-        let text = ANSWER.to_owned();
-        let events = [
-            ModelEvent::Text(text.clone()),
-            ModelEvent::Block(Block::Text { text }),
-            ModelEvent::Done { stop: StopReason::EndTurn, opaque: None },
-        ];
-        Ok(Box::pin(tokio_stream::iter(events.map(Ok))))
-    }
-}
-
-fn setup(model: Arc<dyn Model>, cwd: &Path) -> Setup {
-    let mut setup = Setup::new(model, cwd);
-    setup.tools = tools::builtin();
-    setup.system = Some(ANSWER.repeat(100));
-    setup
-}
-
 fn profile() -> agent_runtime::session_store::Profile {
     agent_runtime::session_store::Profile {
         hash: String::new(),
@@ -305,80 +247,4 @@ fn profile() -> agent_runtime::session_store::Profile {
         projection: agent_runtime::PROJECTION_VERSION,
     }
     .sealed()
-}
-
-/// A session with `messages` messages of earlier turns in its context.
-async fn session(runtime: &Runtime, folder: &Path, messages: usize) -> Outcome<Session> {
-    let opened = runtime.store().create(NewSession::default()).await?;
-    for event in earlier_turns(messages, opened.state.next_seq) {
-        while opened.log.append(event.clone()).is_err() {
-            opened.log.reserve(1 << 20).await?;
-        }
-    }
-    opened.log.close().await?;
-    let session = runtime.resume(opened.log.id(), setup(Arc::new(AtOnce::default()), folder)).await?;
-    assert_eq!(session.state(|state| state.context.len()), messages, "the history is in the context");
-    Ok(session)
-}
-
-/// `bytes` of text, different for each `number`.
-fn words(bytes: usize, number: usize) -> String {
-    let start = format!("{number}: ");
-    let rest = ANSWER.chars().cycle().take(bytes - start.len());
-    start.chars().chain(rest).collect()
-}
-
-/// The events of turns that make up `messages` messages, the first of them with the `seq` `first`.
-fn earlier_turns(messages: usize, first: Seq) -> Vec<Event> {
-    let mut events: Vec<Event> = Vec::new();
-    let origin = AtOnce::default().origin;
-    for turn in 0..messages / 2 {
-        let message = first + events.len() as u64 + 1;
-        let text = words(MESSAGE_BYTES, turn);
-        let request = ModelRequest {
-            origin: origin.clone(),
-            profile: String::new(),
-            context: Vec::new(),
-            body_sha256: String::new(),
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        };
-        let answer = AssistantMessage {
-            message,
-            origin: origin.clone(),
-            blocks: vec![Block::Text { text: text.clone() }],
-            stop: StopReason::EndTurn,
-            partial: false,
-            usage: None,
-            opaque: None,
-        };
-        let ended = TurnEnded { reason: "done".to_owned(), error: None, model_calls: 1, usage: Usage::default(), duration_ms: 1 };
-        events.extend([UserMessage { text, ..UserMessage::default() }.into(), request.into(), answer.into(), ended.into()]);
-    }
-    events
-}
-
-fn quantile(samples: &mut [Duration], q: f64) -> Duration {
-    samples.sort_unstable();
-    samples[((samples.len() - 1) as f64 * q) as usize]
-}
-
-fn row(name: &str, ours: &mut [Duration], reference: &str, theirs: &mut [Duration]) {
-    let (p50, p99, max) = (quantile(ours, 0.5), quantile(ours, 0.99), quantile(ours, 1.0));
-    let (their_p50, their_p99) = (quantile(theirs, 0.5), quantile(theirs, 0.99));
-    let ratio = p50.as_secs_f64() / their_p50.as_secs_f64();
-    let [p50, p99, max, their_p50, their_p99] = [p50, p99, max, their_p50, their_p99].map(short);
-    println!("{name:<44} {p50:>9} {p99:>9} {max:>9}   {reference} {their_p50}, p99 {their_p99}; ratio {ratio:.2}");
-}
-
-/// Three digits and a unit.
-fn short(time: Duration) -> String {
-    let nanos = time.as_nanos() as f64;
-    match nanos {
-        _ if nanos < 1e3 => format!("{nanos:.0} ns"),
-        _ if nanos < 1e6 => format!("{:.1} us", nanos / 1e3),
-        _ if nanos < 1e9 => format!("{:.2} ms", nanos / 1e6),
-        _ => format!("{:.2} s", nanos / 1e9),
-    }
 }

@@ -1,12 +1,13 @@
 //! What a turn does where its model does not answer: other models, the breaker, long waits. Against models that play scripts.
 
-use agent_runtime::session_store::{
-    Clock, Entry, Event, FileStore, FileStoreOptions, Message, ModelWaiting, Origin, Timestamp, UserMessage,
-};
+mod common;
+
+use agent_runtime::session_store::{Clock, Entry, Event, Message, ModelWaiting, Origin, Timestamp, UserMessage};
 use agent_runtime::{
     BreakerPolicy, BreakerState, EndReason, FailureKind, Model, ModelFailure, RetryPolicy, Runtime, ScriptedAnswer,
     ScriptedModel, Session, Setup, TurnError, TurnOutcome,
 };
+use common::{entries, runtime};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,11 +16,6 @@ use std::time::Duration;
 /// Longer than anything here takes; a test that reaches it hangs.
 const LONG: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(50);
-
-fn runtime(folder: &Path) -> Runtime {
-    let store = FileStore::open(FileStoreOptions::new(folder)).expect("a store");
-    Runtime::new(Arc::new(store))
-}
 
 /// A breaker that never opens, for tests that are about something else.
 fn never() -> BreakerPolicy {
@@ -61,16 +57,6 @@ async fn say(session: &Session, text: &str) -> Arc<TurnOutcome> {
     tokio::time::timeout(LONG, turn.outcome()).await.expect("the turn ends")
 }
 
-async fn entries(runtime: &Runtime, session: &Session) -> Vec<Arc<Entry>> {
-    session.flush().await.expect("a flush");
-    let mut reader = runtime.store().read(session.id(), 0).await.expect("a reader");
-    let mut entries = Vec::new();
-    while let Some(entry) = reader.next().await.expect("an entry") {
-        entries.push(entry);
-    }
-    entries
-}
-
 fn of_type(entries: &[Arc<Entry>], type_name: &str) -> usize {
     entries.iter().filter(|entry| entry.event.type_name() == type_name).count()
 }
@@ -87,7 +73,7 @@ async fn what_retries_do_not_cure_another_model_answers_and_the_next_turn_begins
 
     let outcome = say(&session, "Hi").await;
     assert_eq!((outcome.reason, outcome.text.as_str(), outcome.model_calls), (EndReason::Done, "Hello.", 4));
-    let log = entries(&runtime, &session).await;
+    let log = entries(&runtime, session.id()).await;
     let fallbacks: Vec<_> = log
         .iter()
         .filter_map(|entry| match &entry.event {
@@ -111,7 +97,7 @@ async fn another_model_goes_on_in_the_same_turn_once_it_was_asked() {
     let second = model("second", [ScriptedAnswer::new().tool_call("nothing", "{}"), says("There is no such tool.")]);
     let session = runtime.create(setup(&[&first, &second], folder.path())).await.expect("a session");
     assert_eq!(say(&session, "Hi").await.text, "There is no such tool.");
-    assert_eq!(of_type(&entries(&runtime, &session).await, "model.fallback"), 1);
+    assert_eq!(of_type(&entries(&runtime, session.id()).await, "model.fallback"), 1);
 }
 
 #[tokio::test]
@@ -136,7 +122,7 @@ async fn a_cut_answer_is_gone_on_with_by_another_model_and_nothing_is_said_twice
     let second = model("second", [says("two, three.")]);
     let session = runtime.create(setup(&[&first, &second], folder.path())).await.expect("a session");
     assert_eq!(say(&session, "Count.").await.text, "One, two, three.");
-    let log = entries(&runtime, &session).await;
+    let log = entries(&runtime, session.id()).await;
     // The model is told of the seam once, not once for each failure behind it.
     assert_eq!((of_type(&log, "note"), of_type(&log, "model.error")), (1, 2));
     let sent = second.requests()[0].messages.iter().map(|sent| format!("{sent:?}")).collect::<String>();
@@ -161,7 +147,7 @@ async fn sessions_of_one_runtime_share_a_breaker_and_wait_behind_it() {
     other.retry = RetryPolicy { first_pause: MOMENT, ..RetryPolicy::default() };
     let other = runtime.create(other).await.expect("a session");
     assert_eq!(say(&other, "Hi").await.text, "Well again.");
-    let log = entries(&runtime, &other).await;
+    let log = entries(&runtime, other.id()).await;
     assert_eq!((of_type(&log, "model.waiting"), of_type(&log, "model.request"), of_type(&log, "model.error")), (1, 1, 0));
     assert_eq!(runtime.breakers(), [], "an answer closes it");
 }
@@ -242,7 +228,7 @@ fn waits(entries: &[Arc<Entry>]) -> Vec<ModelWaiting> {
 
 async fn until_it_waits(session: &Session, count: usize, runtime: &Runtime) -> ModelWaiting {
     loop {
-        let waits = waits(&entries(runtime, session).await);
+        let waits = waits(&entries(runtime, session.id()).await);
         if waits.len() == count {
             return waits[count - 1].clone();
         }
@@ -316,7 +302,7 @@ async fn a_wait_survives_its_process_and_the_message_is_sent_once() {
     clock.set(NOON + HOUR);
     let outcome = tokio::time::timeout(LONG, turn.outcome()).await.expect("the turn ends");
     assert_eq!(outcome.text, "Good afternoon.");
-    let log = entries(&second, &session).await;
+    let log = entries(&second, session.id()).await;
     let said: Vec<_> =
         log.iter().filter(|entry| matches!(&entry.event, Event::UserMessage(UserMessage { text, .. }) if text == "Hi")).collect();
     assert_eq!((said.len(), of_type(&log, "note")), (1, 0));

@@ -1,6 +1,8 @@
 //! What an embedder may rely on: what can be moved where, which calls run side by side, what is sent once, and what a slow reader misses.
 
-use agent_runtime::session_store::{Event, FileStore, FileStoreOptions, SessionId, ToolFinished, ToolSpec};
+mod common;
+
+use agent_runtime::session_store::{Event, SessionId, ToolFinished, ToolSpec};
 use agent_runtime::{
     Answer, EndReason, PermissionMode, Runtime, ScriptedAnswer, ScriptedModel, SendError, Session, Setup, Tool, ToolContext,
     ToolError, ToolOutput, Turn, TurnEvent, TurnOutcome, UserInput,
@@ -58,8 +60,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = FileStore::open(FileStoreOptions::new(folder.path())).expect("a store");
-        Self { runtime: Runtime::new(Arc::new(store)), folder }
+        Self { runtime: common::runtime(folder.path()), folder }
     }
 
     fn setup(&self, answers: impl IntoIterator<Item = ScriptedAnswer>, tools: Vec<Arc<dyn Tool>>) -> (Setup, Arc<ScriptedModel>) {
@@ -156,15 +157,12 @@ fn calls(calls: &[(&str, &str)]) -> ScriptedAnswer {
 }
 
 async fn finished(world: &World, session: &Session) -> Vec<ToolFinished> {
-    session.flush().await.expect("a flush");
-    let mut reader = world.runtime.store().read(session.id(), 0).await.expect("a reader");
-    let mut finished = Vec::new();
-    while let Some(entry) = reader.next().await.expect("an entry") {
-        if let Event::ToolFinished(result) = &entry.event {
-            finished.push(result.clone());
-        }
-    }
-    finished
+    let entries = common::entries(&world.runtime, session.id()).await;
+    let finished = entries.iter().filter_map(|entry| match &entry.event {
+        Event::ToolFinished(result) => Some(result.clone()),
+        _ => None,
+    });
+    finished.collect()
 }
 
 #[tokio::test]

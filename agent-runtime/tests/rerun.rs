@@ -1,9 +1,9 @@
 //! A stored session run again: the same program says that nothing differs, and a changed one what does, and by what.
 
+mod common;
+
 use agent_runtime::rerun::{BuildModel, Cause, Present, Rerun, rerun};
-use agent_runtime::session_store::{
-    Entry, Event, FileStore, FileStoreOptions, ModelRequest, NewSession, Origin, SessionId, ToolSpec, Usage,
-};
+use agent_runtime::session_store::{Entry, Event, ModelRequest, NewSession, Origin, SessionId, ToolSpec, Usage};
 use agent_runtime::{
     Body, Clocks, Conversation, EndReason, FailureKind, Model, ModelFailure, ModelLimits, ModelStream, PermissionMode,
     RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Setup, SpendingLimit, Tool, ToolContext, ToolError, ToolOutput,
@@ -22,8 +22,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = FileStore::open(FileStoreOptions::new(folder.path())).expect("a store");
-        Self { runtime: Runtime::new(Arc::new(store)), folder }
+        Self { runtime: common::runtime(folder.path()), folder }
     }
 
     fn setup(&self, answers: impl IntoIterator<Item = ScriptedAnswer>, limits: ModelLimits) -> Setup {
@@ -58,12 +57,7 @@ impl World {
     }
 
     async fn entries(&self, id: SessionId) -> Vec<Arc<Entry>> {
-        let mut reader = self.runtime.store().read(id, 0).await.expect("a reader");
-        let mut entries = Vec::new();
-        while let Some(entry) = reader.next().await.expect("an entry") {
-            entries.push(entry);
-        }
-        entries
+        common::entries(&self.runtime, id).await
     }
 
     /// A copy of a session whose events `change` changed.

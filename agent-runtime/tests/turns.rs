@@ -1,10 +1,12 @@
 //! Turns as an embedder sees them, against a model that plays a script and a store in a folder of its own. After each test the log is
 //! checked: every turn has its closing event, and every tool call exactly one result.
 
+mod common;
+
 use agent_runtime::rerun::{Present, rerun};
 use agent_runtime::session_store::{
-    AssistantMessage, Block, Entry, Event, FileStore, FileStoreOptions, NewSession, Origin, Parameters, Profile, SessionId,
-    StopReason, ToolCall, ToolOutcome, ToolSpec, ToolStarted, Usage, UserKind, UserMessage,
+    AssistantMessage, Block, Entry, Event, NewSession, Origin, Parameters, Profile, SessionId, StopReason, ToolCall, ToolOutcome,
+    ToolSpec, ToolStarted, Usage, UserKind, UserMessage,
 };
 use agent_runtime::{
     Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, ModelFailure, ModelLimits, PermissionMode,
@@ -30,8 +32,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = FileStore::open(FileStoreOptions::new(folder.path())).expect("a store");
-        Self { runtime: Runtime::new(Arc::new(store)), folder }
+        Self { runtime: common::runtime(folder.path()), folder }
     }
 
     fn setup(&self, model: &Arc<ScriptedModel>) -> Setup {
@@ -49,13 +50,7 @@ impl World {
     }
 
     async fn entries(&self, session: &Session) -> Vec<Arc<Entry>> {
-        session.flush().await.expect("a flush");
-        let mut reader = self.runtime.store().read(session.id(), 0).await.expect("a reader");
-        let mut entries = Vec::new();
-        while let Some(entry) = reader.next().await.expect("an entry") {
-            entries.push(entry);
-        }
-        entries
+        common::entries(&self.runtime, session.id()).await
     }
 
     /// Ends the test: the log is well formed, and the store shuts down with everything durable.

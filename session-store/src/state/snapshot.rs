@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 4;
+pub(crate) const FOLD_VERSION: u32 = 5;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...

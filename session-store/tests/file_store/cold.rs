@@ -7,6 +7,7 @@ use session_store::*;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 pub(crate) fn cold_path(id: SessionId) -> PathBuf {
     log_path(id).with_extension("jsonl.zst")
@@ -359,18 +360,22 @@ async fn a_fork_of_a_cold_session_needs_nothing_of_it() {
     }
 }
 
+/// A compression whose packed file is being synced, until the syncs are let go.
+async fn hung_compression(fs: &SimFs, store: &Arc<FileStore>, id: SessionId) -> JoinHandle<Result<Compressed, StoreError>> {
+    fs.hang_syncs();
+    let store = Arc::clone(store);
+    let compressing = tokio::spawn(async move { store.compress(id).await });
+    crate::writing::until(|| fs.hung_syncs() > 0).await;
+    compressing
+}
+
 #[tokio::test]
 async fn opening_a_session_calls_its_compression_off() {
     let fs = SimFs::new();
     let store = Arc::new(store(&fs));
     let id = closed(&store, conversation).await;
-    // The packed file is being synced while somebody wants the session.
-    fs.hang_syncs();
-    let compressing = tokio::spawn({
-        let store = Arc::clone(&store);
-        async move { store.compress(id).await }
-    });
-    crate::writing::until(|| fs.hung_syncs() > 0).await;
+    // Somebody wants the session meanwhile.
+    let compressing = hung_compression(&fs, &store, id).await;
     let opening = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.open(id).await }
@@ -391,12 +396,7 @@ async fn a_compression_that_was_dropped_lets_go_of_its_session() {
     let fs = SimFs::new();
     let store1 = Arc::new(store(&fs));
     let id = closed(&store1, conversation).await;
-    fs.hang_syncs();
-    let compressing = tokio::spawn({
-        let store = Arc::clone(&store1);
-        async move { store.compress(id).await }
-    });
-    crate::writing::until(|| fs.hung_syncs() > 0).await;
+    let compressing = hung_compression(&fs, &store1, id).await;
     compressing.abort();
     assert!(soon(compressing).await.is_err());
     fs.let_syncs_go();
@@ -420,12 +420,7 @@ async fn a_shutdown_calls_compression_off_and_leaves_nothing_behind() {
     let fs = SimFs::new();
     let store1 = Arc::new(store(&fs));
     let id = closed(&store1, conversation).await;
-    fs.hang_syncs();
-    let compressing = tokio::spawn({
-        let store = Arc::clone(&store1);
-        async move { store.compress(id).await }
-    });
-    crate::writing::until(|| fs.hung_syncs() > 0).await;
+    let compressing = hung_compression(&fs, &store1, id).await;
     let ending = tokio::spawn(async move { store1.shutdown(Duration::from_secs(10)).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
     fs.let_syncs_go();

@@ -425,6 +425,25 @@ async fn a_checkpoint_that_cannot_be_trusted_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_of_a_build_that_knew_of_no_waiting_messages_hides_none() {
+    let mut log = Log::new();
+    log.add(MessageQueued { text: "And then write it down.".to_owned() });
+    let mut checkpoint = log.state.checkpoint().unwrap();
+    let state = checkpoint.state.get();
+    let (before, rest) = state.split_once("\"queued\":").unwrap();
+    let (_, after) = rest.split_once("],").unwrap();
+    let state = format!("{before}{after}");
+    checkpoint.fold = 4;
+    checkpoint.state = serde_json::from_str(&state).unwrap();
+    checkpoint.hash = sha256_hex(state.as_bytes());
+    log.add(checkpoint);
+    log.add(say("later"));
+    let loaded = loaded(&log.put()).await;
+    assert_eq!(loaded.state.queued.iter().map(|queued| queued.text.as_str()).collect::<Vec<_>>(), ["And then write it down."]);
+    assert!(store(&log.put()).verify(id()).await.unwrap().ok, "it is a cache of another build");
+}
+
+#[tokio::test]
 async fn a_checkpoint_of_a_writer_that_lost_the_session_is_not_believed() {
     let mut log = with_checkpoint();
     let mut stale = log.clone();

@@ -31,6 +31,21 @@ fn rest(chat: &mut Terminal) {
     }
 }
 
+/// The chat after two messages that were answered.
+fn chat_about_colours(machine: &Machine) -> Terminal {
+    let mut chat = chat(machine, &[]);
+    ask(&mut chat, "I like red.", "The first answer.");
+    ask(&mut chat, "I like green.", "The second answer.");
+    chat
+}
+
+/// In the list of messages that it comes to: back to before the newest.
+fn go_back(chat: &mut Terminal) {
+    chat.wait_for("Enter goes back there").expect("the list");
+    chat.type_keys("\r").expect("a terminal");
+    chat.wait_for("2 messages left the conversation").expect("what happened");
+}
+
 /// What the model was sent last.
 fn last_sent(machine: &Machine) -> String {
     let requests = machine.server.requests();
@@ -44,14 +59,10 @@ fn numbers() -> Script {
 #[test]
 fn a_person_goes_back_to_an_earlier_message_and_takes_that_back_too() {
     let machine = Machine::new(numbers());
-    let mut chat = chat(&machine, &[]);
-    ask(&mut chat, "I like red.", "The first answer.");
-    ask(&mut chat, "I like green.", "The second answer.");
+    let mut chat = chat_about_colours(&machine);
 
     chat.type_keys("/rewind\r").expect("a terminal");
-    chat.wait_for("Enter goes back there").expect("the list");
-    chat.type_keys("\r").expect("a terminal");
-    chat.wait_for("2 messages left the conversation").expect("what happened");
+    go_back(&mut chat);
     chat.wait_for("I like green.").expect("the message in the input line");
     chat.type_keys("\x15I like blue.\r").expect("a terminal");
     chat.wait_for("The third answer.").expect("the answer");
@@ -70,15 +81,11 @@ fn a_person_goes_back_to_an_earlier_message_and_takes_that_back_too() {
 #[test]
 fn escape_twice_goes_back_and_holds_for_the_next_start() {
     let machine = Machine::new(numbers());
-    let mut first = chat(&machine, &[]);
-    ask(&mut first, "I like red.", "The first answer.");
-    ask(&mut first, "I like green.", "The second answer.");
+    let mut first = chat_about_colours(&machine);
     first.type_keys("\x1b").expect("a terminal");
     first.wait_for("Esc again goes back").expect("the hint");
     first.type_keys("\x1b").expect("a terminal");
-    first.wait_for("Enter goes back there").expect("the list");
-    first.type_keys("\r").expect("a terminal");
-    first.wait_for("2 messages left the conversation").expect("what happened");
+    go_back(&mut first);
     first.end().expect("it ends");
 
     let mut again = chat(&machine, &["-c"]);
