@@ -2,21 +2,22 @@
 //!
 //! There are two ways: each file by itself, many at a time, and the whole file system at once. On a quiet disk the second is
 //! cheaper from some files on; beside a process that streams it waits for what that one wrote too, and the order turns
-//! round. The cost of a way is taken to be a line, `base + slope * work`, fitted to what the last rounds took. Now and then
-//! the way that looks dearer is tried, because otherwise nobody would see that it became the cheaper one.
+//! round. What a way costs is a first guess times how much longer than that the last rounds took, for each order of
+//! magnitude by itself: what one file takes on a busy disk says little of thirty thousand. Now and then the way that
+//! looks dearer is tried, because otherwise nobody would see that it became the cheaper one.
 
 use std::time::{Duration, Instant};
 
 /// So many bytes make as much work as one more file.
 const BYTES_PER_FILE: f64 = 8192.0;
 /// What an observation still counts after each one that follows.
-const MEMORY: f64 = 0.8;
-/// What the first guess counts beside an observation.
-const GUESS_WEIGHT: f64 = 0.02;
+const MEMORY: f64 = 0.7;
 /// The dearer way is tried so long after the cheaper one became that, ...
 const TRY_AFTER: Duration = Duration::from_secs(5);
 /// ... then after twice as long each time, up to this.
 const TRY_AFTER_MAX: Duration = Duration::from_secs(80);
+/// Orders of magnitude that are told apart: from one file to a million and more.
+const MAGNITUDES: usize = 7;
 
 /// How much there is to sync.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +29,16 @@ pub(super) struct Load {
 impl Load {
     fn work(self) -> f64 {
         self.files as f64 + self.bytes as f64 / BYTES_PER_FILE
+    }
+
+    /// 0 for a few files, 1 from ten on, 2 from a hundred on.
+    fn magnitude(self) -> usize {
+        (self.work().max(1.0).log10() as usize).min(MAGNITUDES - 1)
+    }
+
+    /// One from the middle.
+    fn of_magnitude(magnitude: usize) -> Self {
+        Self { files: 3 * 10_usize.pow(magnitude as u32), bytes: 0 }
     }
 }
 
@@ -47,6 +58,14 @@ impl Way {
             Self::Volume => Self::Files,
         }
     }
+
+    /// The first guess, in seconds: an SSD that has nothing else to do.
+    fn guess(self, load: Load) -> f64 {
+        match self {
+            Self::Files => 300e-6 + 16e-6 * load.work(),
+            Self::Volume => 1e-3 + 8e-6 * load.work(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,127 +76,99 @@ pub(super) struct Choice {
 }
 
 /// What both ways cost on one device.
+#[derive(Default)]
 pub(super) struct Costs {
-    files: Line,
-    volume: Line,
-    cheaper: Option<Way>,
-    try_at: Option<Instant>,
-    try_after: Duration,
-    /// The dearer way was much cheaper than it looked: it is tried again soon.
-    is_promising: bool,
-}
-
-impl Default for Costs {
-    /// The first guess is an SSD that has nothing else to do.
-    fn default() -> Self {
-        Self {
-            files: Line::guess(300e-6, 16e-6),
-            volume: Line::guess(1e-3, 8e-6),
-            cheaper: None,
-            try_at: None,
-            try_after: TRY_AFTER,
-            is_promising: false,
-        }
-    }
+    files: Factors,
+    volume: Factors,
+    tries: [Tries; MAGNITUDES],
 }
 
 impl Costs {
     /// The way to sync `load`: the cheapest, or the other one where that is to be tried again. `dirty` is what a sync of the whole
     /// file system takes with it, as far as this store knows.
     pub(super) fn choose(&mut self, load: Load, dirty: Load, now: Instant) -> Choice {
-        let files_are_cheaper = self.files.seconds(load.work()) <= self.volume.seconds(dirty.work());
+        let files_are_cheaper = self.seconds(Way::Files, load) <= self.seconds(Way::Volume, dirty);
         let way = if files_are_cheaper { Way::Files } else { Way::Volume };
-        if self.cheaper != Some(way) || std::mem::take(&mut self.is_promising) {
-            self.cheaper = Some(way);
-            self.try_after = TRY_AFTER;
-            self.try_at = Some(now + TRY_AFTER);
-        }
-        let is_trial = self.try_at.is_some_and(|at| at <= now);
-        if is_trial {
-            self.try_after = (self.try_after * 2).min(TRY_AFTER_MAX);
-            self.try_at = Some(now + self.try_after);
-        }
+        let is_trial = self.tries[load.magnitude()].is_due(way, now);
         Choice { way: if is_trial { way.other() } else { way }, is_trial }
     }
 
-    /// Counts what a round took.
-    pub(super) fn record(&mut self, way: Way, load: Load, took: Duration) {
-        let line = match way {
-            Way::Files => &mut self.files,
-            Way::Volume => &mut self.volume,
-        };
-        let seconds = took.as_secs_f64();
-        self.is_promising |= self.cheaper == Some(way.other()) && seconds < line.seconds(load.work()) / 2.0;
-        line.add(load.work(), seconds);
-    }
-}
-
-/// A line through weighted observations: least squares of the relative errors, as sums that fade.
-struct Line {
-    guess: (f64, f64),
-    seen: Sums,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    weight: f64,
-    work: f64,
-    work_squared: f64,
-    seconds: f64,
-    work_seconds: f64,
-}
-
-impl Sums {
-    fn add(&mut self, weight: f64, work: f64, seconds: f64) {
-        // A large round is not to be right at the cost of all small ones.
-        let weight = weight / (work + 100.0).powi(2);
-        self.weight += weight;
-        self.work += weight * work;
-        self.work_squared += weight * work * work;
-        self.seconds += weight * seconds;
-        self.work_seconds += weight * work * seconds;
-    }
-
-    fn fade(&mut self) {
-        for sum in [&mut self.weight, &mut self.work, &mut self.work_squared, &mut self.seconds, &mut self.work_seconds] {
-            *sum *= MEMORY;
+    /// Counts what a round took: `part` was synced, which stands for `load`, of which it may be all.
+    pub(super) fn record(&mut self, way: Way, load: Load, part: Load, took: Duration) {
+        let factor = took.as_secs_f64().max(1e-6) / way.guess(part);
+        let is_half = way.guess(load) * factor < self.seconds(way, load) / 2.0;
+        let tries = &mut self.tries[load.magnitude()];
+        tries.is_promising |= is_half && tries.cheaper == Some(way.other());
+        match way {
+            Way::Files => self.files.add(load.magnitude(), factor),
+            Way::Volume => self.volume.add(load.magnitude(), factor),
         }
     }
 
-    /// Base and slope; neither is negative.
-    fn fit(&self) -> (f64, f64) {
-        let determinant = self.weight * self.work_squared - self.work * self.work;
-        let slope = (self.weight * self.work_seconds - self.work * self.seconds) / determinant;
-        let base = (self.seconds - slope * self.work) / self.weight;
-        if slope < 0.0 {
-            (self.seconds / self.weight, 0.0)
-        } else if base < 0.0 {
-            (0.0, self.work_seconds / self.work_squared)
-        } else {
-            (base, slope)
+    /// What a way is expected to take. Where nothing of this size was seen, the nearest size says most: of files, that each takes so much
+    /// longer than guessed; of the whole file system, if it was a smaller one, how long one waits for what others wrote, however little one
+    /// has to sync.
+    fn seconds(&self, way: Way, load: Load) -> f64 {
+        let guess = way.guess(load);
+        match (way, self.factors(way).nearest(load.magnitude())) {
+            (_, None) => guess,
+            (Way::Volume, Some((seen, factor))) if seen < load.magnitude() => {
+                guess + (factor - 1.0).max(0.0) * way.guess(Load::of_magnitude(seen))
+            }
+            (_, Some((_, factor))) => guess * factor,
+        }
+    }
+
+    fn factors(&self, way: Way) -> &Factors {
+        match way {
+            Way::Files => &self.files,
+            Way::Volume => &self.volume,
         }
     }
 }
 
-impl Line {
-    fn guess(base: f64, slope: f64) -> Self {
-        Self { guess: (base, slope), seen: Sums::default() }
+/// How much longer than guessed a way takes: for each order of magnitude the geometric mean of what was seen, as it fades. (A
+/// single round that took a hundred times as long is no reason to leave a way.)
+#[derive(Default)]
+struct Factors([Option<f64>; MAGNITUDES]);
+
+impl Factors {
+    fn add(&mut self, magnitude: usize, factor: f64) {
+        let seen = &mut self.0[magnitude];
+        *seen = Some(seen.map_or(factor, |seen| seen.powf(MEMORY) * factor.powf(1.0 - MEMORY)));
     }
 
-    fn add(&mut self, work: f64, seconds: f64) {
-        self.seen.fade();
-        self.seen.add(1.0, work, seconds);
+    /// The magnitude nearest to `magnitude` of which something was seen, and what.
+    fn nearest(&self, magnitude: usize) -> Option<(usize, f64)> {
+        let seen = self.0.iter().enumerate().filter_map(|(at, factor)| Some((at, (*factor)?)));
+        seen.min_by_key(|(at, _)| at.abs_diff(magnitude))
     }
+}
 
-    fn seconds(&self, work: f64) -> f64 {
-        let mut sums = self.seen;
-        // Observations of one size say nothing of others; the guess then gives the line its direction.
-        let (base, slope) = self.guess;
-        for size in [1.0, 10_000.0] {
-            sums.add(GUESS_WEIGHT, size, base + slope * size);
+/// When the way that looks dearer is tried.
+#[derive(Default)]
+struct Tries {
+    cheaper: Option<Way>,
+    at: Option<Instant>,
+    after: Duration,
+    /// The dearer way was much cheaper than it looked: it is tried again soon.
+    is_promising: bool,
+}
+
+impl Tries {
+    /// Whether the other way is to be tried now, where `cheaper` looks cheaper.
+    fn is_due(&mut self, cheaper: Way, now: Instant) -> bool {
+        if self.cheaper != Some(cheaper) || std::mem::take(&mut self.is_promising) {
+            self.cheaper = Some(cheaper);
+            self.after = TRY_AFTER;
+            self.at = Some(now + TRY_AFTER);
         }
-        let (base, slope) = sums.fit();
-        base + slope * work
+        let is_due = self.at.is_some_and(|at| at <= now);
+        if is_due {
+            self.after = (self.after * 2).min(TRY_AFTER_MAX);
+            self.at = Some(now + self.after);
+        }
+        is_due
     }
 }
 
@@ -206,7 +197,7 @@ mod tests {
             let load = of(sizes[round % sizes.len()]);
             let choice = costs.choose(load, load, *now);
             let seconds = if choice.way == Way::Files { disk.files } else { disk.volume };
-            costs.record(choice.way, load, Duration::from_secs_f64(seconds(load.files as f64)));
+            costs.record(choice.way, load, load, Duration::from_secs_f64(seconds(load.files as f64)));
             *now += Duration::from_millis(500);
         }
     }
@@ -264,7 +255,7 @@ mod tests {
                 assert_eq!(choice.way, Way::Files);
                 tries.push(second);
             }
-            costs.record(choice.way, of(1000), Duration::from_millis(if choice.is_trial { 25 } else { 8 }));
+            costs.record(choice.way, of(1000), of(1000), Duration::from_millis(if choice.is_trial { 25 } else { 8 }));
             now += Duration::from_secs(1);
         }
         assert_eq!(tries, [5, 15, 35, 75, 155, 235]);
@@ -282,14 +273,61 @@ mod tests {
     fn one_slow_round_does_not_count_for_long() {
         let mut costs = Costs::default();
         for _ in 0..20 {
-            costs.record(Way::Volume, of(1000), Duration::from_millis(8));
-            costs.record(Way::Files, of(1000), Duration::from_millis(20));
+            costs.record(Way::Volume, of(1000), of(1000), Duration::from_millis(8));
+            costs.record(Way::Files, of(1000), of(1000), Duration::from_millis(20));
         }
-        costs.record(Way::Volume, of(1000), Duration::from_millis(800));
+        costs.record(Way::Volume, of(1000), of(1000), Duration::from_millis(800));
         assert_eq!(way(&mut costs, 1000), Way::Files);
         for _ in 0..16 {
-            costs.record(Way::Volume, of(1000), Duration::from_millis(8));
+            costs.record(Way::Volume, of(1000), of(1000), Duration::from_millis(8));
         }
         assert_eq!(way(&mut costs, 1000), Way::Volume);
+    }
+
+    #[test]
+    fn small_rounds_say_nothing_of_large_ones() {
+        let mut costs = Costs::default();
+        for _ in 0..20 {
+            costs.record(Way::Volume, of(30_000), of(30_000), Duration::from_millis(240));
+            costs.record(Way::Volume, of(10), of(10), Duration::from_millis(200));
+            costs.record(Way::Files, of(10), of(10), Duration::from_millis(1));
+        }
+        assert_eq!(way(&mut costs, 10), Way::Files);
+        assert_eq!(way(&mut costs, 30_000), Way::Volume);
+    }
+
+    #[test]
+    fn a_small_round_that_waits_for_others_is_a_base_for_large_ones_not_a_factor() {
+        let mut costs = Costs::default();
+        costs.record(Way::Volume, of(10), of(10), Duration::from_millis(100));
+        costs.record(Way::Files, of(10), of(10), Duration::from_millis(2));
+        assert_eq!(way(&mut costs, 10), Way::Files);
+        assert_eq!(way(&mut costs, 30_000), Way::Volume);
+    }
+
+    #[test]
+    fn a_part_that_is_tried_stands_for_the_whole() {
+        let mut costs = Costs::default();
+        for _ in 0..5 {
+            costs.record(Way::Volume, of(30_000), of(30_000), Duration::from_secs(3));
+        }
+        costs.record(Way::Files, of(30_000), of(128), Duration::from_millis(50));
+        assert_eq!(way(&mut costs, 30_000), Way::Volume, "12 s for all of them");
+        for _ in 0..10 {
+            costs.record(Way::Files, of(30_000), of(128), Duration::from_millis(3));
+        }
+        assert_eq!(way(&mut costs, 30_000), Way::Files);
+    }
+
+    #[test]
+    fn rounds_of_other_sizes_do_not_put_a_trial_off() {
+        let (mut costs, mut now) = (Costs::default(), Instant::now());
+        let mut tries = 0;
+        for round in 0..100 {
+            let load = of(if round % 2 == 0 { 3 } else { 10_000 });
+            tries += usize::from(costs.choose(load, load, now).is_trial && load.files > 3);
+            now += Duration::from_millis(500);
+        }
+        assert!(tries > 0);
     }
 }

@@ -71,8 +71,18 @@ pub(super) struct Piece {
     round: Arc<Round>,
 }
 
+/// How the sessions of a batch are synced.
+struct Plan {
+    alone: Vec<Arc<Session>>,
+    /// What `alone` is a part of, where it tries how long all would take.
+    stands_for: Option<Load>,
+    together: Vec<Arc<Session>>,
+}
+
 /// Sessions that are synced by themselves: how much there is, and what it takes, for the estimate.
 struct Round {
+    part: Load,
+    /// What it stands for: more than itself where a part tries a way.
     load: Load,
     started: Instant,
     left: AtomicUsize,
@@ -128,13 +138,13 @@ impl Syncer<'_> {
         }
         self.want_helper(scope);
         self.sync_days(&mut sessions);
-        let (alone, together) = self.plan(sessions);
+        let Plan { alone, stands_for, together } = self.plan(sessions);
+        let round = Arc::new(Round::new(&alone, stands_for));
         if let ([session], []) = (&alone[..], &together[..]) {
-            let round = Arc::new(Round::new(&alone));
             self.sync_piece(&Piece { session: Arc::clone(session), round });
             return;
         }
-        self.share(alone);
+        self.share_round(alone, &round);
         if !together.is_empty() {
             self.sync_together(together);
         }
@@ -159,11 +169,11 @@ impl Syncer<'_> {
     }
 
     /// Divides `sessions` into those that are synced by themselves and those that are synced together.
-    fn plan(&self, sessions: Vec<Arc<Session>>) -> (Vec<Arc<Session>>, Vec<Arc<Session>>) {
+    fn plan(&self, sessions: Vec<Arc<Session>>) -> Plan {
         let min = if self.is_commit { COMMIT_VOLUME_MIN } else { BACKGROUND_VOLUME_MIN };
         let now = Instant::now();
         if sessions.len() < min || !self.device.has_volume(self.core, now) {
-            return (sessions, Vec::new());
+            return Plan { alone: sessions, stands_for: None, together: Vec::new() };
         }
         let (mut alone, mut others) = (Vec::new(), sessions);
         let load = load_of(&others);
@@ -173,7 +183,7 @@ impl Syncer<'_> {
             Way::Files => alone.append(&mut others),
             Way::Volume => {}
         }
-        (alone, others)
+        Plan { alone, stands_for: choice.is_trial.then_some(load), together: others }
     }
 
     /// What a sync of the whole file system takes with it, as far as this store knows, where `load` is to be synced.
@@ -183,11 +193,14 @@ impl Syncer<'_> {
     }
 
     fn share(&self, sessions: Vec<Arc<Session>>) {
-        if sessions.is_empty() {
-            return;
+        let round = Arc::new(Round::new(&sessions, None));
+        self.share_round(sessions, &round);
+    }
+
+    fn share_round(&self, sessions: Vec<Arc<Session>>, round: &Arc<Round>) {
+        if !sessions.is_empty() {
+            self.lane.share(sessions.into_iter().map(|session| Piece { session, round: Arc::clone(round) }).collect());
         }
-        let round = Arc::new(Round::new(&sessions));
-        self.lane.share(sessions.into_iter().map(|session| Piece { session, round: Arc::clone(&round) }).collect());
     }
 
     fn sync_piece(&self, piece: &Piece) {
@@ -200,7 +213,7 @@ impl Syncer<'_> {
         self.lane.done([&piece.session]);
         let round = &piece.round;
         if round.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            lock(&self.device.costs).record(Way::Files, round.load, round.started.elapsed());
+            lock(&self.device.costs).record(Way::Files, round.load, round.part, round.started.elapsed());
         }
     }
 
@@ -230,7 +243,7 @@ impl Syncer<'_> {
         match outcome {
             VolumeSync::Done(took) => {
                 lock(&self.core.counters.time_of_volume_syncs).record_duration(took);
-                lock(&self.device.costs).record(Way::Volume, load, took);
+                lock(&self.device.costs).record(Way::Volume, load, load, took);
                 in_parallel(self.core, &together, |(session, end)| {
                     let job = Job { file: None, end: *end, sides: Vec::new(), entry: None, was_suspect: false };
                     finish(self.core, session, &job);
@@ -277,8 +290,9 @@ impl Syncer<'_> {
 }
 
 impl Round {
-    fn new(sessions: &[Arc<Session>]) -> Self {
-        Self { load: load_of(sessions), started: Instant::now(), left: AtomicUsize::new(sessions.len()) }
+    fn new(sessions: &[Arc<Session>], stands_for: Option<Load>) -> Self {
+        let part = load_of(sessions);
+        Self { part, load: stands_for.unwrap_or(part), started: Instant::now(), left: AtomicUsize::new(sessions.len()) }
     }
 }
 
