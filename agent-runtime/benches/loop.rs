@@ -16,7 +16,7 @@ use agent_runtime::session_store::{
     Entry, Event, FileStore, FileStoreOptions, NewSession, Note, Profile, SessionId, State, Timestamp, Todo, TodoStatus,
     TodosChanged, sha256_hex,
 };
-use agent_runtime::{Conversation, EndReason, Model, ModelLimits, Runtime, TokenCounter, count_tokens, project};
+use agent_runtime::{Conversation, EndReason, Images, Model, ModelLimits, Runtime, TokenCounter, count_tokens, project};
 use at_once::{ANSWER, AtOnce, MESSAGE_BYTES, earlier_turns, origin, session, setup, words};
 use figures::{head, row, short};
 use std::hint::black_box;
@@ -166,7 +166,7 @@ async fn todo_session(runtime: &Runtime) -> Outcome<SessionId> {
 
 fn conversation(state: &State) -> Conversation {
     let profile = state.profile.as_ref().expect("a session has a profile");
-    project(state, profile, &origin(), 8_192)
+    project(state, profile, &Images::default(), &origin(), 8_192)
 }
 
 /// One more message in a long history, counted by the counter alone, beside counting that message's tokens.

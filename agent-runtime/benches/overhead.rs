@@ -14,7 +14,7 @@ mod figures;
 
 use agent_runtime::providers::{Endpoint, HttpClient, OpenAi};
 use agent_runtime::session_store::{Entry, Event, FileStore, FileStoreOptions, NewSession, Note, State, Timestamp, sha256_hex};
-use agent_runtime::{EndReason, Model, RequestBuilder, Runtime, TurnEvent, project, tools};
+use agent_runtime::{EndReason, Images, Model, RequestBuilder, Runtime, TurnEvent, project, tools};
 use at_once::{ANSWER, AtOnce, earlier_turns, session, setup, words};
 use figures::{head, row, short};
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn requests(messages: usize) {
         ours.push(start.elapsed());
         let start = Instant::now();
         let profile = state.profile.clone().expect("there is a profile");
-        let hash = sha256_hex(&model.body(&project(&state, &profile, model.origin(), 8_192)));
+        let hash = sha256_hex(&model.body(&project(&state, &profile, &Images::default(), model.origin(), 8_192)));
         theirs.push(start.elapsed());
         assert_eq!(request.sha256, hash, "both are the same request");
     }

@@ -114,7 +114,7 @@ impl Model for Steps {
         self.form.head(conversation)
     }
 
-    fn messages(&self, messages: &[Sent]) -> Vec<u8> {
+    fn messages(&self, messages: &[Sent]) -> Body {
         self.form.messages(messages)
     }
 

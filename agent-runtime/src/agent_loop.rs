@@ -364,7 +364,7 @@ fn answer_open_calls(shared: &Shared, first: Seq) {
 /// The result of a call that no tool gave.
 fn without_run(call: &session_store::ToolCall, outcome: ToolOutcome, output: &str) -> ToolFinished {
     let (call, name, output) = (call.id.clone(), call.name.clone(), output.to_owned());
-    ToolFinished { call, name, outcome, output, full: None, duration_ms: 0 }
+    ToolFinished { call, name, outcome, output, full: None, images: Vec::new(), duration_ms: 0 }
 }
 
 /// Whether a message came in after the answer at `answered` was asked for.

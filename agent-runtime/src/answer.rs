@@ -6,6 +6,7 @@
 use crate::agent_loop::{Stop, TurnTask, estimate, hydrate, trim};
 use crate::breaker::Admitted;
 use crate::context::tokens_at_most;
+use crate::images::Base64;
 use crate::model::{Body, Cure, FailureKind, Model, ModelEvent, ModelFailure};
 use crate::request::Request;
 use crate::retry::{Retry, RetryDecision, RetryPolicy};
@@ -14,7 +15,7 @@ use crate::session::lock;
 use crate::turn::{DeltaKind, TurnError};
 use futures_util::StreamExt;
 use session_store::{
-    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ModelError, ModelFallback,
+    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ImageRef, ModelError, ModelFallback,
     ModelRequest, ModelWaiting, Note, Origin, Seq, StopReason, Timestamp, Usage,
 };
 use std::sync::Arc;
@@ -27,6 +28,8 @@ const PIECE_WINDOW: Duration = Duration::from_millis(250);
 const PIECE_BYTES: usize = 64 * 1024;
 /// How often a request is trimmed because the provider says that it is too long.
 const TOO_LONG_MAX: u32 = 3;
+/// The most that a request may have in bytes: below what the providers take.
+const REQUEST_BYTES_MAX: usize = 30_000_000;
 /// How many messages a request may take in on a runtime's thread, some microseconds each.
 const BEHIND_MAX: usize = 64;
 /// How many parameters an endpoint may refuse one after the other.
@@ -126,9 +129,9 @@ impl TurnTask {
     async fn fit(&mut self, model: &Arc<dyn Model>) -> Result<(Request, Seq), Stop> {
         self.guard(hydrate(&self.shared.store, &self.shared)).await??;
         let budget = self.shared.budget();
-        let built = self.build(model, budget.output).await?;
+        let built = self.build_within_bytes(model, budget.output).await?;
         let fits = |tokens: u64| tokens <= budget.input;
-        if fits(built.0.body.len() as u64) || tokens_at_most(&self.shared.state()).is_some_and(fits) {
+        if fits(built.0.tokens_max) || tokens_at_most(&self.shared.state()).is_some_and(fits) {
             return Ok(built);
         }
         let tokens = self.guard(estimate(&self.shared)).await?;
@@ -146,27 +149,64 @@ impl TurnTask {
         self.build(model, budget.output).await
     }
 
-    /// Builds the next request, with no turn of another session in the way: where much has to be taken in first, elsewhere.
-    async fn build(&self, model: &Arc<dyn Model>, max_output_tokens: u64) -> Result<(Request, Seq), Stop> {
-        let far_behind = {
-            let state = self.shared.state();
-            (lock(&self.shared.requests).behind(&state) > BEHIND_MAX).then(|| state.clone())
-        };
-        if let Some(state) = far_behind {
-            let (mut requests, model) = (std::mem::take(&mut *lock(&self.shared.requests)), Arc::clone(model));
-            let catch_up = tokio::task::spawn_blocking(move || {
-                requests.build(&state, &*model, max_output_tokens);
-                requests
-            });
-            // An error would be a panic, which the request itself then tells.
-            if let Ok(requests) = self.guard(catch_up).await? {
-                *lock(&self.shared.requests) = requests;
+    /// The next request, small enough for the providers, whose bound in bytes only images come near to.
+    async fn build_within_bytes(&self, model: &Arc<dyn Model>, max_output_tokens: u64) -> Result<(Request, Seq), Stop> {
+        let mut built = self.build(model, max_output_tokens).await?;
+        for _ in 0..TOO_LONG_MAX {
+            if built.0.body.len() <= REQUEST_BYTES_MAX {
+                return Ok(built);
             }
+            let tokens = self.guard(estimate(&self.shared)).await?;
+            if self.guard(trim(&self.shared, tokens / 2, "request_bytes")).await??.is_none() {
+                break;
+            }
+            built = self.build(model, max_output_tokens).await?;
         }
-        let state = self.shared.state();
-        let request = lock(&self.shared.requests).build(&state, &**model, max_output_tokens);
-        let request = request.ok_or_else(|| Stop::Failed(TurnError::Panic("the session has no profile".to_owned())))?;
-        Ok((request, state.next_seq))
+        match built.0.body.len() {
+            0..=REQUEST_BYTES_MAX => Ok(built),
+            bytes => Err(Stop::Failed(TurnError::TooLong(format!(
+                "what has to be sent takes {bytes} bytes with its images, and providers take {REQUEST_BYTES_MAX} at most"
+            )))),
+        }
+    }
+
+    /// Builds the next request, with no turn of another session in the way: where much has to be taken in, elsewhere.
+    async fn build(&self, model: &Arc<dyn Model>, max_output_tokens: u64) -> Result<(Request, Seq), Stop> {
+        let no_profile = || Stop::Failed(TurnError::Panic("the session has no profile".to_owned()));
+        let (state, mut requests) = loop {
+            let unknown = {
+                let state = self.shared.state();
+                let mut requests = lock(&self.shared.requests);
+                let unknown = requests.unknown_images(&state);
+                if unknown.is_empty() {
+                    if requests.behind(&state) <= BEHIND_MAX && !requests.has_images_ahead(&state) {
+                        let request = requests.build(&state, &**model, max_output_tokens).ok_or_else(no_profile)?;
+                        return Ok((request, state.next_seq));
+                    }
+                    break (state.clone(), std::mem::take(&mut *requests));
+                }
+                unknown
+            };
+            self.guard(self.read_images(unknown)).await?;
+        };
+        let (model, seq) = (Arc::clone(model), state.next_seq);
+        let built = tokio::task::spawn_blocking(move || {
+            let request = requests.build(&state, &*model, max_output_tokens);
+            (request, requests)
+        });
+        let built = self.guard(built).await?;
+        let (request, requests) = built.map_err(|panic| Stop::Failed(TurnError::Panic(panic.to_string())))?;
+        *lock(&self.shared.requests) = requests;
+        Ok((request.ok_or_else(no_profile)?, seq))
+    }
+
+    /// Reads images from beside the log; one that cannot be read is missing from here on, until the session is opened again.
+    async fn read_images(&self, images: Vec<ImageRef>) {
+        for image in images {
+            let bytes = self.shared.store.read_side(self.shared.log.id(), &image.side()).await.ok();
+            let base64 = tokio::task::spawn_blocking(move || bytes.map(|bytes| Base64::of(&bytes))).await;
+            lock(&self.shared.requests).add_image(&image, base64.ok().flatten());
+        }
     }
 
     /// The provider says that the request is too long, whatever we counted: at least a fifth of it leaves.

@@ -5,14 +5,14 @@
 
 use crate::runtime::origin_name;
 use crate::turn::{Denial, EndReason, TurnOutcome};
-use session_store::{Entry, Event, KeyedMessage, Seq, SessionId, SessionStore, StoreError, TurnEnded};
+use session_store::{Entry, Event, KeyedMessage, Seq, SessionId, SessionStore, StoreError, TurnEnded, UserMessage};
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// A message with its answer.
 pub(crate) struct Answered {
     /// The message, as it is in the log.
-    pub(crate) text: String,
+    pub(crate) message: UserMessage,
     /// The first event of the turn that answered it: the message itself, unless a turn before that one was cut.
     pub(crate) first: Seq,
     /// Who answered last, as `provider/name`.
@@ -33,7 +33,7 @@ pub(crate) async fn read(
         if entry.seq == message.message
             && let Event::UserMessage(user) = &entry.event
         {
-            turn.message = Some(user.text.clone());
+            turn.message = Some(user.clone());
         }
         if entry.seq == end {
             return Ok(turn.ended(&entry, message.message));
@@ -46,7 +46,7 @@ pub(crate) async fn read(
 /// A turn while its events are read.
 #[derive(Default)]
 struct Reading {
-    message: Option<String>,
+    message: Option<UserMessage>,
     /// Where the turn before it ended.
     cut_at: Option<Seq>,
     /// Text before a stream broke, which the next answer goes on with.
@@ -94,6 +94,7 @@ impl Reading {
             duration: Duration::from_millis(*duration_ms),
             ..TurnOutcome::new(EndReason::of(reason)?)
         };
-        Some(Answered { text: self.message?, model: self.model, first: self.cut_at.map_or(message, |cut| cut + 1), outcome })
+        let first = self.cut_at.map_or(message, |cut| cut + 1);
+        Some(Answered { message: self.message?, model: self.model, first, outcome })
     }
 }

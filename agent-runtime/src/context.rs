@@ -1,6 +1,6 @@
 //! Fitting the context window: how much the next request takes, and which messages leave when it is too much.
 //!
-//! While the bytes of the whole request fit, nothing is counted: a token is at least a byte. Nor while the last usage that the
+//! While the bytes of the whole request fit, nothing is counted: a token is at least a byte; an image is counted by its pixels. Nor while the last usage that the
 //! provider reported fits together with the bytes of what came after ([`tokens_at_most`]). Past that the count is that usage plus an
 //! estimate of what came after, and before there is any, an estimate of everything. Estimates are made once a message, away
 //! from the runtime's threads ([`Uncounted`]), and their running sum is kept, so that fitting one more message costs the same
@@ -10,6 +10,7 @@
 //! trim costs the provider's cache and all reasoning behind it. What stays: the system prompt, the message that
 //! opened the turn, what was said since by the user, the last step, and the todo list, which goes into the trim's note.
 
+use crate::images::image_tokens;
 use crate::tokens::count_tokens;
 use session_store::{Block, ContextTrimmed, Message, Profile, Seq, SeqRange, Slot, State, Todo, TodoStatus, ToolSpec};
 use std::collections::{BTreeSet, HashMap};
@@ -192,7 +193,8 @@ fn message_size(slot: &Slot, size: impl Fn(&str) -> u64) -> u64 {
         Some(Message::ToolResult { output, .. }) => size(output),
         _ => 0,
     };
-    text + MESSAGE_OVERHEAD
+    let images = slot.message.as_deref().map_or(&[][..], Message::images);
+    text + images.iter().map(image_tokens).sum::<u64>() + MESSAGE_OVERHEAD
 }
 
 fn block_size(block: &Block, size: impl Fn(&str) -> u64) -> u64 {

@@ -33,6 +33,7 @@ mod answered;
 mod breaker;
 mod clocks;
 mod context;
+mod images;
 mod interrupt;
 mod live;
 mod model;
@@ -62,10 +63,13 @@ mod turn;
 pub use breaker::{BreakerPolicy, BreakerState, BreakerStatus};
 pub use clocks::Clocks;
 pub use context::TokenCounter;
+pub use images::{
+    Base64, IMAGE_BYTES_MAX, IMAGE_SIDE_MAX, Image, ImageError, Images, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX,
+};
 pub use interrupt::{INTERRUPT_POLL, Interrupt};
 pub use model::{
-    BODY_END, Body, Conversation, Cure, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult,
-    whole_body,
+    BODY_END, Body, Conversation, Cure, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentImage,
+    SentPart, SentResult, whole_body,
 };
 pub use models::{BadModels, LongPrice, ModelFacts, ModelTable, Price};
 pub use offline::OfflineModel;
@@ -79,7 +83,7 @@ pub use rewind::RewindError;
 pub use runtime::{Answer, Runtime, Setup};
 pub use scripted::{ScriptedAnswer, ScriptedModel};
 pub use secrets::Secrets;
-pub use session::{SendError, Session, UserInput};
+pub use session::{SendError, Session, UserInput, check_images};
 pub use session_store;
 pub use spent::{SpendingLimit, Spent};
 pub use todos::TodoCache;

@@ -2,11 +2,12 @@
 //! these bytes into a stream of events.
 
 use crate::clocks::Clocks;
+use crate::images::Base64;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
-use session_store::{Block, Origin, Profile, StopReason, Usage};
+use session_store::{Block, ImageRef, Origin, Profile, StopReason, Usage};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +34,10 @@ pub trait Model: Send + Sync + 'static {
     }
 
     /// `messages` as they stand in a body, with commas between them; those of a conversation that is cut before an answer are those of its
-    /// parts, with a comma between. Used only where there is a [`Model::head`].
-    fn messages(&self, _messages: &[Sent]) -> Vec<u8> {
-        Vec::new()
+    /// parts, with a comma between. Used only where there is a [`Model::head`]. Images are best pieces of their own, not copied: they are shared by
+    /// all requests of a session.
+    fn messages(&self, _messages: &[Sent]) -> Body {
+        Body::default()
     }
 
     /// Parameters that this endpoint refused before and that are therefore left out or renamed.
@@ -66,7 +68,7 @@ pub fn whole_body(model: &impl Model, conversation: &Conversation) -> Bytes {
         // The comma that the first message would have stood behind.
         body.pop_if(|last| *last == b',');
     }
-    body.extend_from_slice(&messages);
+    messages.pieces().iter().for_each(|piece| body.extend_from_slice(piece));
     body.extend_from_slice(BODY_END);
     body.into()
 }
@@ -82,17 +84,68 @@ pub(crate) fn head_of(empty: &impl Serialize) -> Vec<u8> {
     empty
 }
 
-/// The JSON of each of `items`, with commas between them.
-pub(crate) fn join_json<T: Serialize>(items: impl IntoIterator<Item = T>) -> Vec<u8> {
-    let mut out = Vec::new();
-    for item in items {
-        if !out.is_empty() {
-            out.push(b',');
+/// The JSON of each of `items`, with commas between them; the images of `sent` in it are pieces of their own.
+pub(crate) fn join_json<T: Serialize>(sent: &[Sent], items: impl IntoIterator<Item = T>) -> Body {
+    let mut out = Pieces { shared: sent_images(sent).map(|image| image.base64.bytes().clone()).collect(), ..Pieces::default() };
+    for (place, item) in items.into_iter().enumerate() {
+        if place > 0 {
+            out.text.push(b',');
         }
         // Writing to memory does not fail, and maps with text as keys and numbers that are finite always have a JSON form.
         let _ = serde_json::to_writer(&mut out, &item);
     }
-    out
+    out.into_body()
+}
+
+/// A body while it is written: what is a part of `shared` is not copied.
+#[derive(Default)]
+struct Pieces {
+    shared: Vec<Bytes>,
+    done: Vec<Bytes>,
+    text: Vec<u8>,
+}
+
+impl Pieces {
+    /// Less than this is copied: a piece costs some bytes itself.
+    const SHARED_MIN: usize = 1_024;
+
+    fn into_body(mut self) -> Body {
+        self.done.push(self.text.into());
+        Body::new(self.done)
+    }
+}
+
+impl std::io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let is_in = |whole: &&Bytes| {
+            whole.as_ptr_range().contains(&bytes.as_ptr()) && bytes.as_ptr_range().end <= whole.as_ptr_range().end
+        };
+        match self.shared.iter().find(is_in).filter(|_| bytes.len() >= Self::SHARED_MIN) {
+            Some(whole) => {
+                self.done.push(std::mem::take(&mut self.text).into());
+                self.done.push(whole.slice_ref(bytes));
+            }
+            None => self.text.extend_from_slice(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The images in `sent`.
+pub(crate) fn sent_images(sent: &[Sent]) -> impl Iterator<Item = &SentImage> {
+    sent.iter().flat_map(|sent| {
+        let (parts, results): (&[SentPart], &[SentResult]) = match sent {
+            Sent::User(parts) => (parts, &[]),
+            Sent::ToolResults(results) => (&[], results),
+            Sent::Assistant { .. } => (&[], &[]),
+        };
+        let said = parts.iter().filter_map(|part| if let SentPart::Image(image) = part { Some(image) } else { None });
+        said.chain(results.iter().flat_map(|result| &result.images))
+    })
 }
 
 /// The bytes of a request, in pieces, so that requests of one session share those of their common start. Cheap to clone.
@@ -143,6 +196,12 @@ impl From<Bytes> for Body {
     }
 }
 
+impl From<Vec<u8>> for Body {
+    fn from(whole: Vec<u8>) -> Self {
+        Self::new([whole.into()])
+    }
+}
+
 /// The events of one answer. Ends after [`ModelEvent::Done`] or an error; an end without either is a cut stream.
 pub type ModelStream = Pin<Box<dyn Stream<Item = Result<ModelEvent, ModelFailure>> + Send>>;
 
@@ -189,8 +248,8 @@ impl Conversation {
 /// A message as it is sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Sent {
-    /// Words of the person and notes of the runtime, each a text of its own.
-    User(Vec<String>),
+    /// Words of the person, with images before them, and notes of the runtime, each a text of its own.
+    User(Vec<SentPart>),
     /// A model's answer. Opaque parts are there only where its origin is the one that is asked.
     Assistant {
         /// Its parts; a [`ToolCall::id`](session_store::ToolCall::id) here is the id to send.
@@ -200,6 +259,40 @@ pub enum Sent {
     },
     /// One result for each call of the message before, in order.
     ToolResults(Vec<SentResult>),
+}
+
+/// A part of a user's message as it is sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SentPart {
+    /// A text; never blank.
+    Text(String),
+    /// An image.
+    Image(SentImage),
+}
+
+impl SentPart {
+    /// The text, where it is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+}
+
+impl<T: Into<String>> From<T> for SentPart {
+    fn from(text: T) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+/// An image as it is sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SentImage {
+    /// What it is.
+    pub image: ImageRef,
+    /// The image itself. It is no part of the JSON form.
+    #[serde(skip)]
+    pub base64: Base64,
 }
 
 /// A tool's result as it is sent.
@@ -213,6 +306,9 @@ pub struct SentResult {
     pub output: String,
     /// Whether the call failed.
     pub is_error: bool,
+    /// The images that belong to it; none where the call failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<SentImage>,
 }
 
 /// A piece of an answer.

@@ -6,10 +6,11 @@
 //! A version of the rules is part of the profile ([`PROJECTION_VERSION`]): a session is always projected by the rules it was
 //! started with, because providers bind reasoning to the exact prefix before it.
 
-use crate::model::{Conversation, Sent, SentResult};
+use crate::images::Images;
+use crate::model::{Conversation, Sent, SentImage, SentPart, SentResult};
 use serde::de::IgnoredAny;
 use session_store::{
-    AssistantMessage, Block, Message, Origin, Profile, Slot, State, StopReason, ToolCall, ToolOutcome, Unresolved,
+    AssistantMessage, Block, ImageRef, Message, Origin, Profile, Slot, State, StopReason, ToolCall, ToolOutcome, Unresolved,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -26,11 +27,11 @@ const UNKNOWN: &str = "Outcome unknown: the session was cut off while this call 
 const LOST: &str =
     "Result lost: the session was cut off while this call ran. It only reads; call it again if you need the result.";
 
-/// What `target` is sent for `state`. Legal for every provider: see [`Conversation`].
+/// What `target` is sent for `state`, whose images are in `images`. Legal for every provider: see [`Conversation`].
 #[must_use]
-pub fn project(state: &State, profile: &Arc<Profile>, target: &Origin, max_output_tokens: u64) -> Conversation {
+pub fn project(state: &State, profile: &Arc<Profile>, images: &Images, target: &Origin, max_output_tokens: u64) -> Conversation {
     let before = HashSet::new();
-    let mut projection = Projection::new(state, target, &before, Vec::new());
+    let mut projection = Projection::new(state, images, target, &before, Vec::new());
     projection.steps(&state.context);
     projection.finish();
     Conversation { profile: Arc::clone(profile), max_output_tokens, messages: projection.sent }
@@ -49,6 +50,7 @@ pub(crate) fn closed_step(slots: &[Slot]) -> Option<usize> {
 /// A conversation while it is made, step by step: each step only adds to it, or to its last message.
 pub(crate) struct Projection<'a> {
     state: &'a State,
+    images: &'a Images,
     target: &'a Origin,
     pub(crate) sent: Vec<Sent>,
     /// The ids of tool calls sent by earlier steps, and by these: no provider takes one twice.
@@ -60,8 +62,14 @@ pub(crate) struct Projection<'a> {
 
 impl<'a> Projection<'a> {
     /// Goes on behind `sent`, which is empty only where nothing was sent at all.
-    pub(crate) fn new(state: &'a State, target: &'a Origin, ids_before: &'a HashSet<String>, sent: Vec<Sent>) -> Self {
-        Self { state, target, sent, ids_before, ids: HashSet::new(), unanswered: Vec::new() }
+    pub(crate) fn new(
+        state: &'a State,
+        images: &'a Images,
+        target: &'a Origin,
+        ids_before: &'a HashSet<String>,
+        sent: Vec<Sent>,
+    ) -> Self {
+        Self { state, images, target, sent, ids_before, ids: HashSet::new(), unanswered: Vec::new() }
     }
 
     /// Adds `slots`, which begin where a step begins.
@@ -118,30 +126,45 @@ impl<'a> Projection<'a> {
 
     /// One result for each call, in call order: the recorded one, or words for what is known instead.
     fn results(&mut self, calls: &[(&str, ToolCall)], answer: &AssistantMessage, following: &[Slot]) {
-        let mut recorded: HashMap<&str, (ToolOutcome, &str)> = HashMap::new();
+        let mut recorded: HashMap<&str, (ToolOutcome, &str, &[ImageRef])> = HashMap::new();
         for slot in following {
-            if let Some(Message::ToolResult { call, outcome, output, .. }) = slot.message.as_deref() {
-                recorded.entry(call.as_str()).or_insert((*outcome, output));
+            if let Some(Message::ToolResult { call, outcome, output, images, .. }) = slot.message.as_deref() {
+                recorded.entry(call.as_str()).or_insert((*outcome, output, images));
             }
         }
         let mut results = Vec::with_capacity(calls.len());
         for (own_id, sent) in calls {
-            let (output, is_error) = match recorded.get(own_id) {
-                Some((outcome, output)) => ((*output).to_owned(), *outcome != ToolOutcome::Ok),
+            let (output, is_error, images) = match recorded.get(own_id) {
+                Some((ToolOutcome::Ok, output, images)) => ((*output).to_owned(), false, *images),
+                Some((_, output, _)) => ((*output).to_owned(), true, &[][..]),
                 None => {
                     self.unanswered.push((*own_id).to_owned());
-                    (without_result(&self.state.unresolved, own_id, answer), true)
+                    (without_result(&self.state.unresolved, own_id, answer), true, &[][..])
                 }
             };
-            let output = if output.trim().is_empty() { NO_OUTPUT.to_owned() } else { output };
-            results.push(SentResult { id: sent.id.clone(), name: sent.name.clone(), output, is_error });
+            let mut output = if output.trim().is_empty() { NO_OUTPUT.to_owned() } else { output };
+            let mut sent_images = Vec::with_capacity(images.len());
+            for image in images {
+                match self.image(image) {
+                    SentPart::Text(note) => output.extend(["\n", &note]),
+                    SentPart::Image(image) => sent_images.push(image),
+                }
+            }
+            results.push(SentResult { id: sent.id.clone(), name: sent.name.clone(), output, is_error, images: sent_images });
         }
         self.sent.push(Sent::ToolResults(results));
     }
 
     fn texts(&mut self, slots: &[Slot]) {
         for slot in slots {
-            if let Some(Message::User { text, .. } | Message::Note { text }) = slot.message.as_deref() {
+            if let Some(Message::User { text, images, .. }) = slot.message.as_deref() {
+                for image in images {
+                    let image = self.image(image);
+                    self.part(image);
+                }
+                self.text(text);
+            }
+            if let Some(Message::Note { text }) = slot.message.as_deref() {
                 self.text(text);
             }
         }
@@ -149,12 +172,23 @@ impl<'a> Projection<'a> {
 
     /// Adds words of the person or of the runtime; neighbours merge, blank ones go.
     fn text(&mut self, text: &str) {
-        if text.trim().is_empty() {
-            return;
+        if !text.trim().is_empty() {
+            self.part(text.into());
         }
+    }
+
+    fn part(&mut self, part: SentPart) {
         match self.sent.last_mut() {
-            Some(Sent::User(texts)) => texts.push(text.to_owned()),
-            _ => self.sent.push(Sent::User(vec![text.to_owned()])),
+            Some(Sent::User(parts)) => parts.push(part),
+            _ => self.sent.push(Sent::User(vec![part])),
+        }
+    }
+
+    /// The image, or words in its place where it is gone.
+    fn image(&self, image: &ImageRef) -> SentPart {
+        match self.images.get(image) {
+            Some(base64) => SentPart::Image(SentImage { image: image.clone(), base64: base64.clone() }),
+            None => SentPart::Text(format!("[An image was here ({}). It is missing now.]", image.label())),
         }
     }
 

@@ -104,8 +104,8 @@ impl Model for ScriptedModel {
         Some(head_of(&conversation.without_messages()))
     }
 
-    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
-        join_json(sent)
+    fn messages(&self, sent: &[Sent]) -> Body {
+        join_json(sent, sent)
     }
 
     async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {

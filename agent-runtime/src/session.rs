@@ -7,6 +7,7 @@ use crate::agent_loop::TurnTask;
 use crate::answered;
 use crate::breaker::Breakers;
 use crate::context::{Budget, TokenCounter};
+use crate::images::{Image, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, image_tokens};
 use crate::interrupt::Interrupt;
 use crate::live::Live;
 use crate::model::{Model, ModelLimits};
@@ -17,9 +18,9 @@ use crate::spent::Spending;
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
-    AppendError, Entry, Event, KEY_BYTES_MAX, Message, ModelError, ModelWaiting, Note, OpenSession, Parameters, Place, Profile,
-    Progress, RequestLimits, Seq, SessionId, SessionLog, SessionRenamed, SessionStore, State, StoreError, Timestamp, Todo,
-    UserKind, UserMessage,
+    AppendError, Entry, Event, ImageRef, KEY_BYTES_MAX, Message, ModelError, ModelWaiting, Note, OpenSession, Parameters, Place,
+    Profile, Progress, RequestLimits, Seq, SessionId, SessionLog, SessionRenamed, SessionStore, State, StoreError, Timestamp,
+    Todo, UserKind, UserMessage,
 };
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,8 +38,10 @@ pub struct Session {
 /// A message to be sent. A text is one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UserInput {
-    /// The words.
+    /// The words; with an image there need be none.
     pub text: String,
+    /// Images that go with them, [`MESSAGE_IMAGES_MAX`] at most with [`MESSAGE_IMAGE_BYTES_MAX`] together.
+    pub images: Vec<Image>,
     /// The sender's own name for this message, 1 to 256 bytes. A message that is sent again with the same key is not added again: see
     /// [`Session::send`]. A session remembers its newest 256 keys.
     pub key: Option<String>,
@@ -47,7 +50,14 @@ pub struct UserInput {
 impl UserInput {
     /// A message of these words.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), key: None }
+        Self { text: text.into(), ..Self::default() }
+    }
+
+    /// The same message with one image more.
+    #[must_use]
+    pub fn with_image(mut self, image: Image) -> Self {
+        self.images.push(image);
+        self
     }
 
     /// The same message with a key.
@@ -77,6 +87,16 @@ pub enum SendError {
     /// The message has no words.
     #[error("the message is empty")]
     Empty,
+    /// The message has more images than a request may hold.
+    #[error(
+        "a message takes {MESSAGE_IMAGES_MAX} images with {MESSAGE_IMAGE_BYTES_MAX} bytes at most, and this one has {count} with {bytes}"
+    )]
+    TooManyImages {
+        /// How many there are.
+        count: usize,
+        /// How large they are together.
+        bytes: u64,
+    },
     /// As many messages wait as may.
     #[error("no more messages can wait in this session")]
     QueueFull,
@@ -103,6 +123,16 @@ pub enum SendError {
     /// The store could not make it durable.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Whether one message may have all these images.
+///
+/// # Errors
+/// [`SendError::TooManyImages`].
+pub fn check_images(images: &[Image]) -> Result<(), SendError> {
+    let (count, bytes) = (images.len(), images.iter().map(|image| image.reference().bytes).sum());
+    let is_fine = count <= MESSAGE_IMAGES_MAX && bytes <= MESSAGE_IMAGE_BYTES_MAX;
+    if is_fine { Ok(()) } else { Err(SendError::TooManyImages { count, bytes }) }
 }
 
 /// What a model is told where the turn of a message with a key has to be done to its end: its sender wants the whole answer.
@@ -331,6 +361,22 @@ impl Shared {
         if text.trim().is_empty() { Err(SendError::Empty) } else { Ok(self.hide(text)) }
     }
 
+    /// Keeps images beside the log, before the message that names them: their references.
+    pub(crate) async fn keep_images(&self, images: Vec<Image>) -> Result<Vec<ImageRef>, AppendError> {
+        let references = images.iter().map(|image| image.reference().clone()).collect();
+        if !images.is_empty() {
+            let log = Arc::clone(&self.log);
+            // An error would be a panic; nothing in there does.
+            let kept = tokio::task::spawn_blocking(move || put_images(&*log, &images)).await;
+            kept.map_err(|error| AppendError::NotOpen { why: error.to_string() })??;
+        }
+        Ok(references)
+    }
+
+    fn put_images(&self, images: &[Image]) -> Result<(), AppendError> {
+        put_images(&*self.log, images)
+    }
+
     fn is_busy(&self) -> bool {
         lock(&self.running).as_ref().is_some_and(Running::is_busy)
     }
@@ -340,6 +386,10 @@ impl Shared {
         let running = lock(&self.running);
         (!running.as_ref().is_some_and(Running::is_busy)).then_some(running)
     }
+}
+
+fn put_images(log: &dyn SessionLog, images: &[Image]) -> Result<(), AppendError> {
+    images.iter().try_for_each(|image| log.put_side(image.bytes().to_vec()).map(drop))
 }
 
 /// The profile for `setup`; what it leaves open stays as it was `before`.
@@ -422,34 +472,57 @@ impl Session {
         self.send_as(message.into(), UserKind::FollowUp).await
     }
 
-    async fn send_as(&self, UserInput { text, key }: UserInput, kind: UserKind) -> Result<Turn, SendError> {
-        let text = self.shared.words(text)?;
+    async fn send_as(&self, input: UserInput, kind: UserKind) -> Result<Turn, SendError> {
+        let (message, images) = self.message(input, kind)?;
+        let key = message.key.clone();
         let _sending = match &key {
             Some(key) if !(1..=KEY_BYTES_MAX).contains(&key.len()) => return Err(SendError::BadKey),
             Some(_) => Some(self.shared.sending.lock().await),
             None => None,
         };
         if let Some(key) = &key
-            && let Some(turn) = self.sent_before(key, &text).await?
+            && let Some(turn) = self.sent_before(key, &message).await?
         {
             return Ok(turn);
         }
-        self.check_length(&text).await?;
-        self.start(None, |shared| shared.append(UserMessage { text, kind, key }).map(|entry| entry.seq))
+        self.check_length(&message).await?;
+        if self.is_busy() {
+            return Err(SendError::Busy);
+        }
+        // Beside the log before the message that names them.
+        self.shared.keep_images(images).await?;
+        self.start(None, |shared| shared.append(message).map(|entry| entry.seq))
+    }
+
+    /// The event of a message, and its images.
+    fn message(
+        &self,
+        UserInput { text, images, key }: UserInput,
+        kind: UserKind,
+    ) -> Result<(UserMessage, Vec<Image>), SendError> {
+        if text.trim().is_empty() && images.is_empty() {
+            return Err(SendError::Empty);
+        }
+        check_images(&images)?;
+        let text = self.shared.hide(text);
+        let references = images.iter().map(|image| image.reference().clone()).collect();
+        Ok((UserMessage { text, kind, key, images: references }, images))
     }
 
     /// The turn of a message that was sent with `key` before; nothing where there is none.
-    async fn sent_before(&self, key: &str, text: &str) -> Result<Option<Turn>, SendError> {
+    async fn sent_before(&self, key: &str, message: &UserMessage) -> Result<Option<Turn>, SendError> {
         let Some(sent) = self.state(|state| state.keyed.iter().find(|sent| sent.key == key).cloned()) else { return Ok(None) };
-        let is_same = |before: &str| if before == text { Ok(()) } else { Err(SendError::KeyTaken(key.to_owned())) };
+        let is_same = |text: &str, images: &[ImageRef]| {
+            if text == message.text && images == message.images { Ok(()) } else { Err(SendError::KeyTaken(key.to_owned())) }
+        };
         if sent.answered.is_some() {
             let Some(answered) = answered::read(&*self.shared.store, self.id(), &sent).await? else { return Ok(None) };
-            is_same(&answered.text)?;
+            is_same(&answered.message.text, &answered.message.images)?;
             let (_, outcome) = watch::channel(Some(Arc::new(answered.outcome)));
             return Ok(Some(Turn::new(self.clone(), answered.first, outcome)));
         }
-        if let Some(before) = self.text_of(sent.message).await? {
-            is_same(&before)?;
+        if let Some(Message::User { text, images, .. }) = self.message_at(sent.message).await?.as_deref() {
+            is_same(text, images)?;
         }
         if let Some(running) = lock(&self.shared.running).as_ref().filter(|running| running.is_busy()) {
             return Ok(Some(Turn::new(self.clone(), running.first, running.outcome.clone())));
@@ -462,18 +535,14 @@ impl Session {
         .map(Some)
     }
 
-    /// The words of the user's message at `seq`; nothing where it cannot be read.
-    async fn text_of(&self, seq: Seq) -> Result<Option<String>, StoreError> {
-        let text_of = |message: &Message| if let Message::User { text, .. } = message { Some(text.clone()) } else { None };
-        let known = self.state(|state| {
-            let slot = state.context.iter().rfind(|slot| slot.seq == seq)?;
-            text_of(slot.message.as_deref()?)
-        });
+    /// The message at `seq`; nothing where it cannot be read.
+    async fn message_at(&self, seq: Seq) -> Result<Option<Arc<Message>>, StoreError> {
+        let known = self.state(|state| state.context.iter().rfind(|slot| slot.seq == seq)?.message.clone());
         if known.is_some() {
             return Ok(known);
         }
         let entry = self.shared.store.read_one(self.id(), seq, Place::default()).await?;
-        Ok(entry.and_then(|entry| text_of(&Message::from_event(&entry.event)?)))
+        Ok(entry.and_then(|entry| Message::from_event(&entry.event)).map(Arc::new))
     }
 
     /// Asks the model again without a new message, after a turn that failed or was stopped.
@@ -550,31 +619,38 @@ impl Session {
     }
 
     /// Refuses a message that cannot fit even alone; a message whose bytes fit is not counted.
-    async fn check_length(&self, text: &str) -> Result<(), SendError> {
+    async fn check_length(&self, message: &UserMessage) -> Result<(), SendError> {
+        let text = &message.text;
+        let images: u64 = message.images.iter().map(image_tokens).sum();
         let budget = self.shared.budget();
         let profile = self.state(|state| state.profile.clone());
         let fixed = profile.map_or(0, |profile| {
             profile.system.len() + profile.tools.iter().map(|tool| tool.parameters.to_string().len()).sum::<usize>()
         });
-        if (text.len() + fixed) as u64 <= budget.input {
+        if (text.len() + fixed) as u64 + images <= budget.input {
             return Ok(());
         }
         let factor = self.shared.model().limits().token_factor;
         let owned = text.to_owned();
         let counted = tokio::task::spawn_blocking(move || crate::tokens::count_tokens(&owned)).await.unwrap_or(text.len() as u64);
-        let tokens = (counted as f64 * factor).ceil() as u64;
+        let tokens = (counted as f64 * factor).ceil() as u64 + images;
         // The system prompt and the tools are estimated by the usual four bytes a token.
         let room = budget.input.saturating_sub(fixed as u64 / 4);
         if tokens > room { Err(SendError::TooLong { tokens, room }) } else { Ok(()) }
     }
 
-    /// Gives a message to the turn that runs: it is in the log at once, and the model sees it after the current tools.
+    /// Gives a message to the turn that runs: it is in the log at once, and the model sees it after the current tools. A key says nothing here. Each MB of an
+    /// image takes some milliseconds: a message with images is for a thread that may block.
     ///
     /// # Errors
-    /// [`SendError::Idle`] where no turn runs, [`SendError::Empty`], or the log's.
-    pub fn steer(&self, text: &str) -> Result<Seq, SendError> {
-        let text = self.shared.words(text)?;
-        let message = Event::from(UserMessage { text, kind: UserKind::Steer, key: None });
+    /// [`SendError::Idle`] where no turn runs, [`SendError::Empty`], [`SendError::TooManyImages`], or the log's.
+    pub fn steer(&self, message: impl Into<UserInput>) -> Result<Seq, SendError> {
+        let (message, images) = self.message(UserInput { key: None, ..message.into() }, UserKind::Steer)?;
+        if self.state(|state| state.turn.is_none()) {
+            return Err(SendError::Idle);
+        }
+        self.shared.put_images(&images)?;
+        let message = Event::from(message);
         // After `turn.ended` nobody would answer it, also while the turn's task is still at its end.
         let entry = self.shared.append_if(|state| state.turn.is_some().then_some(message))?.ok_or(SendError::Idle)?;
         self.shared.log.start_commit(entry.seq);

@@ -1,6 +1,7 @@
 //! What a tool is to the loop. A call is prepared (arguments parsed and checked, approval), executed and finalised by the loop
 //! (`agent_loop.rs`); a tool only runs.
 
+use crate::images::Image;
 use crate::interrupt::Interrupt;
 use async_trait::async_trait;
 use serde_json::Value;
@@ -81,12 +82,14 @@ pub struct ToolOutput {
     pub text: String,
     /// The new todo list, where the tool changed it.
     pub todos: Option<Vec<Todo>>,
+    /// Images that the model sees with the text.
+    pub images: Vec<Image>,
 }
 
 impl ToolOutput {
     /// An output of text alone.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), todos: None }
+        Self { text: text.into(), ..Self::default() }
     }
 }
 

@@ -199,8 +199,10 @@ impl TurnTask {
     /// Logs the one result. Gives a reason to stop where there is one; the results of the other calls come first.
     async fn finalise(&self, prepared: &Prepared, ran: Ran, took: Duration, bound: usize) -> Result<Option<Stop>, Stop> {
         let mut stop = None;
+        let mut images = Vec::new();
         let (outcome, text) = match ran {
             Ran::Finished(Ok(output)) => {
+                images = output.images;
                 if let Some(mut todos) = output.todos {
                     let secrets = lock(&self.shared.setup).secrets.clone();
                     todos.iter_mut().for_each(|todo| todo.content = secrets.hide(std::mem::take(&mut todo.content)));
@@ -235,9 +237,10 @@ impl TurnTask {
         };
         let text = self.shared.hide(text);
         let (output, full) = self.shorten(text, bound)?;
+        let images = self.shared.keep_images(images).await?;
         let (call, name) = (prepared.call.id.clone(), prepared.call.name.clone());
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let entry = self.shared.append(ToolFinished { call, name, outcome, output, full, duration_ms })?;
+        let entry = self.shared.append(ToolFinished { call, name, outcome, output, full, images, duration_ms })?;
         self.shared.log.start_commit(entry.seq);
         Ok(stop)
     }

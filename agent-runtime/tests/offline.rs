@@ -116,7 +116,7 @@ impl Chat {
                 Err(error) => (error.0, true),
             },
         };
-        SentResult { id: call.provider_id.clone(), name: call.name.clone(), output, is_error }
+        SentResult { id: call.provider_id.clone(), name: call.name.clone(), output, is_error, images: Vec::new() }
     }
 }
 
@@ -285,7 +285,7 @@ async fn offline_usage_is_a_quarter_of_the_bytes() {
 }
 
 fn user(texts: Vec<&str>) -> Conversation {
-    let messages = vec![Sent::User(texts.into_iter().map(str::to_owned).collect())];
+    let messages = vec![Sent::User(texts.into_iter().map(Into::into).collect())];
     Conversation { profile: Arc::new(profile(Vec::new())), max_output_tokens: 100, messages }
 }
 

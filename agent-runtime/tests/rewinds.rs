@@ -40,7 +40,7 @@ impl World {
     fn sent(&self) -> String {
         let requests = self.model.requests();
         let texts = requests.last().expect("a request").messages.iter().map(|sent| match sent {
-            Sent::User(texts) => texts.join(" "),
+            Sent::User(parts) => parts.iter().filter_map(|part| part.text()).collect::<Vec<_>>().join(" "),
             _ => String::new(),
         });
         texts.collect::<Vec<_>>().join(" ")

@@ -408,7 +408,7 @@ async fn a_steering_message_is_in_the_log_at_once_and_answered_in_the_same_turn(
     let outcome = turn.outcome().await;
     assert_eq!((outcome.text.as_str(), outcome.model_calls), ("Two.", 2));
     let requests = model.requests();
-    assert_eq!(requests[1].messages.last(), Some(&Sent::User(vec!["go on".to_owned()])));
+    assert_eq!(requests[1].messages.last(), Some(&Sent::User(vec!["go on".into()])));
     world.end(session).await;
 }
 

@@ -127,6 +127,9 @@ pub(crate) struct RunArgs {
     /// A name of your own for the message: sent twice with the same one, it is answered once
     #[arg(long, value_name = "KEY", conflicts_with = "no_session", help_heading = "Session")]
     pub(crate) message_id: Option<String>,
+    /// An image that goes with the message: png, jpeg, gif or webp (repeatable)
+    #[arg(long, value_name = "FILE", help_heading = "Session")]
+    pub(crate) image: Vec<PathBuf>,
     /// Keep nothing
     #[arg(long, conflicts_with_all = ["go_on", "resume", "name"], help_heading = "Session")]
     pub(crate) no_session: bool,

@@ -179,7 +179,7 @@ impl From<SendError> for CliError {
             SendError::Append(error @ (AppendError::Full { .. } | AppendError::NotOpen { .. })) => {
                 Self::new(Exit::Store, error.to_string()).hint("`longhand doctor` looks at the home and its disk")
             }
-            SendError::Empty | SendError::BadKey => Self::usage(error.to_string()),
+            SendError::Empty | SendError::BadKey | SendError::TooManyImages { .. } => Self::usage(error.to_string()),
             SendError::KeyTaken(_) => Self::usage(error.to_string())
                 .hint("a message that is sent again has the same words; another message needs another `--message-id`"),
             SendError::TooLong { .. } => {

@@ -11,6 +11,7 @@ mod commands;
 mod error;
 mod export;
 mod handoff;
+mod images;
 mod instructions;
 mod learned;
 mod local_time;

@@ -19,7 +19,7 @@ use crate::signals::Signals;
 use crate::stdin;
 use crate::transcript::model_name;
 use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, ModelFallback, Progress, Seq};
-use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent};
+use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent, UserInput};
 use futures_util::StreamExt;
 use report::Report;
 use serde::Serialize;
@@ -93,7 +93,9 @@ impl Print {
             let message = if plan.goes_on_waiting(plan.choice) {
                 None
             } else {
-                Some(stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?)
+                // What is wrong with an image is told before anything is written down.
+                let images = plan.images().await?;
+                Some(plan.message(&stdin::message(plan.prompt.as_deref(), stdin::Kind::of_process()).await?, images))
             };
             Ok::<_, CliError>((plan, message))
         };
@@ -101,7 +103,7 @@ impl Print {
             return Ok(self.stopped_early());
         };
         let counting = plan.count_quota();
-        let ended = self.one_turn(&plan, approver, message.as_deref()).await;
+        let ended = self.one_turn(&plan, approver, message).await;
         if let Some(counting) = counting
             && let Ok(Ok(Some(warning))) = timeout(COUNTING_LIMIT, counting).await
         {
@@ -130,7 +132,7 @@ impl Print {
         &mut self,
         plan: &Plan,
         approver: Option<Arc<dyn Approver>>,
-        message: Option<&str>,
+        message: Option<UserInput>,
     ) -> Result<Exit, CliError> {
         let opened = self.signals.unless_caught(plan.open(plan.choice, approver)).await.transpose()?;
         let Some(Opened { session, first, notice, waiting }) = opened else { return Ok(self.stopped_early()) };
@@ -141,7 +143,7 @@ impl Print {
         // A long message is counted first, which takes its time; until then nothing of it is in the log.
         let started = async {
             match (message, waiting) {
-                (Some(message), _) => Ok(session.send(plan.message(message)).await?),
+                (Some(message), _) => Ok(session.send(message).await?),
                 (None, Some(waiting)) => Ok(session.go_on_waiting(waiting)?),
                 (None, None) => Err(CliError::usage("there is no prompt, and no wait that this session was left in")
                     .hint("give a prompt as an argument, or on standard input without `--wait`")),

@@ -12,6 +12,7 @@ use crate::args::{self, RunArgs, SetupArgs};
 use crate::commands::sessions::checked_name;
 use crate::error::CliError;
 use crate::handoff;
+use crate::images;
 use crate::instructions;
 use crate::models::{ModelName, Models};
 use crate::output;
@@ -22,8 +23,8 @@ use agent_runtime::session_store::{
     SessionStore, State, StoreError,
 };
 use agent_runtime::{
-    Approver, Clocks, Model, ModelTable, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup, SpendingLimit,
-    Tool, UserInput, check_output_schema, tools,
+    Approver, Clocks, Image, Model, ModelTable, PermissionMode, Permissions, Runtime, Secrets, SendError, Session, Setup,
+    SpendingLimit, Tool, UserInput, check_output_schema, tools,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -263,9 +264,17 @@ impl Plan {
         self.typed.setup.wait && self.prompt.is_none() && matches!(choice, SessionChoice::Resume(_))
     }
 
-    /// A message of `text`, with the key that was typed.
-    pub(crate) fn message(&self, text: &str) -> UserInput {
-        UserInput { key: self.typed.message_id.clone(), ..UserInput::text(text) }
+    /// A message of `text` and `images`, with the key that was typed.
+    pub(crate) fn message(&self, text: &str, images: Vec<Image>) -> UserInput {
+        UserInput { text: text.to_owned(), images, key: self.typed.message_id.clone() }
+    }
+
+    /// The images that were named for the first message.
+    ///
+    /// # Errors
+    /// Wrong usage: one of them cannot be sent.
+    pub(crate) async fn images(&self) -> Result<Vec<Image>, CliError> {
+        images::read_all(self.typed.image.clone()).await
     }
 
     /// Starts to build what asking the model of a new session needs, beside what else happens. Returns at once. [`Plan::open`]

@@ -277,7 +277,10 @@ impl Writing<'_> {
             let lines = material.number(120) + 5;
             let (name, outcome) = ("read".to_owned(), ToolOutcome::Ok);
             let duration_ms = material.number(40) as u64;
-            self.say(ToolFinished { call, name, outcome, output: material.slice(lines), full: None, duration_ms }.into());
+            self.say(
+                ToolFinished { call, name, outcome, output: material.slice(lines), full: None, images: Vec::new(), duration_ms }
+                    .into(),
+            );
         } else {
             self.say(TurnEnded { reason: "done".to_owned(), error: None, model_calls: 1, usage, duration_ms: 5120 }.into());
         }

@@ -25,6 +25,7 @@ fn main() {
         outcome: ToolOutcome::Ok,
         output: text(420),
         full: None,
+        images: Vec::new(),
         duration_ms: 12,
     }
     .into();

@@ -116,7 +116,7 @@ impl Writer {
         self.add(ToolApproved { call: call.clone(), by: "mode".to_owned() })?;
         self.add(ToolStarted { call: call.clone(), name: "read".to_owned(), side_effects: false })?;
         let (name, output) = ("read".to_owned(), prose(4_000, number + 7));
-        self.add(ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, duration_ms: 3 })?;
+        self.add(ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, images: Vec::new(), duration_ms: 3 })?;
         self.answer(number + 1, false)?;
         let (reason, usage) =
             ("done".to_owned(), Usage { input_tokens: Some(90_000), output_tokens: Some(400), ..Usage::default() });

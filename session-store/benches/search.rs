@@ -143,6 +143,7 @@ fn turn(text: &mut Text, seq: u64, bytes: &mut usize) -> Vec<Event> {
         outcome: ToolOutcome::Ok,
         output,
         full: None,
+        images: Vec::new(),
         duration_ms: 5,
     };
     vec![

@@ -480,6 +480,9 @@ pub struct UserMessage {
     /// The sender's own key for this message, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The images that go with the words, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageRef>,
 }
 
 /// `message.queued`: words that wait to be sent. They are no message yet: the first `user.message` of the kind `follow_up` with the same words is.
@@ -828,6 +831,9 @@ pub struct ToolFinished {
     /// The whole output, beside the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full: Option<SideRef>,
+    /// Images that the model sees with it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageRef>,
     /// How long it ran.
     #[serde(default)]
     pub duration_ms: u64,
@@ -840,6 +846,36 @@ pub struct SideRef {
     pub sha256: String,
     /// Its length.
     pub bytes: u64,
+}
+
+/// An image of a message: a file beside the log, and what is known of it without reading that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRef {
+    /// `image/png`, `image/jpeg`, `image/gif` or `image/webp`; told by its bytes. An open set.
+    pub media_type: String,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// SHA-256 of its bytes, hexadecimal: the file's name.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl ImageRef {
+    /// The file that it is in.
+    #[must_use]
+    pub fn side(&self) -> SideRef {
+        SideRef { sha256: self.sha256.clone(), bytes: self.bytes }
+    }
+
+    /// What it is, as `png 640x480`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let kind = self.media_type.strip_prefix("image/").unwrap_or(&self.media_type);
+        format!("{kind} {}x{}", self.width, self.height)
+    }
 }
 
 /// Where an item of the todo list stands.

@@ -96,7 +96,8 @@ pub(crate) fn every_event() -> Vec<Event> {
             .into(),
         SessionRenamed { name: "tides".to_owned() }.into(),
         profile.into(),
-        UserMessage { text: "What does README.md say? \u{1f30a}".to_owned(), kind: UserKind::Prompt, key: None }.into(),
+        UserMessage { text: "What does README.md say? \u{1f30a}".to_owned(), kind: UserKind::Prompt, ..UserMessage::default() }
+            .into(),
         note("AGENTS.md changed since the session started."),
         ModelRequest {
             origin: origin(),
@@ -129,6 +130,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             outcome: ToolOutcome::Ok,
             output: "# Tide\n\nTables of high water.".to_owned(),
             full: Some(SideRef { sha256: sha256_hex(b"the whole output"), bytes: 73_112 }),
+            images: Vec::new(),
             duration_ms: 3,
         }
         .into(),
@@ -250,6 +252,8 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         reasoning_tokens: number(0),
     };
     let side = SideRef { sha256: word(3), bytes: n[3] };
+    let image = ImageRef { media_type: word(1), width: n[0] as u32, height: n[1] as u32, sha256: word(2), bytes: n[2] };
+    let images = vec![image; (n[3] % 3) as usize];
     match Event::TYPES.get(kind).copied().unwrap_or_default() {
         "opened" => Opened {
             epoch: n[0],
@@ -307,7 +311,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         .into(),
         "user.message" => {
             let kind = [UserKind::Prompt, UserKind::Steer, UserKind::FollowUp][(n[0] % 3) as usize];
-            UserMessage { text: word(0), kind, key: some(1) }.into()
+            UserMessage { text: word(0), kind, key: some(1), images }.into()
         }
         "note" => Note { text: word(0) }.into(),
         "model.request" => ModelRequest {
@@ -370,6 +374,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
                 [(n[0] % 4) as usize],
             output: word(2),
             full: n[1].is_multiple_of(2).then_some(side),
+            images,
             duration_ms: n[2],
         }
         .into(),

@@ -12,8 +12,8 @@
 //! by every reader at the same event.
 
 use crate::event::{
-    AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, Opened, Origin, Profile, StopReason,
-    Todo, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind, UserMessage,
+    AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, ImageRef, Opened, Origin, Profile,
+    StopReason, Todo, ToolOutcome, TurnEnded, Usage, UserKind, UserMessage,
 };
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
@@ -50,6 +50,8 @@ pub enum Message {
         text: String,
         /// How they came in.
         kind: UserKind,
+        /// The images that go with them.
+        images: Vec<ImageRef>,
     },
     /// The runtime's words to the model.
     Note {
@@ -68,6 +70,8 @@ pub enum Message {
         outcome: ToolOutcome,
         /// What the model sees.
         output: String,
+        /// The images that it sees with that.
+        images: Vec<ImageRef>,
     },
 }
 
@@ -76,15 +80,28 @@ impl Message {
     #[must_use]
     pub fn from_event(event: &Event) -> Option<Self> {
         Some(match event {
-            Event::UserMessage(user) => Self::User { text: user.text.clone(), kind: user.kind },
+            Event::UserMessage(user) => Self::User { text: user.text.clone(), kind: user.kind, images: user.images.clone() },
             Event::Note(note) => Self::Note { text: note.text.clone() },
             Event::ContextTrimmed(trim) => Self::Note { text: trim.note.clone() },
             Event::AssistantMessage(message) => Self::Assistant(message.clone()),
-            Event::ToolFinished(ToolFinished { call, name, outcome, output, .. }) => {
-                Self::ToolResult { call: call.clone(), name: name.clone(), outcome: *outcome, output: output.clone() }
-            }
+            Event::ToolFinished(finished) => Self::ToolResult {
+                call: finished.call.clone(),
+                name: finished.name.clone(),
+                outcome: finished.outcome,
+                output: finished.output.clone(),
+                images: finished.images.clone(),
+            },
             _ => return None,
         })
+    }
+
+    /// The images of the message, in order.
+    #[must_use]
+    pub fn images(&self) -> &[ImageRef] {
+        match self {
+            Self::User { images, .. } | Self::ToolResult { images, .. } => images,
+            Self::Note { .. } | Self::Assistant(_) => &[],
+        }
     }
 }
 

@@ -379,11 +379,11 @@ fn go_on(mut entries: Vec<Entry>) -> Vec<Entry> {
     answer(vec![text("I look again."), call(0, "one.md"), call(1, "two.md"), call(2, "three.md")], StopReason::ToolUse);
     let finished = |index: u64, output: &str, outcome| {
         let (call, name, output) = (format!("call_9_{index}"), "read".to_owned(), output.to_owned());
-        ToolFinished { call, name, outcome, output, full: None, duration_ms: 1 }
+        ToolFinished { call, name, outcome, output, full: None, images: Vec::new(), duration_ms: 1 }
     };
     push(finished(1, "no such file", ToolOutcome::Error).into());
     push(finished(0, "the table", ToolOutcome::Ok).into());
-    push(UserMessage { text: "Quickly.".to_owned(), kind: UserKind::Steer, key: None }.into());
+    push(UserMessage { text: "Quickly.".to_owned(), kind: UserKind::Steer, ..UserMessage::default() }.into());
     let mut answer = |blocks, stop| {
         let origin = origin.clone();
         push(AssistantMessage { message: 0, origin, blocks, stop, partial: false, usage: None, opaque: None }.into());

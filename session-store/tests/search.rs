@@ -80,6 +80,7 @@ fn result(name: &str, output: &str) -> Event {
         outcome: ToolOutcome::Ok,
         output: output.to_owned(),
         full: None,
+        images: Vec::new(),
         duration_ms: 1,
     }
     .into()

@@ -2,7 +2,7 @@
 //! that a server as strict as the real ones accepts.
 
 use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, Secret};
-use agent_runtime::{Model, project};
+use agent_runtime::{Images, Model, project};
 use fault_server::strict;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -72,7 +72,7 @@ fn check(entries: &[Entry], models: &[Arc<dyn Model>], profile: &Arc<Profile>) -
     for entry in entries {
         state.apply(entry);
         for model in models {
-            let conversation = project(&state, profile, model.origin(), 1024);
+            let conversation = project(&state, profile, &Images::default(), model.origin(), 1024);
             let body: Value = serde_json::from_slice(&model.body(&conversation)).map_err(|error| error.to_string())?;
             let accepted = match model.origin().provider.as_str() {
                 "anthropic" => strict::check_anthropic(&body).and_then(|()| strict::check_signatures(&body)),

@@ -6,24 +6,47 @@
 //! undoing, other models in between, lines that are lost.
 
 use agent_runtime::providers::{Anthropic, Endpoint, HttpClient, OpenAi, OpenAiResponses, Secret};
-use agent_runtime::{Model, PROJECTION_VERSION, RequestBuilder, project};
+use agent_runtime::{Base64, Images, Model, PROJECTION_VERSION, RequestBuilder, project};
 use fault_server::strict;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use session_store::{
     AssistantMessage, AssistantReasoning, AssistantText, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event,
-    Interrupted, ModelError, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State, StopReason, Timestamp,
-    ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolSpec, ToolStarted, TurnEnded, Usage, UserKind,
+    ImageRef, Interrupted, ModelError, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State, StopReason,
+    Timestamp, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolSpec, ToolStarted, TurnEnded, Usage, UserKind,
     UserMessage, sha256_hex,
 };
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const TEXTS: [&str; 6] = ["hello", " ", "", "zwei\nZeilen", "\u{1F600} \"quoted\"", "{\"a\": 1}"];
 
+/// What lies beside the log: something small, something that a body has in a piece of its own, and what is gone.
+const FILES: [Option<&[u8]>; 3] = [Some(b"the bytes of an image"), Some(&[7; 50_000]), None];
+
+fn image(place: usize) -> ImageRef {
+    let sha256 = sha256_hex(FILES[place].unwrap_or(b"what is gone"));
+    ImageRef { media_type: "image/png".to_owned(), width: 640, height: 480, sha256, bytes: 21 }
+}
+
+static IMAGES: LazyLock<Images> = LazyLock::new(|| {
+    let mut images = Images::default();
+    FILES.iter().enumerate().for_each(|(place, bytes)| images.insert(&image(place), *bytes));
+    images
+});
+
+/// Some images, as a number: a bit for each, none mostly.
+fn some_images() -> impl Strategy<Value = usize> {
+    prop_oneof![7 => Just(0), 1 => 0..1_usize << FILES.len()]
+}
+
+fn chosen(images: usize) -> Vec<ImageRef> {
+    (0..FILES.len()).filter(|place| images >> place & 1 == 1).map(image).collect()
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    User(usize),
-    Steer(usize),
+    User(usize, usize),
+    Steer(usize, usize),
     Note(usize),
     Answer { reasoning: bool, text: usize, calls: Vec<Call>, end: End },
     Trim { from: usize, count: usize },
@@ -55,6 +78,7 @@ struct Call {
     arguments: usize,
     fate: Fate,
     steered: bool,
+    images: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +96,8 @@ enum Fate {
 fn step() -> impl Strategy<Value = Step> {
     let text = 0..TEXTS.len();
     prop_oneof![
-        4 => text.clone().prop_map(Step::User),
-        1 => text.clone().prop_map(Step::Steer),
+        4 => (text.clone(), some_images()).prop_map(|(text, images)| Step::User(text, images)),
+        1 => (text.clone(), some_images()).prop_map(|(text, images)| Step::Steer(text, images)),
         1 => text.clone().prop_map(Step::Note),
         8 => (any::<bool>(), text, prop::collection::vec(call(), 0..4), end())
             .prop_map(|(reasoning, text, calls, end)| Step::Answer { reasoning, text, calls, end }),
@@ -99,8 +123,17 @@ fn call() -> impl Strategy<Value = Call> {
         1 => Just(Fate::Approved),
         1 => Just(Fate::Untouched),
     ];
-    (0..4usize, 0..4usize, 0..4usize, fate, prop::bool::weighted(0.1), prop::bool::weighted(0.05)).prop_map(
-        |(name, provider_id, arguments, fate, steered, repeats)| Call { name, provider_id, repeats, arguments, fate, steered },
+    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05));
+    (0..4usize, 0..4usize, 0..4usize, fate, flags, some_images()).prop_map(
+        |(name, provider_id, arguments, fate, (steered, repeats), images)| Call {
+            name,
+            provider_id,
+            repeats,
+            arguments,
+            fate,
+            steered,
+            images,
+        },
     )
 }
 
@@ -205,11 +238,12 @@ impl Writer {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::User(text) => {
-                self.push(UserMessage { text: self.text(*text), ..UserMessage::default() });
+            Step::User(text, images) => {
+                self.push(UserMessage { text: self.text(*text), images: chosen(*images), ..UserMessage::default() });
             }
-            Step::Steer(text) => {
-                self.push(UserMessage { text: self.text(*text), kind: UserKind::Steer, key: None });
+            Step::Steer(text, images) => {
+                let (kind, key) = (UserKind::Steer, None);
+                self.push(UserMessage { text: self.text(*text), kind, key, images: chosen(*images) });
             }
             Step::Note(text) => {
                 self.push(Note { text: self.text(*text) });
@@ -248,7 +282,7 @@ impl Writer {
                 self.profile();
             }
             Step::Orphan => {
-                self.push(finished("call_of_nobody", "read", "orphan"));
+                self.push(finished("call_of_nobody", "read", "orphan", 1));
             }
             Step::EndTurn => {
                 self.push(Interrupted { by: "user".to_owned() });
@@ -329,20 +363,20 @@ impl Writer {
     fn fate(&mut self, call: &ToolCall, how: &Call) {
         let id = call.id.clone();
         if how.steered {
-            self.push(UserMessage { text: "meanwhile".to_owned(), kind: UserKind::Steer, key: None });
+            self.push(UserMessage { text: "meanwhile".to_owned(), kind: UserKind::Steer, ..UserMessage::default() });
         }
         let started = |side_effects| ToolStarted { call: id.clone(), name: call.name.clone(), side_effects };
         match how.fate {
             Fate::Finished => {
                 self.push(started(true));
-                self.push(finished(&id, &call.name, "a result"));
+                self.push(finished(&id, &call.name, "a result", how.images));
             }
             Fate::Blank => {
-                self.push(finished(&id, &call.name, " \n"));
+                self.push(finished(&id, &call.name, " \n", how.images));
             }
             Fate::Twice => {
-                self.push(finished(&id, &call.name, "first"));
-                self.push(finished(&id, &call.name, "second"));
+                self.push(finished(&id, &call.name, "first", how.images));
+                self.push(ToolFinished { outcome: ToolOutcome::Error, ..finished(&id, &call.name, "second", how.images) });
             }
             Fate::Denied => {
                 self.push(ToolDenied { call: id, by: "user".to_owned(), reason: "no".to_owned() });
@@ -361,9 +395,9 @@ impl Writer {
     }
 }
 
-fn finished(call: &str, name: &str, output: &str) -> ToolFinished {
+fn finished(call: &str, name: &str, output: &str, images: usize) -> ToolFinished {
     let (call, name, output) = (call.to_owned(), name.to_owned(), output.to_owned());
-    ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, duration_ms: 0 }
+    ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, images: chosen(images), duration_ms: 0 }
 }
 
 /// Reads again what is missing; to the end of the log, because an answer that was cut lies in several lines.
@@ -379,7 +413,7 @@ fn uuid_of(number: u64) -> uuid::Uuid {
 
 fn body(state: &State, model: &dyn Model) -> Value {
     let profile = state.profile.clone().expect("every session has a profile before its first message");
-    let conversation = project(state, &profile, model.origin(), 1024);
+    let conversation = project(state, &profile, &IMAGES, model.origin(), 1024);
     serde_json::from_slice(&model.body(&conversation)).expect("a body is JSON")
 }
 
@@ -410,7 +444,11 @@ fn only_adds(before: &Value, after: &Value) -> Result<(), String> {
 /// What a builder keeps of earlier requests is what they are made of.
 fn same_as_from_scratch(builder: &mut RequestBuilder, state: &State, model: &dyn Model) -> Result<(), TestCaseError> {
     let profile = state.profile.clone().expect("the state has a profile");
-    let body = model.body(&project(state, &profile, model.origin(), 1024));
+    let body = model.body(&project(state, &profile, &IMAGES, model.origin(), 1024));
+    for unknown in builder.unknown_images(state) {
+        let place = (0..FILES.len()).find(|place| image(*place) == unknown).expect("it is one of these");
+        builder.add_image(&unknown, FILES[place].map(Base64::of));
+    }
     let request = builder.build(state, model, 1024).expect("the state has a profile");
     prop_assert_eq!(request.body.to_bytes(), &body);
     prop_assert_eq!(request.sha256, sha256_hex(&body));

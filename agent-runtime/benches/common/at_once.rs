@@ -53,9 +53,9 @@ impl Model for AtOnce {
         Some(head.strip_suffix("]}").expect("the messages come last").into())
     }
 
-    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
+    fn messages(&self, sent: &[Sent]) -> Body {
         let messages = serde_json::to_vec(sent).expect("messages have a JSON form");
-        messages[1..messages.len() - 1].to_vec()
+        messages[1..messages.len() - 1].to_vec().into()
     }
 
     async fn call(&self, body: Body, _: &Clocks) -> Result<ModelStream, ModelFailure> {

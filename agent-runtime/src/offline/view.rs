@@ -1,6 +1,6 @@
 //! The conversation as the offline model looks at it.
 
-use crate::model::{Conversation, Sent};
+use crate::model::{Conversation, Sent, SentPart};
 use session_store::Block;
 
 /// What it sees.
@@ -41,7 +41,7 @@ impl<'a> View<'a> {
         let newest = conversation.messages.iter().rposition(|message| matches!(message, Sent::User(_))).unwrap_or(0);
         for (place, message) in conversation.messages.iter().enumerate() {
             match message {
-                Sent::User(texts) => view.user(texts, place == newest),
+                Sent::User(parts) => view.user(parts, place == newest),
                 Sent::Assistant { blocks, .. } => {
                     view.has_answered |= place < newest;
                     view.last_step = if place < newest { 0 } else { step_named(blocks).unwrap_or(view.last_step) };
@@ -62,8 +62,8 @@ impl<'a> View<'a> {
     }
 
     /// The prompt is the last text of the newest message that is no note of the runtime.
-    fn user(&mut self, texts: &'a [String], is_newest: bool) {
-        self.earlier.extend(texts.iter().map(String::as_str).filter(|text| !is_trim_note(text)));
+    fn user(&mut self, parts: &'a [SentPart], is_newest: bool) {
+        self.earlier.extend(parts.iter().filter_map(SentPart::text).filter(|text| !is_trim_note(text)));
         if is_newest {
             self.prompt = self.earlier.pop().unwrap_or_default().trim();
         }

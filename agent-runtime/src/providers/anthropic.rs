@@ -8,10 +8,11 @@ use super::client::{Client, Protocol};
 use super::endpoint::{Endpoint, EndpointError, header_value, secret_header};
 use super::failure::{Learnable, ServerError, limit_of};
 use super::http::{DecodeError, Decoder, Events, HttpClient};
+use super::images::{IMAGE_LEFT_OUT, IMAGES, NO_IMAGES, output_without_images};
 use crate::clocks::Clocks;
 use crate::model::{
-    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentResult, head_of, join_json,
-    whole_body,
+    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentImage, SentPart, SentResult,
+    head_of, join_json, whole_body,
 };
 use crate::output_schema::{is_enforceable, system_text};
 use async_trait::async_trait;
@@ -66,8 +67,9 @@ impl Model for Anthropic {
         Some(head_of(&head(&self.client.endpoint.model, conversation, &self.client.learned.names())))
     }
 
-    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
-        join_json(messages(sent, !self.client.learned.names().contains("thinking_blocks")))
+    fn messages(&self, sent: &[Sent]) -> Body {
+        let learned = self.client.learned.names();
+        join_json(sent, messages(sent, !learned.contains("thinking_blocks"), !learned.contains(IMAGES)))
     }
 
     fn learned(&self) -> Vec<String> {
@@ -118,6 +120,7 @@ const LEARNABLE: &[Learnable] = &[
     Learnable::new("thinking", r#""thinking":{"#, &["thinking"]),
     Learnable::new("temperature", r#""temperature":"#, &["temperature"]),
     Learnable::new("cache_control", r#""cache_control":"#, &["cache_control"]),
+    Learnable::new(IMAGES, r#"{"type":"image","source":"#, NO_IMAGES),
 ];
 
 /// From `max_tokens: 100000 > 64000, which is the maximum allowed number of output tokens for ...`.
@@ -197,11 +200,29 @@ enum Part<'a> {
     ToolResult {
         r#type: &'static str,
         tool_use_id: &'a str,
-        content: &'a str,
+        content: ResultContent<'a>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         is_error: bool,
     },
+    Image {
+        r#type: &'static str,
+        source: ImageSource<'a>,
+    },
     Verbatim(&'a Value),
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ResultContent<'a> {
+    Text(Cow<'a, str>),
+    Parts(Vec<Part<'a>>),
+}
+
+#[derive(Serialize)]
+struct ImageSource<'a> {
+    r#type: &'static str,
+    media_type: &'a str,
+    data: &'a str,
 }
 
 /// A call's arguments, which have to be an object here.
@@ -274,12 +295,12 @@ fn tool_part(tool: &ToolSpec) -> ToolPart<'_> {
 }
 
 /// Neighbours of one role become one message, so that results come first and the texts after them follow in the same one.
-fn messages(sent: &[Sent], with_reasoning: bool) -> Vec<Message<'_>> {
+fn messages(sent: &[Sent], with_reasoning: bool, with_images: bool) -> Vec<Message<'_>> {
     let mut messages: Vec<Message<'_>> = Vec::with_capacity(sent.len());
     for sent in sent {
         let (role, parts): (_, Vec<_>) = match sent {
-            Sent::User(texts) => ("user", texts.iter().map(|text| text_part(text)).collect()),
-            Sent::ToolResults(results) => ("user", results.iter().map(result_part).collect()),
+            Sent::User(parts) => ("user", parts.iter().map(|part| user_part(part, with_images)).collect()),
+            Sent::ToolResults(results) => ("user", results.iter().map(|result| result_part(result, with_images)).collect()),
             Sent::Assistant { blocks, .. } => {
                 ("assistant", blocks.iter().filter_map(|block| block_part(block, with_reasoning)).collect())
             }
@@ -297,8 +318,25 @@ fn text_part(text: &str) -> Part<'_> {
     Part::Text { r#type: "text", text: text.into(), cache_control: None }
 }
 
-fn result_part(result: &SentResult) -> Part<'_> {
-    Part::ToolResult { r#type: "tool_result", tool_use_id: &result.id, content: &result.output, is_error: result.is_error }
+fn user_part(part: &SentPart, with_images: bool) -> Part<'_> {
+    match part {
+        SentPart::Text(text) => text_part(text),
+        SentPart::Image(image) if with_images => image_part(image),
+        SentPart::Image(_) => text_part(IMAGE_LEFT_OUT),
+    }
+}
+
+fn image_part(SentImage { image, base64 }: &SentImage) -> Part<'_> {
+    let source = ImageSource { r#type: "base64", media_type: &image.media_type, data: base64.as_str() };
+    Part::Image { r#type: "image", source }
+}
+
+fn result_part(result: &SentResult, with_images: bool) -> Part<'_> {
+    let content = match &result.images[..] {
+        images if images.is_empty() || !with_images => ResultContent::Text(output_without_images(result)),
+        images => ResultContent::Parts(images.iter().map(image_part).chain([text_part(&result.output)]).collect()),
+    };
+    Part::ToolResult { r#type: "tool_result", tool_use_id: &result.id, content, is_error: result.is_error }
 }
 
 fn block_part(block: &Block, with_reasoning: bool) -> Option<Part<'_>> {

@@ -61,7 +61,7 @@ impl Client {
         send(&self.http, request, clocks, protocol.decoder).await.map_err(|Refusal { failure, error }| {
             let refused = failure.kind == FailureKind::BadRequest && matches!(failure.status, Some(400 | 422));
             match error {
-                Some(error) if refused && self.learned.learn(protocol.learnable, &body.to_bytes(), &error) => {
+                Some(error) if refused && self.learned.learn(protocol.learnable, &body, &error) => {
                     ModelFailure { kind: FailureKind::Learned, ..failure }
                 }
                 _ => failure,

@@ -5,7 +5,7 @@
 //! (some servers repeat it).
 
 use super::endpoint::Secret;
-use crate::model::{FailureKind, ModelFailure};
+use crate::model::{Body, FailureKind, ModelFailure};
 use crate::tokens::floor_char_boundary;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -214,12 +214,13 @@ impl Learned {
 
     /// Remembers the parameter of `body` that `error` names, if it does. What is learned is not sent any more, so that
     /// each can be learned once, and trying again comes to an end.
-    pub(crate) fn learn(&self, table: &'static [Learnable], body: &[u8], error: &ServerError) -> bool {
+    pub(crate) fn learn(&self, table: &'static [Learnable], body: &Body, error: &ServerError) -> bool {
         let message = error.message.to_ascii_lowercase();
         let names = |text: &str, row: &Learnable| row.called.iter().any(|word| has_word(text, word));
-        let sent = |row: &&Learnable| contains(body, row.sent_as.as_bytes());
-        let by_param = table.iter().filter(sent).find(|row| names(&error.param, row));
-        let Some(row) = by_param.or_else(|| table.iter().filter(sent).find(|row| names(&message, row))) else { return false };
+        // No parameter lies in two pieces. A body may have megabytes of images, so it is looked at last.
+        let sent = |row: &&Learnable| body.pieces().iter().any(|piece| contains(piece, row.sent_as.as_bytes()));
+        let row_of = |text: &str| table.iter().filter(|row| names(text, row)).find(sent);
+        let Some(row) = row_of(&error.param).or_else(|| row_of(&message)) else { return false };
         let name = match row.limit {
             None => row.name.to_owned(),
             Some(limit) => match limit(&error.message) {

@@ -9,6 +9,7 @@ mod client;
 mod endpoint;
 mod failure;
 mod http;
+mod images;
 mod openai;
 mod responses;
 mod retry_after;
@@ -17,6 +18,7 @@ mod sse;
 pub use anthropic::Anthropic;
 pub use endpoint::{Endpoint, EndpointError, Secret};
 pub use http::HttpClient;
+pub use images::IMAGES;
 pub use openai::OpenAi;
 pub use responses::OpenAiResponses;
 

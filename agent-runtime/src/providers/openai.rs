@@ -8,9 +8,11 @@ use super::client::{Client, Protocol};
 use super::endpoint::{Endpoint, EndpointError, secret_header};
 use super::failure::{Learnable, ServerError};
 use super::http::{DecodeError, Decoder, Events, HttpClient};
+use super::images::{DataUrl, IMAGE_LEFT_OUT, IMAGES, NO_IMAGES, output_without_images};
 use crate::clocks::Clocks;
 use crate::model::{
-    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json, whole_body,
+    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentImage, SentPart, SentResult,
+    head_of, join_json, whole_body,
 };
 use crate::output_schema::{is_strict, system_text};
 use async_trait::async_trait;
@@ -61,9 +63,8 @@ impl Model for OpenAi {
         Some(head_of(&head(&self.client.endpoint, conversation, &self.client.learned.names())))
     }
 
-    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
-        let learned = self.client.learned.names();
-        join_json(sent.iter().flat_map(|sent| messages(sent, &learned)))
+    fn messages(&self, sent: &[Sent]) -> Body {
+        join_json(sent, messages(sent, &self.client.learned.names()))
     }
 
     fn learned(&self) -> Vec<String> {
@@ -91,6 +92,7 @@ const LEARNABLE: &[Learnable] = &[
     Learnable::new("reasoning", r#""reasoning":"#, &["reasoning"]),
     Learnable::new("reasoning_details", r#""reasoning_details":"#, &["reasoning_details"]),
     Learnable::new("thinking_blocks", r#""thinking_blocks":"#, &["thinking_blocks"]),
+    Learnable::new(IMAGES, r#"{"type":"image_url","image_url":"#, NO_IMAGES),
 ];
 
 /// Where servers put reasoning; it goes back under the same name.
@@ -158,7 +160,7 @@ enum Message<'a> {
         content: Cow<'a, str>,
     },
     User {
-        content: String,
+        content: UserContent<'a>,
     },
     Assistant {
         /// Null beside calls; some servers insist on the field.
@@ -171,8 +173,28 @@ enum Message<'a> {
     },
     Tool {
         tool_call_id: &'a str,
-        content: &'a str,
+        content: Cow<'a, str>,
     },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum UserContent<'a> {
+    /// Not every server takes parts.
+    Text(String),
+    Parts(Vec<Part<'a>>),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Part<'a> {
+    Text { text: Cow<'a, str> },
+    ImageUrl { image_url: ImageUrl<'a> },
+}
+
+#[derive(Serialize)]
+struct ImageUrl<'a> {
+    url: DataUrl<'a>,
 }
 
 #[derive(Serialize)]
@@ -225,15 +247,63 @@ fn tool_part(tool: &ToolSpec) -> ToolPart<'_> {
     ToolPart { r#type: "function", function }
 }
 
-fn messages<'a>(sent: &'a Sent, learned: &BTreeSet<String>) -> Vec<Message<'a>> {
-    match sent {
-        // One string: not every server takes parts.
-        Sent::User(texts) => vec![Message::User { content: texts.join("\n\n") }],
-        Sent::ToolResults(results) => {
-            results.iter().map(|result| Message::Tool { tool_call_id: &result.id, content: &result.output }).collect()
+/// A tool's message takes no images: they follow behind the results, in the user's message that stands there or in one of their own.
+fn messages<'a>(sent: &'a [Sent], learned: &BTreeSet<String>) -> Vec<Message<'a>> {
+    let with_images = !learned.contains(IMAGES);
+    let mut messages = Vec::with_capacity(sent.len());
+    let mut of_tools = Vec::new();
+    for sent in sent {
+        let user = if let Sent::User(parts) = sent { &parts[..] } else { &[] };
+        if !user.is_empty() || !of_tools.is_empty() {
+            messages.push(Message::User { content: user_content(std::mem::take(&mut of_tools), user, with_images) });
         }
-        Sent::Assistant { blocks, opaque } => vec![assistant(blocks, opaque.as_ref(), learned)],
+        match sent {
+            Sent::User(_) => {}
+            Sent::ToolResults(results) => {
+                messages.extend(results.iter().map(|result| {
+                    let content = if with_images { Cow::Borrowed(&*result.output) } else { output_without_images(result) };
+                    Message::Tool { tool_call_id: &result.id, content }
+                }));
+                of_tools = if with_images { images_of(results) } else { Vec::new() };
+            }
+            Sent::Assistant { blocks, opaque } => messages.push(assistant(blocks, opaque.as_ref(), learned)),
+        }
     }
+    if !of_tools.is_empty() {
+        messages.push(Message::User { content: UserContent::Parts(of_tools) });
+    }
+    messages
+}
+
+/// The images of results, each under the name of its tool.
+fn images_of(results: &[SentResult]) -> Vec<Part<'_>> {
+    let of_result = |result: &'_ SentResult| -> Option<String> {
+        (!result.images.is_empty()).then(|| format!("[What the tool `{}` ({}) returned:]", result.name, result.id))
+    };
+    let mut parts = Vec::new();
+    for result in results {
+        parts.extend(of_result(result).map(|text| Part::Text { text: text.into() }));
+        parts.extend(result.images.iter().map(image_part));
+    }
+    parts
+}
+
+fn image_part(image: &SentImage) -> Part<'_> {
+    Part::ImageUrl { image_url: ImageUrl { url: DataUrl(image) } }
+}
+
+/// One string where there is no image.
+fn user_content<'a>(before: Vec<Part<'a>>, parts: &'a [SentPart], with_images: bool) -> UserContent<'a> {
+    let has_images = with_images && parts.iter().any(|part| matches!(part, SentPart::Image(_)));
+    if before.is_empty() && !has_images {
+        let texts: Vec<&str> = parts.iter().map(|part| part.text().unwrap_or(IMAGE_LEFT_OUT)).collect();
+        return UserContent::Text(texts.join("\n\n"));
+    }
+    let part = |part: &'a SentPart| match part {
+        SentPart::Text(text) => Part::Text { text: text.into() },
+        SentPart::Image(image) => image_part(image),
+    };
+    UserContent::Parts(before.into_iter().chain(parts.iter().map(part)).collect())
 }
 
 fn assistant<'a>(blocks: &'a [Block], opaque: Option<&'a Value>, learned: &BTreeSet<String>) -> Message<'a> {

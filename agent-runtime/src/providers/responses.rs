@@ -9,9 +9,11 @@ use super::client::{Client, Protocol};
 use super::endpoint::{Endpoint, EndpointError, secret_header};
 use super::failure::{Learnable, ServerError};
 use super::http::{DecodeError, Decoder, Events, HttpClient};
+use super::images::{DataUrl, IMAGE_LEFT_OUT, IMAGES, NO_IMAGES, output_without_images};
 use crate::clocks::Clocks;
 use crate::model::{
-    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, head_of, join_json, whole_body,
+    Body, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentPart, SentResult, head_of,
+    join_json, whole_body,
 };
 use crate::output_schema::{is_strict, system_text};
 use async_trait::async_trait;
@@ -62,9 +64,10 @@ impl Model for OpenAiResponses {
         Some(head_of(&head(&self.client.endpoint.model, conversation, &self.client.learned.names())))
     }
 
-    fn messages(&self, sent: &[Sent]) -> Vec<u8> {
-        let phases = !self.client.learned.names().contains("phase");
-        join_json(sent.iter().flat_map(|sent| items(sent, phases)))
+    fn messages(&self, sent: &[Sent]) -> Body {
+        let learned = self.client.learned.names();
+        let (phases, images) = (!learned.contains("phase"), !learned.contains(IMAGES));
+        join_json(sent, sent.iter().flat_map(|sent| items(sent, phases, images)))
     }
 
     fn learned(&self) -> Vec<String> {
@@ -91,6 +94,7 @@ const LEARNABLE: &[Learnable] = &[
     Learnable::new("store", r#""store":"#, &["store"]),
     Learnable::new("strict", r#""strict":"#, &["strict"]),
     Learnable::new("phase", r#""phase":"#, &["phase"]),
+    Learnable::new(IMAGES, r#"{"type":"input_image","image_url":"#, NO_IMAGES),
 ];
 
 /// The service takes no smaller limit.
@@ -168,7 +172,7 @@ enum Item<'a> {
     },
     FunctionCallOutput {
         call_id: &'a str,
-        output: &'a str,
+        output: Output<'a>,
     },
     #[serde(untagged)]
     Reasoning(&'a Value),
@@ -178,7 +182,15 @@ enum Item<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Content<'a> {
     InputText { text: &'a str },
+    InputImage { image_url: DataUrl<'a> },
     OutputText { text: &'a str },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Output<'a> {
+    Text(Cow<'a, str>),
+    Parts(Vec<Content<'a>>),
 }
 
 fn head<'a>(model: &'a str, conversation: &'a Conversation, learned: &BTreeSet<String>) -> Head<'a> {
@@ -216,17 +228,34 @@ fn tool_part(tool: &ToolSpec, strict: bool) -> ToolPart<'_> {
     }
 }
 
-fn items(sent: &Sent, phases: bool) -> Vec<Item<'_>> {
+fn items(sent: &Sent, phases: bool, images: bool) -> Vec<Item<'_>> {
     match sent {
-        Sent::User(texts) => {
-            let content = texts.iter().map(|text| Content::InputText { text }).collect();
+        Sent::User(parts) => {
+            let content = parts.iter().map(|part| user_part(part, images)).collect();
             vec![Item::Message { role: "user", content, phase: None }]
         }
-        Sent::ToolResults(results) => {
-            results.iter().map(|result| Item::FunctionCallOutput { call_id: &result.id, output: &result.output }).collect()
-        }
+        Sent::ToolResults(results) => results
+            .iter()
+            .map(|result| Item::FunctionCallOutput { call_id: &result.id, output: output(result, images) })
+            .collect(),
         Sent::Assistant { blocks, opaque } => answer(blocks, opaque.as_ref().filter(|_| phases)),
     }
+}
+
+fn user_part(part: &SentPart, images: bool) -> Content<'_> {
+    match part {
+        SentPart::Text(text) => Content::InputText { text },
+        SentPart::Image(image) if images => Content::InputImage { image_url: DataUrl(image) },
+        SentPart::Image(_) => Content::InputText { text: IMAGE_LEFT_OUT },
+    }
+}
+
+fn output(result: &SentResult, images: bool) -> Output<'_> {
+    if result.images.is_empty() || !images {
+        return Output::Text(output_without_images(result));
+    }
+    let image = |image| Content::InputImage { image_url: DataUrl(image) };
+    Output::Parts(result.images.iter().map(image).chain([Content::InputText { text: &result.output }]).collect())
 }
 
 /// The items of an answer, in their order.

@@ -33,7 +33,8 @@ use rebuild::{Rebuilder, Rebuilt, hydrate, is_own};
 use recording::{RecordedStore, Recording, Stop, is_passed_over, without_place};
 use serde::Serialize;
 use session_store::{
-    Entry, Event, Origin, Parameters, Profile, Seq, SessionId, SessionLog, SessionStore, State, StoreError, ToolSpec, UserKind,
+    Entry, Event, Origin, Parameters, Profile, Seq, SessionId, SessionLog, SessionStore, SideRef, State, StoreError, ToolSpec,
+    UserKind,
 };
 use std::collections::HashMap;
 use std::ops::Range;
@@ -188,7 +189,8 @@ fn run(
         .build()
         .map_err(|error| StoreError::Lost { id, why: format!("it cannot be run again: {error}") })?;
     let rebuilder = Rebuilder::new(Arc::clone(&present.models));
-    let rebuilt = rebuilder.all(&entries, || is_cancelled.load(Ordering::Relaxed));
+    let read = |side: &SideRef| runtime.block_on(store.read_side(id, side)).ok();
+    let rebuilt = rebuilder.all(&entries, read, || is_cancelled.load(Ordering::Relaxed));
     let count = |is: fn(&Rebuilt) -> bool| rebuilt.iter().filter(|(_, rebuilt)| is(rebuilt)).count() as u64;
     let changed = rebuilt.iter().filter(|(_, rebuilt)| matches!(rebuilt, Rebuilt::Changed(_))).map(|(at, _)| entries[*at].seq);
     let mut report = Rerun {
@@ -430,12 +432,14 @@ impl<'a> Again<'a> {
         entries[..at].iter().for_each(|entry| state.apply(entry));
         hydrate(&mut state, entries);
         let Event::ModelRequest(request) = &entries[at].event else { return self.difference(Stop::Unknown(String::new())) };
+        // The request that differs was built just now, so that its images are known.
+        let images = lock(&self.shared.requests).images().clone();
         let now = {
             let budget = self.shared.budget();
             let state = self.shared.state();
-            state.profile.as_ref().map(|profile| project(&state, profile, &request.origin, budget.output))
+            state.profile.as_ref().map(|profile| project(&state, profile, &images, &request.origin, budget.output))
         };
-        let (Some(now), Some((then, then_body))) = (now, self.rebuilder.build(&state, request)) else {
+        let (Some(now), Some((then, then_body))) = (now, self.rebuilder.build(&state, &images, request)) else {
             return self.difference(Stop::Unknown("the request cannot be built".to_owned()));
         };
         let now_body = self.shared.model().body(&now);

@@ -3,6 +3,7 @@
 use super::BuildModel;
 use super::recording::{Answered, CUT_OFF, Recording, Stop, is_stopped_without_words};
 use crate::clocks::Clocks;
+use crate::images::Image;
 use crate::model::{Body, Conversation, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent};
 use crate::session::lock;
 use crate::tool::{Approval, ApprovalRequest, Approver, Tool, ToolContext, ToolError, ToolOutput};
@@ -79,7 +80,7 @@ impl Model for PlayedModel {
         self.present()?.head(conversation)
     }
 
-    fn messages(&self, messages: &[Sent]) -> Vec<u8> {
+    fn messages(&self, messages: &[Sent]) -> Body {
         self.present().map(|model| model.messages(messages)).unwrap_or_default()
     }
 
@@ -182,6 +183,16 @@ impl PlayedTool {
         std::future::pending().await
     }
 
+    /// The images of a result; one that is gone keeps its name.
+    async fn images(&self, finished: &ToolFinished) -> Vec<Image> {
+        let mut images = Vec::with_capacity(finished.images.len());
+        for image in &finished.images {
+            let bytes = self.recording.whole(&image.side()).await.unwrap_or_default();
+            images.push(Image::stored(image.clone(), bytes));
+        }
+        images
+    }
+
     async fn interrupted(&self, finished: &ToolFinished) -> Result<ToolOutput, ToolError> {
         if !self.recording.is_interrupted() {
             return self.unknown("a tool was stopped, and it was not written down by whom").await;
@@ -232,7 +243,10 @@ impl Tool for PlayedTool {
             },
         };
         match finished.outcome {
-            ToolOutcome::Ok => Ok(ToolOutput { todos: self.recording.todos_of(at), ..ToolOutput::text(text) }),
+            ToolOutcome::Ok => {
+                let images = self.images(finished).await;
+                Ok(ToolOutput { todos: self.recording.todos_of(at), images, ..ToolOutput::text(text) })
+            }
             ToolOutcome::Error | ToolOutcome::Timeout => Err(ToolError(text)),
             ToolOutcome::Interrupted => self.interrupted(finished).await,
             _ => Ok(ToolOutput::text("[The session did not run this call.]")),

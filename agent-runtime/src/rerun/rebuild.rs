@@ -3,13 +3,14 @@
 use super::BuildModel;
 use crate::clocks::Clocks;
 use crate::context::Budget;
+use crate::images::{Base64, Images};
 use crate::model::{Body, Conversation, FailureKind, Model, ModelFailure, ModelLimits, ModelStream, Sent};
 use crate::projection::project;
 use crate::request::RequestBuilder;
 use crate::session::lock;
 use async_trait::async_trait;
 use bytes::Bytes;
-use session_store::{Entry, Event, ModelRequest, Origin, State};
+use session_store::{Entry, Event, ModelRequest, Origin, SideRef, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -40,8 +41,13 @@ impl Rebuilder {
         Self { build, models: Mutex::default() }
     }
 
-    /// Every request of the log that this program sent, by its place, until `is_cancelled`.
-    pub(super) fn all(&self, entries: &[Arc<Entry>], is_cancelled: impl Fn() -> bool) -> Vec<(usize, Rebuilt)> {
+    /// Every request of the log that this program sent, by its place, until `is_cancelled`. `read` reads what is beside the log.
+    pub(super) fn all(
+        &self,
+        entries: &[Arc<Entry>],
+        read: impl Fn(&SideRef) -> Option<Vec<u8>>,
+        is_cancelled: impl Fn() -> bool,
+    ) -> Vec<(usize, Rebuilt)> {
         let mut state = State::default();
         let mut builder = RequestBuilder::new();
         let mut all = Vec::new();
@@ -53,6 +59,9 @@ impl Rebuilder {
                     break;
                 }
                 hydrate(&mut state, entries);
+                for image in builder.unknown_images(&state) {
+                    builder.add_image(&image, read(&image.side()).map(|bytes| Base64::of(&bytes)));
+                }
                 all.push((at, self.check(&state, request, &mut builder)));
             }
             state.apply(entry);
@@ -72,10 +81,11 @@ impl Rebuilder {
         }
     }
 
-    /// What `request` was built from, and its body, with `state` as it was before; nothing where nobody knows how such a model is asked.
-    pub(super) fn build(&self, state: &State, request: &ModelRequest) -> Option<(Conversation, Bytes)> {
+    /// What `request` was built from, and its body, with `state` as it was before and its `images`; nothing where nobody knows how such a model is
+    /// asked.
+    pub(super) fn build(&self, state: &State, images: &Images, request: &ModelRequest) -> Option<(Conversation, Bytes)> {
         let (model, output) = self.model_and_output(state, request)?;
-        let conversation = project(state, state.profile.as_ref()?, &request.origin, output);
+        let conversation = project(state, state.profile.as_ref()?, images, &request.origin, output);
         let body = model.body(&conversation);
         Some((conversation, body))
     }
@@ -128,7 +138,7 @@ impl Model for AsRecorded {
         self.model.head(conversation)
     }
 
-    fn messages(&self, messages: &[Sent]) -> Vec<u8> {
+    fn messages(&self, messages: &[Sent]) -> Body {
         self.model.messages(messages)
     }
 

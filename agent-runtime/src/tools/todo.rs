@@ -53,7 +53,8 @@ impl Tool for TodoTool {
         let items = arguments["todos"].as_array().map_or(&[][..], Vec::as_slice);
         let todos: Vec<Todo> =
             items.iter().map(|item| Todo { content: text(item, "content").to_owned(), status: status(item) }).collect();
-        Ok(ToolOutput { text: told(&todos), todos: Some(todos) })
+        let text = told(&todos);
+        Ok(ToolOutput { todos: Some(todos), ..ToolOutput::text(text) })
     }
 }
 

@@ -5,7 +5,7 @@ use agent_runtime::SentResult;
 use serde_json::{Value, json};
 
 fn result(id: &str, output: &str, is_error: bool) -> SentResult {
-    SentResult { id: id.to_owned(), name: "read".to_owned(), output: output.to_owned(), is_error }
+    SentResult { id: id.to_owned(), name: "read".to_owned(), output: output.to_owned(), is_error, images: Vec::new() }
 }
 
 fn called(id: &str, arguments: &str) -> Block {
@@ -21,13 +21,13 @@ fn called(id: &str, arguments: &str) -> Block {
 /// One of everything: two calls in one message, one of them broken, results, and words of the person after them.
 pub(super) fn long(reasoning: Block, opaque: Option<Value>) -> Conversation {
     conversation(vec![
-        Sent::User(vec!["One".to_owned(), "Two".to_owned()]),
+        Sent::User(vec!["One".into(), "Two".into()]),
         Sent::Assistant {
             blocks: vec![reasoning, text("Look:"), called("call_4_0", r#"{"path":  "a.rs"}"#), called("call_4_1", "")],
             opaque,
         },
         Sent::ToolResults(vec![result("call_4_0", "fn main() {}", false), result("call_4_1", "no such file", true)]),
-        Sent::User(vec!["Stop \"now\"\n".to_owned()]),
+        Sent::User(vec!["Stop \"now\"\n".into()]),
     ])
 }
 
@@ -171,7 +171,7 @@ async fn the_beta_header_goes_with_the_field_that_needs_it() {
 async fn a_body_of_many_pieces_arrives_whole() {
     let server = Server::answering(server::response(500, "", "")).await;
     let model = openai(&server);
-    let long = conversation(vec![Sent::User(vec!["x".repeat(3_000_000)])]);
+    let long = conversation(vec![Sent::User(vec!["x".repeat(3_000_000).into()])]);
     let _ = model.call(model.body(&long).into(), &Clocks::default()).await;
     assert_eq!(server.seen()[0].body.as_bytes(), model.body(&long));
 }

@@ -49,7 +49,7 @@ fn conversation(messages: Vec<Sent>) -> Conversation {
 }
 
 fn hello() -> Conversation {
-    conversation(vec![Sent::User(vec!["Hello".to_owned()])])
+    conversation(vec![Sent::User(vec!["Hello".into()])])
 }
 
 fn text(text: &str) -> Block {

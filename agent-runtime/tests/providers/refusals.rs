@@ -146,7 +146,7 @@ async fn reasoning_that_is_refused_goes() {
     let model = anthropic(&server);
     let opaque = serde_json::json!({"type": "thinking", "thinking": "hm", "signature": "S"});
     let blocks = vec![Block::Reasoning { text: "hm".to_owned(), opaque: Some(opaque) }, text("Hi")];
-    let hello = Sent::User(vec!["Hello".to_owned()]);
+    let hello = Sent::User(vec!["Hello".into()]);
     let asked = conversation(vec![hello.clone(), Sent::Assistant { blocks, opaque: None }, hello]);
     let refused = model.call(model.body(&asked).into(), &Clocks::default()).await.err().expect("a refusal");
     assert_eq!(refused.kind.as_str(), "learned");

@@ -41,7 +41,7 @@ fn reasoning_without_its_encrypted_form_or_without_what_it_led_to_is_not_sent() 
     let item = json!({"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "ENC"});
     let last = Block::Reasoning { text: String::new(), opaque: Some(item) };
     let answer = Sent::Assistant { blocks: vec![text("Yes."), last], opaque: None };
-    let user = || Sent::User(vec!["Hello".to_owned()]);
+    let user = || Sent::User(vec!["Hello".into()]);
     assert!(!body(&*model, &conversation(vec![user(), answer, user()])).contains("rs_2"));
 }
 

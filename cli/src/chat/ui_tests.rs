@@ -150,7 +150,7 @@ fn started(call: &str, name: &str) -> ToolStarted {
 
 fn finished(call: &str, name: &str, outcome: ToolOutcome, output: &str) -> ToolFinished {
     let (call, name, output) = (call.to_owned(), name.to_owned(), output.to_owned());
-    ToolFinished { call, name, outcome, output, full: None, duration_ms: 1200 }
+    ToolFinished { call, name, outcome, output, full: None, images: Vec::new(), duration_ms: 1200 }
 }
 
 fn ended(reason: &str, error: Option<&str>) -> TurnEnded {

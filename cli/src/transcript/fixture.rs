@@ -16,7 +16,7 @@ pub(crate) fn user(text: &str) -> Event {
 }
 
 pub(crate) fn steer(text: &str) -> Event {
-    UserMessage { text: text.to_owned(), kind: UserKind::Steer, key: None }.into()
+    UserMessage { text: text.to_owned(), kind: UserKind::Steer, ..UserMessage::default() }.into()
 }
 
 pub(crate) fn request() -> Event {
@@ -66,6 +66,7 @@ pub(crate) fn finished(call: &str, name: &str, outcome: ToolOutcome, output: &st
         outcome,
         output: output.to_owned(),
         full: None,
+        images: Vec::new(),
         duration_ms: 1_240,
     }
     .into()

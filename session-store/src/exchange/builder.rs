@@ -129,7 +129,7 @@ impl<'a> Builder<'a> {
         self.end_turn()?;
         self.turn = Some((self.at, ended()));
         self.prompts.push(self.log.next_seq());
-        self.message(UserMessage { text: text.to_owned(), kind: UserKind::Prompt, key: None }.into()).map(drop)
+        self.message(UserMessage { text: text.to_owned(), ..UserMessage::default() }.into()).map(drop)
     }
 
     /// A person's words while a turn runs.
@@ -138,7 +138,7 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         self.end_of_summary()?;
-        self.message(UserMessage { text: text.to_owned(), kind: UserKind::Steer, key: None }.into()).map(drop)
+        self.message(UserMessage { text: text.to_owned(), kind: UserKind::Steer, ..UserMessage::default() }.into()).map(drop)
     }
 
     /// Words of a program to the model.
@@ -195,7 +195,8 @@ impl<'a> Builder<'a> {
     pub(super) fn result(&mut self, call: &str, output: String, outcome: ToolOutcome) -> Result<(), StoreError> {
         let Some(Call { id, name, started_at }) = self.open.remove(call) else { return Ok(()) };
         let duration_ms = u64::try_from(self.at.as_ms().saturating_sub(started_at.as_ms())).unwrap_or(0);
-        self.message(ToolFinished { call: id, name, outcome, output, full: None, duration_ms }.into()).map(drop)
+        self.message(ToolFinished { call: id, name, outcome, output, full: None, images: Vec::new(), duration_ms }.into())
+            .map(drop)
     }
 
     /// All messages before here are replaced by a summary, which is the next thing.

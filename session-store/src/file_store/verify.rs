@@ -4,7 +4,7 @@ use super::engine::Core;
 use super::repair::Advance;
 use super::{owner, read, tail};
 use crate::error::StoreError;
-use crate::event::{Checkpoint, Entry, Event, SideRef};
+use crate::event::{Checkpoint, Entry, Event, ImageRef, SideRef};
 use crate::id::SessionId;
 use crate::line::{Problem, ProblemKind};
 use crate::state::{FOLD_VERSION, State};
@@ -24,10 +24,10 @@ pub(super) fn verify(core: &Arc<Core>, id: SessionId, advance: &Advance) -> Resu
             advance(entry.place.offset - told);
             told = entry.place.offset;
         }
-        if let Some(side) = side_of(&entry.event)
-            && read::read_side(core, id, side).is_err()
-        {
-            problems.push(read::missing_side(side, entry.place));
+        for side in sides_of(&entry.event) {
+            if read::read_side(core, id, &side).is_err() {
+                problems.push(read::missing_side(&side, entry.place));
+            }
         }
         is_whole &= problems.is_empty() && entry.sound && entry.seq == state.next_seq;
         if let Event::Checkpoint(checkpoint) = &entry.event
@@ -60,11 +60,13 @@ fn is_fold(checkpoint: &Checkpoint, entry: &Entry, state: &State) -> bool {
     }
 }
 
-/// The side file that an event names.
-fn side_of(event: &Event) -> Option<&SideRef> {
-    match event {
-        Event::ToolFinished(finished) => finished.full.as_ref(),
-        Event::Recovered(recovered) => recovered.full.as_ref(),
-        _ => None,
-    }
+/// The side files that an event names.
+fn sides_of(event: &Event) -> Vec<SideRef> {
+    let (full, images) = match event {
+        Event::ToolFinished(finished) => (finished.full.as_ref(), &finished.images[..]),
+        Event::Recovered(recovered) => (recovered.full.as_ref(), &[][..]),
+        Event::UserMessage(user) => (None, &user.images[..]),
+        _ => return Vec::new(),
+    };
+    full.cloned().into_iter().chain(images.iter().map(ImageRef::side)).collect()
 }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::event::{
     AssistantReasoning, AssistantText, Closed, Compacted, Interrupted, Lost, ModelError, ModelRequest, SessionForked,
-    SessionRenamed, SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolStarted, UserMessage,
+    SessionRenamed, SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolStarted,
+    UserMessage,
 };
 use crate::samples::{any_event, every_event, note, opened};
 use proptest::prelude::*;
@@ -23,7 +24,7 @@ impl Log {
     }
 
     fn user(&mut self, text: &str, kind: UserKind) -> Seq {
-        self.add(UserMessage { text: text.to_owned(), kind, key: None })
+        self.add(UserMessage { text: text.to_owned(), kind, ..UserMessage::default() })
     }
 
     fn request(&mut self) -> Seq {
@@ -63,6 +64,7 @@ impl Log {
             outcome: ToolOutcome::Ok,
             output: format!("output of {call}"),
             full: None,
+            images: Vec::new(),
             duration_ms: 1,
         })
     }
@@ -584,7 +586,7 @@ fn one_event_of_every_type_folds_to_what_it_says() {
 #[test]
 fn a_message_with_a_key_is_known_until_256_others_came() {
     fn keyed(log: &mut Log, key: &str) -> Seq {
-        log.add(UserMessage { text: key.to_owned(), kind: UserKind::Prompt, key: Some(key.to_owned()) })
+        log.add(UserMessage { text: key.to_owned(), key: Some(key.to_owned()), ..UserMessage::default() })
     }
     fn end(log: &mut Log, reason: &str) -> Seq {
         let (reason, error, usage) = (reason.to_owned(), None, Usage::default());

@@ -113,7 +113,7 @@ impl Open {
 }
 
 fn finished(call: String, output: String, full: Option<SideRef>) -> Event {
-    ToolFinished { call, name: "run".into(), outcome: ToolOutcome::Ok, output, full, duration_ms: 0 }.into()
+    ToolFinished { call, name: "run".into(), outcome: ToolOutcome::Ok, output, full, images: Vec::new(), duration_ms: 0 }.into()
 }
 
 /// Runs `steps` steps on `disk` and leaves the trace there; says which disk the last process had.

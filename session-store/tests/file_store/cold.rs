@@ -478,6 +478,7 @@ async fn an_archived_session_is_not_listed_and_comes_back() {
         outcome: ToolOutcome::Ok,
         output: "s".to_owned(),
         full,
+        images: Vec::new(),
         duration_ms: 0,
     };
     log.append(finished(Some(full.clone())).into()).unwrap();
@@ -697,7 +698,7 @@ fn event_of(entries: &[Arc<Entry>], kind: u8, pick: u16, text: &str) -> Event {
     let call = format!("call_{}_0", pick % 4);
     match kind {
         0 => say(text),
-        1 => UserMessage { text: text.to_owned(), kind: UserKind::Steer, key: None }.into(),
+        1 => UserMessage { text: text.to_owned(), kind: UserKind::Steer, ..UserMessage::default() }.into(),
         2..=4 => request(),
         5..=10 => AssistantText { message: last, offset: said.len() as u64, text: text.to_owned() }.into(),
         11 => AssistantReasoning { message: last, offset: thought.len() as u64, text: text.to_owned() }.into(),
@@ -736,6 +737,7 @@ fn event_of(entries: &[Arc<Entry>], kind: u8, pick: u16, text: &str) -> Event {
             outcome: ToolOutcome::Ok,
             output: text.to_owned(),
             full: None,
+            images: Vec::new(),
             duration_ms: 1,
         }
         .into(),

@@ -56,7 +56,10 @@ async fn workload(fs: &SimFs, store: &FileStore, reported: &mut Reported) -> Res
     let side = one.log.put_side(output.clone()).expect("there is room");
     let (call, name) = ("call_1_0".to_owned(), "read".to_owned());
     let full = Some(side.clone());
-    one.append(ToolFinished { call, name, outcome: ToolOutcome::Ok, output: "o".to_owned(), full, duration_ms: 0 }.into());
+    one.append(
+        ToolFinished { call, name, outcome: ToolOutcome::Ok, output: "o".to_owned(), full, images: Vec::new(), duration_ms: 0 }
+            .into(),
+    );
     one.say(&"large ".repeat(2000));
     one.durable(reported).await?;
     reported.sides.push((one.log.id(), side.clone(), output.clone()));

@@ -76,7 +76,8 @@ async fn a_side_file_that_an_owner_who_died_did_not_sync_is_durable_before_its_l
     let side = log.put_side(vec![7; 10_000]).unwrap();
     let (call, name, output) = ("call_1_0".to_owned(), "read".to_owned(), "7".to_owned());
     let full = Some(side.clone());
-    log.append(ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full, duration_ms: 0 }.into()).unwrap();
+    log.append(ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full, images: Vec::new(), duration_ms: 0 }.into())
+        .unwrap();
     soon(log.progress().wait_for(|progress| progress.trouble.is_some() && progress.written == 3)).await.unwrap();
     // Its owner dies, and the next one makes the line durable.
     let fs = fs.after_kill();

@@ -120,7 +120,7 @@ async fn an_event_too_large_for_a_line_is_read_from_beside_it() {
 
 fn finished(full: SideRef) -> Event {
     let (call, name, output) = ("call_1_0".to_owned(), "read".to_owned(), "short".to_owned());
-    ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: Some(full), duration_ms: 1 }.into()
+    ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: Some(full), images: Vec::new(), duration_ms: 1 }.into()
 }
 
 #[tokio::test]

@@ -71,7 +71,8 @@ fn add_turn(log: &dyn SessionLog, is_whole: bool) {
         log.append(ToolStarted { call: call.clone(), name: name.clone(), side_effects: true }.into()).unwrap();
         if index == 0 || is_whole {
             let (outcome, output) = (ToolOutcome::Ok, format!("output {index}"));
-            log.append(ToolFinished { call, name, outcome, output, full: None, duration_ms: 1 }.into()).unwrap();
+            log.append(ToolFinished { call, name, outcome, output, full: None, images: Vec::new(), duration_ms: 1 }.into())
+                .unwrap();
         }
     }
 }

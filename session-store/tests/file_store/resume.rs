@@ -89,7 +89,7 @@ impl Log {
 
     fn result(&mut self, call: &str, output: &str) {
         let (call, name, output) = (call.to_owned(), "shell".to_owned(), output.to_owned());
-        self.add(ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, duration_ms: 1 });
+        self.add(ToolFinished { call, name, outcome: ToolOutcome::Ok, output, full: None, images: Vec::new(), duration_ms: 1 });
     }
 
     fn trim(&mut self, removed: Vec<SeqRange>) -> Seq {
@@ -179,13 +179,13 @@ fn take(log: &mut Log, number: usize, step: &Step) {
     let pick = |index: &Index| context.get(index.index(context.len().max(1))).copied().unwrap_or(0);
     match step {
         Step::Say(kind) => {
-            log.add(UserMessage { text: format!("message {number} \u{1f30a}"), kind: *kind, key: None });
+            log.add(UserMessage { text: format!("message {number} \u{1f30a}"), kind: *kind, ..UserMessage::default() });
         }
         Step::Answer { calls, results, streams } => {
             let request = log.request();
             if *streams {
                 log.piece(request, 0, "answer");
-                log.add(UserMessage { text: "meanwhile".to_owned(), kind: UserKind::Steer, key: None });
+                log.add(UserMessage { text: "meanwhile".to_owned(), kind: UserKind::Steer, ..UserMessage::default() });
                 log.piece(request, 6, &format!(" {number}"));
             }
             log.answer(request, &format!("answer {number}"), *calls);

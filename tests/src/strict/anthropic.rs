@@ -1,11 +1,13 @@
 //! The rules of Anthropic Messages.
 
-use super::{is_name, messages};
+use super::{is_image, is_name, messages};
 use serde_json::Value;
 use std::collections::HashSet;
 
 const TOOL_NAME_LEN_MAX: usize = 128;
 const TOOL_ID_LEN_MAX: usize = 64;
+/// In base64.
+const IMAGE_LEN_MAX: usize = 5 << 20;
 
 type Check = Result<(), String>;
 
@@ -166,13 +168,28 @@ fn check_block<'a>(at: &str, block: &'a Value, is_user: bool, ids: &mut HashSet<
         },
         ("redacted_thinking", false) if block["data"].is_string() => Ok(()),
         ("redacted_thinking", false) => Err(format!("{at}.redacted_thinking.data: Field required")),
-        ("image" | "document", true) => Ok(()),
+        ("image", true) => check_image(at, block),
         ("tool_use" | "thinking" | "redacted_thinking", true) => {
             Err(format!("{at}: `{kind}` blocks can only be in `assistant` messages"))
         }
         ("tool_result", false) => Err(format!("{at}: `tool_result` blocks can only be in `user` messages")),
         _ => Err(format!("{at}: Input tag '{kind}' found using 'type' does not match any of the expected tags")),
     }
+}
+
+fn check_image(at: &str, block: &Value) -> Check {
+    let source = &block["source"];
+    let (media_type, data) = (source["media_type"].as_str().unwrap_or_default(), source["data"].as_str().unwrap_or_default());
+    if source["type"] != "base64" {
+        return Err(format!("{at}.image.source: Input tag does not match any of the expected tags: 'base64', 'url'"));
+    }
+    if data.len() > IMAGE_LEN_MAX {
+        return Err(format!(
+            "{at}.image.source.base64: image exceeds 5 MB maximum: {} bytes > {IMAGE_LEN_MAX} bytes",
+            data.len()
+        ));
+    }
+    if is_image(media_type, data) { Ok(()) } else { Err(format!("{at}.image.source.base64: Could not process image")) }
 }
 
 fn check_tool_use<'a>(at: &str, block: &'a Value, ids: &mut HashSet<&'a str>) -> Check {
@@ -200,7 +217,10 @@ fn check_tool_result(at: &str, block: &Value) -> Check {
         Value::Null | Value::String(_) => Ok(()),
         Value::Array(blocks) => blocks.iter().try_for_each(|inner| match inner["text"].as_str() {
             Some(text) if inner["type"] == "text" => not_blank("messages", text),
-            _ if inner["type"] == "image" => Ok(()),
+            _ if inner["type"] == "image" && block["is_error"] == true => {
+                Err(format!("{at}.tool_result: all content must be type \"text\" if \"is_error\" is true"))
+            }
+            _ if inner["type"] == "image" => check_image(at, inner),
             _ => Err(format!("{at}.tool_result.content.0: Input should be a text or image block")),
         }),
         _ => Err(format!("{at}.tool_result.content: Input should be a valid string or a list of blocks")),
@@ -285,6 +305,7 @@ mod tests {
                 {"role": "user", "content": [
                     {"type": "tool_result", "tool_use_id": "call_1", "content": "one"},
                     {"type": "tool_result", "tool_use_id": "call_2", "content": [{"type": "text", "text": "two"}], "is_error": true},
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}},
                     {"type": "text", "text": "and be quick"}]},
                 {"role": "assistant", "content": [{"type": "text", "text": "Done."}]},
                 {"role": "user", "content": [{"type": "text", "text": "thanks"}]}]})
@@ -403,6 +424,17 @@ mod tests {
         );
         refused_with("/messages/3/content/0", json!({"type": "tool_result", "tool_use_id": "call_1"}), "`user` messages");
         refused_with("/messages/0/content", json!([{"type": "reasoning"}]), "does not match any of the expected tags");
+    }
+
+    #[test]
+    fn bad_images_are_refused() {
+        refused_with("/messages/2/content/2/source/type", json!("file"), "image.source");
+        refused_with("/messages/2/content/2/source/media_type", json!("image/tiff"), "Could not process image");
+        refused_with("/messages/2/content/2/source/data", json!(""), "Could not process image");
+        refused_with("/messages/2/content/2/source/data", json!("iVBORw="), "Could not process image");
+        refused_with("/messages/2/content/2/source/data", json!("A".repeat((5 << 20) + 4)), "exceeds 5 MB");
+        let image = json!([legal()["messages"][2]["content"][2]]);
+        refused_with("/messages/2/content/1/content", image, "all content must be type \"text\"");
     }
 
     #[test]

@@ -71,6 +71,21 @@ fn is_name(text: &str, len_max: usize) -> bool {
     (1..=len_max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
+/// Whether `data` is the base64 form of something, of a type that services take.
+fn is_image(media_type: &str, data: &str) -> bool {
+    let digits = data.trim_end_matches('=');
+    let is_base64 = digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
+    let is_whole = data.len().is_multiple_of(4) && data.len() - digits.len() <= 2;
+    let is_known = matches!(media_type, "image/png" | "image/jpeg" | "image/gif" | "image/webp");
+    is_known && !digits.is_empty() && is_base64 && is_whole
+}
+
+/// The same of a data URL.
+fn is_image_url(url: &Value) -> bool {
+    let parts = url.as_str().and_then(|url| url.strip_prefix("data:")?.split_once(";base64,"));
+    parts.is_some_and(|(media_type, data)| is_image(media_type, data))
+}
+
 /// OpenAI's rules for a schema of answers: `part` has its `name`, `strict` and `schema`.
 fn check_json_schema(at: &str, part: &Value) -> Result<(), String> {
     if !is_name(part["name"].as_str().unwrap_or_default(), 64) {

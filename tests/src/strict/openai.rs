@@ -1,6 +1,6 @@
 //! The rules of OpenAI Chat Completions, and of the servers that speak it.
 
-use super::{is_name, messages};
+use super::{is_image_url, is_name, messages};
 use serde_json::Value;
 use std::collections::HashSet;
 
@@ -142,7 +142,11 @@ fn check_text(index: usize, content: &Value, blank_is_fine: bool) -> Check {
             parts.iter().enumerate().try_for_each(|(place, part)| match (part["type"].as_str(), part["text"].as_str()) {
                 (Some("text"), Some(text)) if !text.trim().is_empty() => Ok(()),
                 (Some("text"), _) => blank(),
-                (Some("image_url"), _) => Ok(()),
+                (Some("image_url"), _) if blank_is_fine => {
+                    Err(format!("Invalid 'messages[{index}]'. Image URLs are only allowed for messages with role 'user', but this message with role 'tool' contains an image URL."))
+                }
+                (Some("image_url"), _) if is_image_url(&part["image_url"]["url"]) => Ok(()),
+                (Some("image_url"), _) => Err("You uploaded an unsupported image. Please make sure your image is valid.".into()),
                 _ => Err(format!("Invalid value for 'messages[{index}].content[{place}].type'")),
             })
         }
@@ -258,7 +262,10 @@ mod tests {
                 {"role": "tool", "tool_call_id": "call_1", "content": ""},
                 {"role": "assistant", "content": null, "tool_calls": [call("call_3")]},
                 {"role": "tool", "tool_call_id": "call_3", "content": [{"type": "text", "text": "three"}]},
-                {"role": "user", "content": [{"type": "text", "text": "be quick"}, {"type": "text", "text": "please"}]},
+                {"role": "user", "content": [
+                    {"type": "text", "text": "be quick"},
+                    {"type": "text", "text": "please"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}]},
                 {"role": "assistant", "content": "Done."},
                 {"role": "user", "content": "thanks"}]})
     }
@@ -325,6 +332,14 @@ mod tests {
         refused_with("/messages/7/content", json!([]), "non-whitespace");
         refused_with("/messages/7/content/0/type", json!("words"), "messages[7].content[0].type");
         refused_with("/messages/7/content", json!(7), "Invalid type for 'messages[7].content'");
+    }
+
+    #[test]
+    fn bad_and_misplaced_images_are_refused() {
+        refused_with("/messages/7/content/2/image_url/url", json!("data:image/png;base64,"), "unsupported image");
+        refused_with("/messages/7/content/2/image_url", json!("data:image/png;base64,iVBORw=="), "unsupported image");
+        let image = json!([legal()["messages"][7]["content"][2]]);
+        refused_with("/messages/6/content", image, "Image URLs are only allowed for messages with role 'user'");
     }
 
     #[test]

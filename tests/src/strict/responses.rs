@@ -3,7 +3,7 @@
 //! Reasoning comes back encrypted. Here the encrypted form is a hash over the model, the instructions, the tools, and every item before
 //! it, which is stricter than the service: that refuses what another model or account made, and silently drops the rest.
 
-use super::{canonical, is_name, messages};
+use super::{canonical, is_image_url, is_name, messages};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -118,9 +118,10 @@ fn check_item<'a>(index: usize, item: &'a Value, ids: &mut HashSet<&'a str>) -> 
         }
         "function_call_output" => {
             has_call_id()?;
-            match item["output"].as_str() {
-                Some(_) => Ok(()),
-                None => Err(format!("Missing required parameter: 'input[{index}].output'.")),
+            match &item["output"] {
+                Value::String(_) => Ok(()),
+                Value::Array(parts) if !parts.is_empty() => check_parts(index, "output", parts, "input_text", true),
+                _ => Err(format!("Missing required parameter: 'input[{index}].output'.")),
             }
         }
         "reasoning" => match (item["id"].as_str(), item["summary"].is_array()) {
@@ -144,15 +145,25 @@ fn check_message(index: usize, item: &Value) -> Check {
     if parts.is_empty() {
         return Err(format!("Invalid 'input[{index}].content': empty array."));
     }
+    check_parts(index, "content", parts, expected, role == "user")
+}
+
+fn check_parts(index: usize, field: &str, parts: &[Value], expected: &str, images: bool) -> Check {
     for (place, part) in parts.iter().enumerate() {
         let kind = part["type"].as_str().unwrap_or_default();
-        if kind != expected && !(role == "user" && kind == "input_image") {
+        if kind == "input_image" && images {
+            if !is_image_url(&part["image_url"]) {
+                return Err(format!("Invalid 'input[{index}].{field}[{place}].image_url'. Expected a valid URL."));
+            }
+            continue;
+        }
+        if kind != expected {
             return Err(format!(
-                "Invalid value: '{kind}'. Supported values are: '{expected}'. (input[{index}].content[{place}].type)"
+                "Invalid value: '{kind}'. Supported values are: '{expected}'. (input[{index}].{field}[{place}].type)"
             ));
         }
-        if kind == expected && part["text"].as_str().is_none_or(|text| text.trim().is_empty()) {
-            return Err(format!("Invalid 'input[{index}].content[{place}].text': content must contain non-whitespace text"));
+        if part["text"].as_str().is_none_or(|text| text.trim().is_empty()) {
+            return Err(format!("Invalid 'input[{index}].{field}[{place}].text': content must contain non-whitespace text"));
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ mod chat;
 mod exits;
 mod faults;
 mod garbage;
+mod images;
 mod kills;
 mod message_id;
 mod print;

@@ -335,7 +335,7 @@ async fn ask(plan: &Plan, is_stopping: &Cell<bool>, line: &Line, done: &mut Done
         output::stderr(&format!("warning: `{}`: {notice}\n", line.id));
     }
     done.report.opened(&session, true);
-    let sent = session.send(own.message(&line.prompt)).await;
+    let sent = session.send(own.message(&line.prompt, Vec::new())).await;
     if is_stopping.get() {
         // The signal came before the turn, so nobody stopped it.
         session.interrupt("shutdown");

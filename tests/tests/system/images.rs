@@ -1,0 +1,165 @@
+//! Images: from a file to the log and to each provider, and what becomes of those that cannot be sent.
+
+use crate::support::{Machine, Protocol};
+use fault_server::{Answer, Request};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+
+/// The start of a png, as far as its size goes, and then `bytes` bytes of noise.
+fn png(width: u32, height: u32, bytes: usize) -> Vec<u8> {
+    let header = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &width.to_be_bytes()[..], &height.to_be_bytes(), b"\x08\x02\0\0\0"].concat();
+    header.into_iter().chain((0..bytes).map(|byte| (byte * byte % 251) as u8)).collect()
+}
+
+/// The machine, with `photo.png` in its project.
+fn machine(protocol: Protocol, answers: &[&str]) -> Machine {
+    let machine = Machine::speaking(protocol, answers.iter().map(|text| Answer::text(*text)).collect::<Vec<_>>());
+    fs::write(machine.project().join("photo.png"), png(640, 480, 100_000)).expect("a file");
+    machine
+}
+
+/// Each image in a request: its media type and the length of its data, and the text behind it.
+fn images(request: &Request) -> Vec<(String, usize)> {
+    fn find(value: &Value, found: &mut Vec<(String, usize)>) {
+        match value {
+            Value::Object(fields) if fields.get("type") == Some(&json!("base64")) => {
+                let text = |name: &str| fields[name].as_str().expect("a text").to_owned();
+                found.push((text("media_type"), text("data").len()));
+            }
+            Value::Object(fields) => fields.values().for_each(|value| find(value, found)),
+            Value::Array(values) => values.iter().for_each(|value| find(value, found)),
+            Value::String(text) => found.extend(text.strip_prefix("data:").and_then(|url| {
+                let (media_type, data) = url.split_once(";base64,")?;
+                Some((media_type.to_owned(), data.len()))
+            })),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    find(&request.body, &mut found);
+    found
+}
+
+/// The files beside the only log.
+fn beside(machine: &Machine) -> Vec<PathBuf> {
+    let folder = machine.session_file().with_extension("");
+    fs::read_dir(folder).map(|files| files.map(|file| file.expect("a file").path()).collect()).unwrap_or_default()
+}
+
+const PHOTO: (&str, usize) = ("image/png", (100_029_usize).div_ceil(3) * 4);
+
+fn photos(count: usize) -> Vec<(String, usize)> {
+    vec![(PHOTO.0.to_owned(), PHOTO.1); count]
+}
+
+#[test]
+fn an_image_is_kept_once_and_goes_to_each_provider_in_its_own_form() {
+    for protocol in Protocol::ALL {
+        let machine = machine(protocol, &["A cat.", "The same cat.", "You are welcome."]);
+        let photo = machine.project().join("photo.png");
+        let run = machine.print(&["--image", "photo.png", "what is on this?"]).finish();
+        assert_eq!((run.code, run.stdout.as_str()), (Some(0), "A cat.\n"), "{protocol:?} {run:?}");
+        let twice = ["-c", "--image", "photo.png", "--image", photo.to_str().expect("a path"), "and on these?"];
+        machine.print(&twice).finish().assert_code(0);
+        machine.print(&["-c", "thank you"]).finish().assert_code(0);
+        let requests = machine.server.requests();
+        assert_eq!(machine.server.refusals(), Vec::<String>::new());
+        assert_eq!(requests.iter().map(images).collect::<Vec<_>>(), [photos(1), photos(3), photos(3)], "{protocol:?}");
+        let first = &requests[0].messages().last().expect("a message")["content"];
+        let kinds: Vec<&str> = first.as_array().expect("parts").iter().filter_map(|part| part["type"].as_str()).collect();
+        let expected = match protocol {
+            Protocol::Anthropic => ["image", "text"],
+            Protocol::OpenAi => ["image_url", "text"],
+            Protocol::Responses => ["input_image", "input_text"],
+        };
+        assert_eq!(kinds, expected);
+
+        let log = machine.log();
+        log.assert_sound();
+        let images: Vec<Value> = log.of_type("user.message").map(|event| event["images"].clone()).collect();
+        let [file] = &beside(&machine)[..] else { panic!("one image is one file: {:?}", beside(&machine)) };
+        let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+        assert_eq!(fs::read(file).expect("the image"), fs::read(&photo).expect("the image"));
+        let image = json!({"media_type": "image/png", "width": 640, "height": 480, "sha256": name, "bytes": 100_029});
+        assert_eq!(images, [json!([image]), json!([image, image]), Value::Null], "{protocol:?}");
+
+        let run = machine.longhand_without_key(&["replay", &machine.session(), "--verify"]).finish();
+        assert!(run.stdout.contains("3 of 3 requests built again") && run.stdout.contains("nothing differs"), "{run:?}");
+        machine.assert_goes_on();
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_sent_is_told_before_anything_is_written_down() {
+    let machine = machine(Protocol::Anthropic, &[]);
+    let write = |name: &str, bytes: &[u8]| fs::write(machine.project().join(name), bytes).expect("a file");
+    write("page.png", b"%PDF-1.7");
+    write("huge.png", &png(640, 480, 4_000_000));
+    write("wide.png", &png(9_000, 480, 10));
+    write("cut.png", &png(640, 480, 0)[..20]);
+    for (name, words) in [
+        ("missing.png", "No such file"),
+        ("page.png", "it is no image that models take: png, jpeg, gif or webp"),
+        ("huge.png", "the image has 4000029 bytes, and models take at most 3932160"),
+        ("wide.png", "the image has 9000x480 pixels, and models take at most 8000 a side"),
+        ("cut.png", "the png is cut or damaged"),
+        (".", "it is no regular file"),
+    ] {
+        let run = machine.print(&["--image", "photo.png", "--image", name, "what is on this?"]).finish();
+        assert!(run.stderr.contains(&format!("cannot send the image `{name}`")) && run.stderr.contains(words), "{run:?}");
+        run.assert_code(2);
+    }
+    let many = [&["--image", "photo.png"].repeat(21)[..], &["what is on these?"]].concat();
+    let run = machine.print(&many).finish();
+    assert!(run.stderr.contains("20 images") && run.stderr.contains("this one has 21"), "{run:?}");
+    run.assert_code(2);
+    assert_eq!(machine.server.requests().len(), 0);
+    assert_eq!(machine.session_files(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_image_that_is_gone_is_told_to_the_model_and_by_verify() {
+    for protocol in Protocol::ALL {
+        let machine = machine(protocol, &["A cat.", "It is gone."]);
+        machine.print(&["--image", "photo.png", "what is on this?"]).finish().assert_code(0);
+        beside(&machine).iter().for_each(|file| fs::remove_file(file).expect("it is there"));
+        machine.print(&["-c", "and now?"]).finish().assert_code(0);
+        let requests = machine.server.requests();
+        assert_eq!((images(&requests[1]), machine.server.refusals()), (Vec::new(), Vec::new()), "{protocol:?}");
+        assert!(String::from_utf8_lossy(&requests[1].raw).contains("[An image was here (png 640x480). It is missing now.]"));
+        let run = machine.longhand(&["sessions", "verify"]).finish();
+        assert!(run.code == Some(1) && run.stdout.contains("side file"), "{run:?}");
+    }
+}
+
+#[test]
+fn a_copy_of_a_session_has_its_images() {
+    let machine = machine(Protocol::OpenAi, &["A cat.", "Still a cat."]);
+    machine.print(&["--image", "photo.png", "what is on this?"]).finish().assert_code(0);
+    let parent = machine.session();
+    machine.print(&["-c", "--fork-session", "look again"]).finish().assert_code(0);
+    machine.longhand(&["sessions", "rm", &parent, "--yes"]).finish().assert_code(0);
+    assert_eq!(images(&machine.server.requests()[1]), photos(1));
+    machine.longhand(&["sessions", "verify"]).finish().assert_code(0);
+    assert_eq!(beside(&machine).len(), 1);
+}
+
+#[test]
+fn a_model_that_takes_no_images_is_asked_again_without_them() {
+    let refusal = "Invalid content type. image_url is only supported by certain models.";
+    let machine = Machine::speaking(
+        Protocol::OpenAi,
+        [Answer::error(400, refusal), Answer::text("I see nothing."), Answer::text("Still nothing.")],
+    );
+    fs::write(machine.project().join("photo.png"), png(640, 480, 100)).expect("a file");
+    let run = machine.print(&["--image", "photo.png", "what is on this?"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "I see nothing.\n"), "{run:?}");
+    machine.print(&["-c", "and now?"]).finish().assert_code(0);
+    let requests = machine.server.requests();
+    let counts: Vec<usize> = requests.iter().map(|request| images(request).len()).collect();
+    assert_eq!(counts, [1, 0, 0], "it is remembered");
+    assert!(String::from_utf8_lossy(&requests[1].raw).contains("[an image was left out: this model takes none]"));
+    let run = machine.longhand_without_key(&["replay", &machine.session(), "--verify"]).finish();
+    assert!(run.stdout.contains("3 of 3 requests built again"), "{run:?}");
+}
