@@ -114,23 +114,52 @@ impl ServerError {
     }
 }
 
-/// How the providers say that the context is too long: Anthropic, OpenAI and LiteLLM, vLLM (two), llama.cpp (three), Ollama, Bedrock, Google.
-const CONTEXT_WORDS: [&str; 14] = [
+/// How servers say that the context is too long, and whose words those are, as far as public sources have them in November 2026.
+const CONTEXT_WORDS: [&str; 33] = [
+    // Anthropic, and Bedrock with its models.
     "prompt is too long",
     "exceed context limit",
+    "exceed your context limit",
+    "exceeds context window",
     "request_too_large",
+    // OpenAI, Azure and Groq; in Responses also inside of the stream.
     "context_length_exceeded",
-    "contextwindowexceeded",
+    "exceeds the context window",
+    "input tokens exceed",
+    "reduce the length of the messages",
+    // OpenAI, DeepSeek, OpenRouter, vLLM, Mistral, and Bedrock with others' models.
     "maximum context length",
+    "contextwindowexceeded", // LiteLLM
+    // vLLM, SGLang, Together.
     "model's context length",
+    "maximum model length",
+    "max_new_tokens", // Text Generation Inference; it is no parameter of ours.
+    // llama.cpp, in three versions.
     "exceed_context_size",
     "exceeds the available context size",
     "exceed the available context size",
+    // Ollama, in two versions.
     "exceeded max context length",
-    "exceeds the context window",
+    "exceeded context length",
+    "greater than the context length", // LM Studio
+    // Bedrock.
     "input is too long",
-    "input token count",
+    "too many input tokens",
+    "too many total text bytes",
+    "input token count",             // Google
+    "maximum prompt length",         // xAI
+    "prompt token count of",         // GitHub
+    "maximum allowed input length",  // Poolside
+    "context window exceeds limit",  // MiniMax
+    "exceeded model token limit",    // Kimi
+    "range of input length should",  // Alibaba
+    "prompt exceeds max length",     // Zhipu
+    "model_context_window_exceeded", // Z.ai
+    "tokens in the prompt cannot",   // Cohere
 ];
+
+/// How servers say that a request alone is more than all requests of a minute may be: waiting does not help. OpenAI, Groq.
+const ALONE_TOO_LARGE_WORDS: [&str; 2] = ["tokens must be reduced in order to run", "please reduce your message size"];
 
 const QUOTA_WORDS: [&str; 6] = [
     "insufficient_quota",
@@ -149,6 +178,9 @@ fn kind_of(status: Option<u16>, error: &ServerError) -> FailureKind {
     // A 2xx that turns out to be an error tells nothing by its status; nor does the 200 of a stream that breaks off.
     let told = status.filter(|status| !(200..300).contains(status)).or(error.code.filter(|code| *code >= 400));
     if matches!(told, None | Some(400 | 413 | 422 | 500)) && says(&CONTEXT_WORDS) {
+        return FailureKind::ContextTooLong;
+    }
+    if told == Some(429) && says(&ALONE_TOO_LARGE_WORDS) {
         return FailureKind::ContextTooLong;
     }
     if matches!(told, None | Some(400 | 402 | 403 | 429)) && says(&QUOTA_WORDS) {
@@ -263,43 +295,186 @@ mod tests {
 
     #[test]
     fn each_provider_says_in_its_own_words_that_the_context_is_too_long() {
-        for (status, body) in [
+        for (who, status, body) in [
             (
+                "anthropic",
                 400,
                 r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
             ),
             (
+                "anthropic, with the answer",
                 400,
-                r#"{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000"}}"#,
-            ),
-            (413, r#"{"type":"error","error":{"type":"request_too_large","message":"Request exceeds the maximum size"}}"#),
-            (
-                400,
-                r#"{"error":{"message":"This model's maximum context length is 8192 tokens. However, you requested 9000","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000, decrease input length or `max_tokens` and try again"}}"#,
             ),
             (
+                "anthropic, by bytes",
+                413,
+                r#"{"type":"error","error":{"type":"request_too_large","message":"Request exceeds the maximum size"}}"#,
+            ),
+            (
+                "openai",
+                400,
+                r#"{"error":{"message":"This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens. Please reduce the length of the messages.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+            ),
+            (
+                "openai, newer models",
+                400,
+                r#"{"error":{"message":"Input tokens exceed the configured limit of 922000 tokens. Your messages resulted in 1200007 tokens. Please reduce the length of the messages.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+            ),
+            (
+                "openai responses",
+                400,
+                r#"{"error":{"message":"Your input exceeds the context window of this model. Please adjust your input and try again.","type":"invalid_request_error","param":"input","code":"context_length_exceeded"}}"#,
+            ),
+            (
+                "openai, more than a minute may have",
+                429,
+                r#"{"error":{"message":"Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 31538. The input or output tokens must be reduced in order to run successfully.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#,
+            ),
+            (
+                "azure",
+                400,
+                r#"{"error":{"message":"This model's maximum context length is 128000 tokens, however you requested 130000 tokens","type":"invalid_request_error","param":null,"code":"context_length_exceeded"}}"#,
+            ),
+            (
+                "groq",
+                400,
+                r#"{"error":{"message":"Please reduce the length of the messages or completion.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+            ),
+            (
+                "groq, more than a minute may have",
+                413,
+                r#"{"error":{"message":"Request too large for model `llama-3.3-70b-versatile` on tokens per minute (TPM): Limit 12000, Requested 14137, please reduce your message size and try again.","type":"tokens","code":"rate_limit_exceeded"}}"#,
+            ),
+            (
+                "openrouter",
+                400,
+                r#"{"error":{"code":400,"message":"This endpoint's maximum context length is 1048576 tokens. However, you requested about 1293741 tokens (1227853 of text input, 353 of tool input, 65535 in the output). Please reduce the length of either one, or use the \"middle-out\" transform."}}"#,
+            ),
+            (
+                "openrouter, poolside",
+                400,
+                r#"{"error":{"code":400,"message":"Input length 265330 exceeds the maximum allowed input length of 262144 tokens."}}"#,
+            ),
+            (
+                "vllm",
                 400,
                 r#"{"object":"error","message":"'max_tokens' or 'max_completion_tokens' is too large: 8192. This model's maximum context length is 8192 tokens","type":"BadRequestError","param":null,"code":400}"#,
             ),
             (
+                "vllm, newer",
                 400,
                 r#"{"error":{"message":"You passed 1015 input tokens. However, the model's context length is only 1024 tokens","type":"BadRequestError","param":"input_tokens","code":400}}"#,
             ),
             (
+                "vllm, the prompt alone",
+                400,
+                r#"{"error":{"message":"The decoder prompt (length 44458) is longer than the maximum model length of 24576.","type":"BadRequestError","param":null,"code":400}}"#,
+            ),
+            (
+                "sglang and together",
+                400,
+                r#"{"error":{"message":"The input (44458 tokens) is longer than the model's context length (32768 tokens).","type":"invalid_request_error"}}"#,
+            ),
+            (
+                "text generation inference",
+                422,
+                r#"{"error":"Input validation error: `inputs` tokens + `max_new_tokens` must be <= 32768. Given: 71508 `inputs` tokens and 0 `max_new_tokens`","error_type":"validation"}"#,
+            ),
+            (
+                "llama.cpp",
                 400,
                 r#"{"error":{"code":400,"message":"the request exceeds the available context size, try increasing it","type":"exceed_context_size_error","n_ctx":256}}"#,
             ),
             (
+                "llama.cpp, older",
                 500,
                 r#"{"error":{"code":500,"message":"the request exceeds the available context size. try increasing the context size or enable context shift","type":"server_error"}}"#,
             ),
-            (400, r#"{"error":"prompt too long; exceeded max context length by 412 tokens"}"#),
+            ("ollama", 400, r#"{"error":"prompt too long; exceeded max context length by 412 tokens"}"#),
+            ("ollama, another", 400, r#"{"error":{"message":"prompt too long; exceeded context length","type":"api_error"}}"#),
             (
+                "lm studio",
+                400,
+                r#"{"error":"The number of tokens to keep from the initial prompt is greater than the context length."}"#,
+            ),
+            (
+                "litellm",
                 400,
                 r#"{"error":{"message":"litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException","type":null,"param":null,"code":"400"}}"#,
             ),
+            (
+                "bedrock by a proxy",
+                400,
+                r#"{"error":{"message":"bedrock error: The model returned the following errors: Input is too long for requested model.","type":"invalid_request_error"}}"#,
+            ),
+            (
+                "bedrock by a proxy, claude",
+                400,
+                r#"{"message":"ValidationException: The model returned the following errors: prompt is too long: 903884 tokens > 200000 maximum"}"#,
+            ),
+            (
+                "google",
+                400,
+                r#"[{"error":{"code":400,"message":"The input token count (1196265) exceeds the maximum number of tokens allowed (1048575).","status":"INVALID_ARGUMENT"}}]"#,
+            ),
+            (
+                "xai",
+                400,
+                r#"{"code":"Client specified an invalid argument","error":"This model's maximum prompt length is 131072 but the request contains 537812 tokens."}"#,
+            ),
+            (
+                "mistral",
+                400,
+                r#"{"object":"error","message":"Prompt contains 33012 tokens and 0 draft tokens, too large for model with 32768 maximum context length","type":"invalid_request_prompt_too_long"}"#,
+            ),
+            ("minimax", 400, r#"{"error":{"message":"invalid params, context window exceeds limit (2013)"}}"#),
+            ("kimi", 400, r#"{"error":{"message":"Your request exceeded model token limit: 262144 (requested: 566084)"}}"#),
+            (
+                "github",
+                400,
+                r#"{"error":{"message":"prompt token count of 140000 exceeds the limit of 128000","code":"model_max_prompt_tokens_exceeded"}}"#,
+            ),
+            (
+                "alibaba",
+                400,
+                r#"{"error":{"code":"invalid_parameter_error","message":"Range of input length should be [1, 129024]","type":"invalid_request_error"}}"#,
+            ),
+            ("zhipu", 400, r#"{"error":{"code":"1261","message":"Prompt exceeds max length"}}"#),
+            (
+                "cohere",
+                400,
+                r#"{"message":"too many tokens: total number of tokens in the prompt cannot exceed 128000 - received 130000."}"#,
+            ),
         ] {
-            assert_eq!(kind(status, body), FailureKind::ContextTooLong, "{body}");
+            assert_eq!(kind(status, body), FailureKind::ContextTooLong, "{who}: {body}");
+        }
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_not_taken_for_a_context_that_is_too_long() {
+        for (who, status, body, expected) in [
+            (
+                "openai",
+                429,
+                r#"{"error":{"message":"Rate limit reached for gpt-4o on tokens per min (TPM): Limit 30000, Used 29000, Requested 1443. Please try again in 4.77s.","type":"tokens","code":"rate_limit_exceeded"}}"#,
+                FailureKind::RateLimit,
+            ),
+            (
+                "bedrock by a proxy",
+                429,
+                r#"{"message":"ThrottlingException: Too many tokens, please wait before trying again."}"#,
+                FailureKind::RateLimit,
+            ),
+            (
+                "anthropic, the answer alone",
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"max_tokens: 8192 > 4096, which is the maximum allowed number of output tokens for claude-x"}}"#,
+                FailureKind::BadRequest,
+            ),
+            ("a proxy", 503, "upstream: prompt is too long to be queued", FailureKind::Server),
+        ] {
+            assert_eq!(kind(status, body), expected, "{who}: {body}");
         }
     }
 

@@ -536,7 +536,7 @@ impl Answer {
 
     fn stop_reason(&self) -> StopReason {
         match self.finish.as_deref().unwrap_or_default() {
-            "length" | "max_tokens" => StopReason::MaxTokens,
+            "length" | "max_tokens" | "model_context_window_exceeded" => StopReason::MaxTokens,
             "content_filter" | "refusal" => StopReason::Refusal,
             // Some servers say `stop` after calls, and some say `tool_calls` after none.
             "stop" | "tool_calls" | "function_call" | "end_turn" | "eos" | "" => match self.calls.is_empty() {

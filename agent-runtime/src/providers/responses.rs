@@ -326,6 +326,7 @@ impl Decoder for Answer {
             "response.function_call_arguments.delta" => out.push(ModelEvent::ToolArguments),
             "response.output_item.added" => out.progressed(),
             "response.output_item.done" => self.item(&event["item"], out),
+            "response.incomplete" if self.is_empty() && is_too_long(&event["response"]) => return Err(too_long()),
             "response.completed" | "response.incomplete" => self.finish(&event["response"], out),
             "response.failed" => return Err(failed(&event["response"])),
             "error" => return Err(failed(&event)),
@@ -342,6 +343,9 @@ impl Decoder for Answer {
     fn whole(&mut self, answer: &Value, out: &mut Events) -> Result<(), DecodeError> {
         if answer["status"] == "failed" {
             return Err(failed(answer));
+        }
+        if answer["output"].as_array().is_some_and(Vec::is_empty) && is_too_long(answer) {
+            return Err(too_long());
         }
         if !answer["output"].is_array() {
             return Err(DecodeError::malformed("no output", &answer.to_string()));
@@ -362,6 +366,11 @@ impl Decoder for Answer {
 }
 
 impl Answer {
+    /// Whether nothing was said so far.
+    fn is_empty(&self) -> bool {
+        self.items == 0 && self.text.is_empty()
+    }
+
     /// Takes an item that is whole.
     fn item(&mut self, item: &Value, out: &mut Events) {
         self.items += 1;
@@ -425,6 +434,7 @@ impl Answer {
         }
         let stop = match response["incomplete_details"]["reason"].as_str() {
             Some("max_output_tokens") => StopReason::MaxTokens,
+            Some(_) if is_too_long(response) => StopReason::MaxTokens,
             Some("content_filter") => StopReason::Refusal,
             Some(other) => StopReason::Other(other.to_owned()),
             None if self.called => StopReason::ToolUse,
@@ -435,6 +445,16 @@ impl Answer {
         let opaque = phases.iter().any(Value::is_string).then(|| json!({"phases": phases}));
         out.push(ModelEvent::Done { stop, opaque });
     }
+}
+
+/// Whether the answer ended because the window was full: where nothing was said, what was sent alone filled it.
+fn is_too_long(response: &Value) -> bool {
+    response["incomplete_details"]["reason"].as_str().is_some_and(|reason| reason.contains("context"))
+}
+
+fn too_long() -> DecodeError {
+    let error = json!({"error": {"code": "context_length_exceeded", "message": "the context window is full before the answer"}});
+    DecodeError::Server(ServerError::from_json(&error).unwrap_or_default())
 }
 
 /// The error in an event or a response that says it failed; its fields may be the event's own.
