@@ -9,11 +9,11 @@
 //! Each wait in here is a [`TurnTask::guard`]: it ends at once when the turn is interrupted or its store fails. What was received until
 //! then is in the log. `answer.rs` asks the model, `tool_calls.rs` runs tools, `context.rs` fits the window.
 
-use crate::context::{TokenCounter, Uncounted, plan_trim, trim_event};
+use crate::context::{TokenCounter, plan_trim, trim_event};
 use crate::interrupt::Interrupt;
 use crate::model::ModelFailure;
 use crate::output_schema;
-use crate::session::{Shared, lock};
+use crate::session::{SendError, Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use serde_json::Value;
 use session_store::{
@@ -72,6 +72,12 @@ impl From<AppendError> for Stop {
 
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Self {
+        Self::Failed(TurnError::Store(error.to_string()))
+    }
+}
+
+impl From<SendError> for Stop {
+    fn from(error: SendError) -> Self {
         Self::Failed(TurnError::Store(error.to_string()))
     }
 }
@@ -398,38 +404,40 @@ fn end_after_panic(shared: &Shared, first: Seq, panic: &tokio::task::JoinError) 
 /// About how many tokens the next request takes.
 pub(crate) async fn estimate(shared: &Arc<Shared>) -> u64 {
     let factor = shared.model().limits().token_factor;
-    count(shared, TokenCounter::uncounted, |state, counter| {
+    count(shared, |state, counter| {
         let profile = state.profile.clone().unwrap_or_else(|| Arc::new(empty_profile()));
         counter.estimate(state, &profile, factor)
     })
     .await
 }
 
-/// Trims the context down to `target` tokens; how many messages left, or nothing where none could.
-pub(crate) async fn trim(shared: &Arc<Shared>, target: u64, reason: &str) -> Result<Option<usize>, AppendError> {
-    let before = estimate(shared).await;
-    let factor = shared.model().limits().token_factor;
-    let planned = count(shared, TokenCounter::uncounted_for_trim, |state, counter| {
-        let trim = plan_trim(state, counter, factor, before, target)?;
-        Some((trim_event(&trim, &state.todos, reason, before), trim.messages))
-    });
-    let Some((event, messages)) = planned.await else { return Ok(None) };
-    shared.append(event)?;
-    Ok(Some(messages))
+/// Trims the context down to `target` tokens, or as far as it goes; how many messages left, or nothing where none could.
+pub(crate) async fn trim(shared: &Arc<Shared>, target: u64, reason: &str) -> Result<Option<usize>, SendError> {
+    loop {
+        let before = estimate(shared).await;
+        let factor = shared.model().limits().token_factor;
+        let planned = count(shared, |state, counter| {
+            let trim = plan_trim(state, counter, factor, before, target)?;
+            Some((trim_event(&trim, &state.todos, reason, before), trim.messages))
+        });
+        let Some((event, messages)) = planned.await else { return Ok(None) };
+        match shared.append(event) {
+            Ok(_) => return Ok(Some(messages)),
+            // What came in while there was no room may change what leaves.
+            Err(AppendError::Full { needed, .. }) => shared.log.reserve(needed).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
-/// What `look` makes of the state and its counter, once nothing of what it reads is `missing`. What is new since the last look is
+/// What `look` makes of the state and its counter, once all of what it reads was counted. What is new since the last look is
 /// counted first, on a thread that may block; for all else no message is touched, copied or counted.
-async fn count<T>(
-    shared: &Shared,
-    missing: fn(&mut TokenCounter, &State) -> Option<Uncounted>,
-    look: impl FnOnce(&State, &mut TokenCounter) -> T,
-) -> T {
+async fn count<T>(shared: &Shared, look: impl FnOnce(&State, &mut TokenCounter) -> T) -> T {
     loop {
         let uncounted = {
             let state = shared.state();
             let mut counter = lock(&shared.counter);
-            match missing(&mut counter, &state) {
+            match counter.uncounted(&state) {
                 Some(uncounted) => uncounted,
                 None => return look(&state, &mut counter),
             }

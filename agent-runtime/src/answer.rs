@@ -211,11 +211,14 @@ impl TurnTask {
 
     /// The provider says that the request is too long, whatever we counted: at least a fifth of it leaves.
     async fn shorten_by_a_fifth(&mut self, failure: &ModelFailure) -> Result<(), Stop> {
-        let tokens = self.guard(estimate(&self.shared)).await?;
-        match self.guard(trim(&self.shared, tokens / 5 * 4, "context_too_long")).await?? {
-            Some(_) => Ok(()),
-            None => Err(failure.clone().into()),
+        let before = self.guard(estimate(&self.shared)).await?;
+        let most = before / 5 * 4;
+        self.guard(trim(&self.shared, most, "context_too_long")).await??;
+        if self.guard(estimate(&self.shared)).await? > most {
+            let why = format!("{} (nothing more of the conversation can be left out)", failure.detail);
+            return Err(Stop::Failed(TurnError::TooLong(why)));
         }
+        Ok(())
     }
 
     /// Logs the request; nothing where the log went on since `built_at`, so that it has to be built again.

@@ -1,8 +1,9 @@
 //! Fitting the context window: how much the next request takes, and which messages leave when it is too much.
 //!
-//! While the bytes of the whole request fit, nothing is counted: a token is at least a byte; an image is counted by its pixels. Nor while the last usage that the
-//! provider reported fits together with the bytes of what came after ([`tokens_at_most`]). Past that the count is that usage plus an
-//! estimate of what came after, and before there is any, an estimate of everything. Estimates are made once a message, away
+//! While the bytes of the whole request fit, nothing is counted: a token is at least a byte; an image is counted by its pixels. Nor while what the provider reported
+//! last ([`State::counted`]) fits together with the bytes of what came after ([`tokens_at_most`]). Past that the count is that report plus an
+//! estimate of what came after, by what the report was for one token of o200k; before there is any, it is an estimate of
+//! everything, by the factor of the model's family. Messages are counted once, away
 //! from the runtime's threads ([`Uncounted`]), and their running sum is kept, so that fitting one more message costs the same
 //! however long the history is.
 //!
@@ -11,6 +12,7 @@
 //! opened the turn, what was said since by the user, the last step, and the todo list, which goes into the trim's note.
 
 use crate::images::image_tokens;
+use crate::projection::closed_step;
 use crate::tokens::count_tokens;
 use session_store::{Block, ContextTrimmed, Message, Profile, Seq, SeqRange, Slot, State, Todo, TodoStatus, ToolSpec};
 use std::collections::{BTreeSet, HashMap};
@@ -19,6 +21,8 @@ use std::sync::Arc;
 
 /// What is left free below the window, in tokens: headers, separators, an estimate's error.
 const MARGIN: u64 = 1_024;
+/// How many tokens of a request weigh as much as the factor of the model's family.
+const FACTOR_TRUST: u64 = 4_000;
 /// What a message costs besides its text.
 const MESSAGE_OVERHEAD: u64 = 8;
 
@@ -59,32 +63,23 @@ impl TokenCounter {
         Self::default()
     }
 
-    /// About how many tokens a request for `state` takes, with `factor` tokens of the model for one of o200k.
+    /// About how many tokens a request for `state` takes, with `factor` tokens of the model for one of o200k as far as no report tells that.
     /// Counts what was not counted before: call it off the runtime's threads when there is much of it.
     pub fn estimate(&mut self, state: &State, profile: &Profile, factor: f64) -> u64 {
-        if let Some((reported, since)) = reported(state) {
-            let since = since.iter().map(|slot| self.size(slot)).sum();
-            return reported + scale(since, factor);
-        }
         self.catch_up(state);
-        let all = self.sums.last().copied().unwrap_or(0);
-        scale(all + self.profile_size(profile), factor)
+        let (all, profile) = (self.all(), self.profile_size(profile));
+        let Some((reported, since)) = counted(state) else { return scale(all + profile, factor) };
+        let before = self.sums[state.context.len() - since.len()];
+        reported + scale(all - before, ratio(reported, before + profile, factor))
     }
 
-    /// What [`TokenCounter::estimate`] would have to count for `state`; nothing where it is a look-up.
+    /// What [`TokenCounter::estimate`] and [`plan_trim`] would have to count for `state`; nothing where they only look it up.
     pub(crate) fn uncounted(&mut self, state: &State) -> Option<Uncounted> {
-        if let Some((_, since)) = reported(state) {
-            return self.missing(since, None);
-        }
         let profile = state.profile.clone().filter(|profile| self.profile.as_ref().is_none_or(|(hash, _)| *hash != profile.hash));
         self.align(state);
-        self.missing(&state.context[self.sums.len() - 1..], profile)
-    }
-
-    /// What working out a trim would have to count.
-    pub(crate) fn uncounted_for_trim(&mut self, state: &State) -> Option<Uncounted> {
-        self.align(state);
-        self.missing(&state.context[self.sums.len() - 1..], None)
+        let new = state.context[self.sums.len() - 1..].iter();
+        let messages: Vec<Slot> = new.filter(|slot| !self.counted.contains_key(&slot.seq)).cloned().collect();
+        (profile.is_some() || !messages.is_empty()).then_some(Uncounted { messages, profile })
     }
 
     /// Takes in what was counted.
@@ -93,9 +88,9 @@ impl TokenCounter {
         self.profile = counted.profile.or(self.profile.take());
     }
 
-    fn missing(&self, slots: &[Slot], profile: Option<Arc<Profile>>) -> Option<Uncounted> {
-        let messages: Vec<Slot> = slots.iter().filter(|slot| !self.counted.contains_key(&slot.seq)).cloned().collect();
-        (profile.is_some() || !messages.is_empty()).then_some(Uncounted { messages, profile })
+    /// The size of all messages.
+    fn all(&self) -> u64 {
+        self.sums.last().copied().unwrap_or(0)
     }
 
     fn size(&mut self, slot: &Slot) -> u64 {
@@ -161,15 +156,22 @@ impl Uncounted {
 /// What a request for `state` takes at most, in tokens of its model, where the provider has reported what it took until lately; no
 /// message is counted for it.
 pub(crate) fn tokens_at_most(state: &State) -> Option<u64> {
-    let (reported, since) = reported(state)?;
+    let (reported, since) = counted(state)?;
     Some(reported + since.iter().map(|slot| message_size(slot, |text| text.len() as u64)).sum::<u64>())
 }
 
-/// What the provider last reported of this context, and the messages since.
-fn reported(state: &State) -> Option<(u64, &[Slot])> {
-    let (seq, usage) = state.last_usage?;
-    let place = state.context.iter().rposition(|slot| slot.seq == seq)?;
-    Some((usage.input_tokens.unwrap_or(0) + usage.output_tokens.unwrap_or(0), &state.context[place + 1..]))
+/// What was last known of this context, and the messages since.
+fn counted(state: &State) -> Option<(u64, &[Slot])> {
+    let (at, tokens) = state.counted?;
+    let last = state.context.iter().rposition(|slot| slot.seq <= at)?;
+    Some((tokens, &state.context[last + 1..]))
+}
+
+/// How many tokens of the model one of o200k is, as far as a request tells that took `known` and was `estimated` to take so many: the more it tells,
+/// the less the family's factor counts. In small requests what is not seen of them (the provider's own words about tools) is a large part.
+fn ratio(known: u64, estimated: u64, factor: f64) -> f64 {
+    let trust = FACTOR_TRUST as f64;
+    (known as f64 + factor * trust) / (estimated as f64 + trust)
 }
 
 fn scale(tokens: u64, factor: f64) -> u64 {
@@ -214,12 +216,17 @@ fn block_size(block: &Block, size: impl Fn(&str) -> u64) -> u64 {
 pub(crate) struct Trim {
     pub(crate) removed: Vec<SeqRange>,
     pub(crate) messages: usize,
+    /// Without its note.
     pub(crate) tokens_after: u64,
+    /// Tokens of the model for one of o200k.
+    ratio: f64,
 }
 
-/// Works out a trim to at most `target` tokens (of the model; `tokens_now` is the estimate before). Nothing where nothing can leave.
+/// Works out a trim to at most `target` tokens (of the model; `tokens_now` is the estimate before, `factor` as for that). Nothing where nothing can leave.
 pub(crate) fn plan_trim(state: &State, counter: &mut TokenCounter, factor: f64, tokens_now: u64, target: u64) -> Option<Trim> {
     counter.catch_up(state);
+    let profile = state.profile.as_deref().map_or(0, |profile| counter.profile_size(profile));
+    let ratio = ratio(tokens_now, counter.all() + profile, factor);
     let opening = state.turn.as_ref().map(|turn| turn.user).or_else(|| last_user(&state.context));
     // The last step stays while its turn runs; where the turn is over, it may leave like any other.
     let keep_from = Some(last_step(&state.context))
@@ -229,21 +236,34 @@ pub(crate) fn plan_trim(state: &State, counter: &mut TokenCounter, factor: f64, 
     let mut kept: BTreeSet<Seq> = state.context[keep_from..].iter().map(|slot| slot.seq).collect();
     let mut tokens = tokens_now;
     let mut enough = false;
+    // Where the step ends that began last: at the last of its results, whatever was said between them.
+    let mut step_end = 0;
     for (place, slot) in state.context[..keep_from].iter().enumerate() {
-        let starts_step = !matches!(slot.message.as_deref(), Some(Message::ToolResult { .. }));
+        let is_answer = matches!(slot.message.as_deref(), Some(Message::Assistant(_)));
+        if is_answer {
+            step_end = end_of_step(&state.context, place);
+        }
+        let is_inside = !is_answer && place < step_end;
         let is_user = matches!(slot.message.as_deref(), Some(Message::User { .. }));
         let said_in_turn = opening.is_some_and(|opening| slot.seq == opening || (slot.seq > opening && is_user));
-        enough |= starts_step && tokens <= target;
+        enough |= !is_inside && tokens <= target;
         if enough || said_in_turn {
             kept.insert(slot.seq);
             continue;
         }
         removed.push(slot.seq);
-        tokens = tokens.saturating_sub(scale(counter.sums[place + 1] - counter.sums[place], factor));
+        tokens = tokens.saturating_sub(scale(counter.sums[place + 1] - counter.sums[place], ratio));
     }
     let only_a_note = removed.len() == 1 && matches!(state.context[0].message.as_deref(), Some(Message::Note { .. }));
-    let trim = Trim { messages: removed.len(), removed: ranges(&removed, &kept), tokens_after: tokens };
+    let trim = Trim { messages: removed.len(), removed: ranges(&removed, &kept), tokens_after: tokens, ratio };
     (trim.messages > 0 && !only_a_note).then_some(trim)
+}
+
+/// The place behind the last result of the answer at `place`.
+fn end_of_step(context: &[Slot], place: usize) -> usize {
+    let step = closed_step(&context[place..]).map_or(context.len(), |step| place + step);
+    let is_result = |slot: &Slot| matches!(slot.message.as_deref(), Some(Message::ToolResult { .. }));
+    context[place..step].iter().rposition(is_result).map_or(place + 1, |last| place + last + 1)
 }
 
 /// `removed`, in the order of the context, as ranges that hold nothing of `kept`.
@@ -284,13 +304,9 @@ pub(crate) fn trim_event(trim: &Trim, todos: &Arc<Vec<Todo>>, reason: &str, toke
         note.push('\n');
     }
     note.push(']');
-    ContextTrimmed {
-        removed: trim.removed.clone(),
-        note,
-        reason: reason.to_owned(),
-        tokens_before,
-        tokens_after: trim.tokens_after,
-    }
+    // Four bytes of English are a token, and three of most other scripts.
+    let tokens_after = trim.tokens_after + scale(note.len() as u64 / 3 + MESSAGE_OVERHEAD, trim.ratio);
+    ContextTrimmed { removed: trim.removed.clone(), note, reason: reason.to_owned(), tokens_before, tokens_after }
 }
 
 #[cfg(test)]
@@ -326,15 +342,58 @@ mod tests {
     }
 
     #[test]
-    fn what_a_provider_reported_is_not_counted() {
-        let usage = Usage { input_tokens: Some(1_000), output_tokens: Some(10), ..Usage::default() };
-        let state = state([note("one"), answer(Some(usage)), note("hello world")]);
+    fn what_came_after_a_report_is_estimated_by_what_the_report_was_for_a_token_of_ours() {
+        let text = "one two three four five six seven eight nine ten ".repeat(2_000);
         let mut counter = TokenCounter::new();
-        assert_eq!(seqs(counter.uncounted(&state)), [2]);
-        assert_eq!(counter.estimate(&state, &profile(), 1.0), 1_010 + 2 + MESSAGE_OVERHEAD);
-        assert_eq!(counter.counted.len(), 1, "only what came since was counted");
-        assert_eq!(tokens_at_most(&state), Some(1_010 + 11 + MESSAGE_OVERHEAD));
-        assert_eq!(seqs(counter.uncounted_for_trim(&state)), [0, 1], "a trim has to know the size of each message");
+        let ours = counter.estimate(&state([note(&text), answer(None)]), &profile(), 1.0);
+        let usage = Usage { input_tokens: Some(ours * 3 / 2 - 10), output_tokens: Some(10), ..Usage::default() };
+        let state = state([note(&text), answer(Some(usage)), note(&text)]);
+        let one = count_tokens(&text) + MESSAGE_OVERHEAD;
+        assert_eq!(seqs(counter.uncounted(&state)), [2], "what is counted once is not counted again");
+        let ratio = (counter.estimate(&state, &profile(), 1.0) - ours * 3 / 2) as f64 / one as f64;
+        assert!((1.35..1.5).contains(&ratio), "{ratio}");
+        assert_eq!(tokens_at_most(&state), Some(ours * 3 / 2 + text.len() as u64 + MESSAGE_OVERHEAD));
+    }
+
+    #[test]
+    fn a_trim_goes_on_with_what_was_reported() {
+        let text = "one two three four five six seven eight nine ten ".repeat(20);
+        let mut counter = TokenCounter::new();
+        let events = || (0..6).flat_map(|_| [note(&text), answer(None)]);
+        let ours = counter.estimate(&state(events()), &profile(), 1.0);
+        let usage = Usage { input_tokens: Some(ours / 2), output_tokens: Some(0), ..Usage::default() };
+        let mut state = state(events().chain([note(&text), answer(Some(usage)), note("more")]));
+        let now = counter.estimate(&state, &profile(), 9.0);
+        let trim = plan_trim(&state, &mut counter, 0.5, now, now / 2).expect("much can leave");
+        let event = trim_event(&trim, &Arc::default(), "budget", now);
+        let after = event.tokens_after;
+        assert!((now / 3..now / 2 + 30).contains(&after), "{now} became {after}");
+        state.apply(&Entry::new(state.next_seq, Timestamp::from_ms(0), event));
+        assert_eq!(counter.estimate(&state, &profile(), 9.0), after, "what is known is not estimated again");
+    }
+
+    #[test]
+    fn a_step_leaves_whole_also_where_somebody_spoke_between_its_results() {
+        let call = |index: usize| session_store::ToolCall { id: format!("call_1_{index}"), ..session_store::ToolCall::default() };
+        let blocks = vec![Block::ToolCall(call(0)), Block::ToolCall(call(1))];
+        let (origin, stop) = (Origin::default(), StopReason::ToolUse);
+        let calls = AssistantMessage { message: 1, origin, blocks, stop, partial: false, usage: None, opaque: None };
+        let result = |index: usize| session_store::ToolFinished {
+            call: format!("call_1_{index}"),
+            name: "look".to_owned(),
+            outcome: session_store::ToolOutcome::Ok,
+            output: "word ".repeat(100),
+            full: None,
+            images: Vec::new(),
+            duration_ms: 0,
+        };
+        let between = || note("by the way");
+        let state = state([note("one"), calls.into(), result(0).into(), between(), result(1).into(), note("two"), answer(None)]);
+        let mut counter = TokenCounter::new();
+        let now = counter.estimate(&state, &profile(), 1.0);
+        // Enough has left after the first result.
+        let trim = plan_trim(&state, &mut counter, 1.0, now, now - 80).expect("a step can leave");
+        assert_eq!(trim.removed, [SeqRange(0, 4)]);
     }
 
     #[test]

@@ -7,13 +7,14 @@ use crate::agent_loop::{Stop, TurnTask};
 use crate::permissions::{PermissionMode, Permissions};
 use crate::secrets::without_credentials;
 use crate::session::lock;
-use crate::tokens::floor_char_boundary;
+use crate::tokens::{count_tokens, floor_char_boundary};
 use crate::tool::{Approval, ApprovalRequest, Tool, ToolContext, ToolError, ToolOutput};
 use crate::tools::check_arguments;
 use crate::turn::{Denial, EndReason, TurnError};
 use futures_util::future::join_all;
 use serde_json::Value;
 use session_store::{Error, SideRef, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolStarted};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinError;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 
 /// What a model sees of a result at most, in bytes; the whole is kept beside the log.
 const RESULT_BYTES: usize = 32 * 1024;
+/// What a model sees of a result at least, where it is that long.
+const RESULT_BYTES_LEAST: usize = 256;
 /// How long a tool has to end by itself once the turn is interrupted.
 const INTERRUPT_GRACE: Duration = Duration::from_millis(20);
 /// The same call is refused this often before the turn ends.
@@ -53,9 +56,8 @@ enum Verdict {
 impl TurnTask {
     /// Runs the calls of an answer, in order where they have side effects.
     pub(crate) async fn run_tools(&mut self, calls: &[ToolCall]) -> Result<(), Stop> {
-        // A result must not fill the window, nor all results of an answer together: half of it is theirs, at four bytes a token.
-        let window = usize::try_from(self.shared.budget().input).unwrap_or(usize::MAX);
-        let bound = (window.saturating_mul(2) / calls.len().max(1)).clamp(256, RESULT_BYTES);
+        // A result must not fill the window, nor all results of an answer together: half of it is theirs.
+        let bound = self.shared.budget().input / 2 / calls.len().max(1) as u64;
         let mut readers = Vec::new();
         for call in calls {
             let Some(prepared) = self.prepare(call).await? else { continue };
@@ -170,7 +172,7 @@ impl TurnTask {
         Ok(())
     }
 
-    async fn run_side_by_side(&mut self, readers: Vec<Prepared>, bound: usize) -> Result<(), Stop> {
+    async fn run_side_by_side(&mut self, readers: Vec<Prepared>, bound: u64) -> Result<(), Stop> {
         for prepared in &readers {
             self.append(started(prepared)).await?;
         }
@@ -186,7 +188,7 @@ impl TurnTask {
         stop.map_or(Ok(()), Err)
     }
 
-    async fn run_alone(&mut self, prepared: Prepared, bound: usize) -> Result<(), Stop> {
+    async fn run_alone(&mut self, prepared: Prepared, bound: u64) -> Result<(), Stop> {
         // Nothing with side effects starts while a killed process may still be at work.
         self.guard(crate::tools::reaper().idle(self.shared.log.id())).await?;
         let entry = self.append(started(&prepared)).await?;
@@ -197,7 +199,7 @@ impl TurnTask {
     }
 
     /// Logs the one result. Gives a reason to stop where there is one; the results of the other calls come first.
-    async fn finalise(&self, prepared: &Prepared, ran: Ran, took: Duration, bound: usize) -> Result<Option<Stop>, Stop> {
+    async fn finalise(&self, prepared: &Prepared, ran: Ran, took: Duration, bound: u64) -> Result<Option<Stop>, Stop> {
         let mut stop = None;
         let mut images = Vec::new();
         let (outcome, text) = match ran {
@@ -236,7 +238,7 @@ impl TurnTask {
             }
         };
         let text = self.shared.hide(text);
-        let (output, full) = self.shorten(text, bound)?;
+        let (output, full) = self.shorten(text, bound).await?;
         let images = self.shared.keep_images(images).await?;
         let (call, name) = (prepared.call.id.clone(), prepared.call.name.clone());
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -245,18 +247,50 @@ impl TurnTask {
         Ok(stop)
     }
 
-    /// A result that is too long is kept whole beside the log, and the model sees its head and its tail.
-    fn shorten(&self, text: String, bound: usize) -> Result<(String, Option<SideRef>), Stop> {
-        if text.len() <= bound {
+    /// A result of more than `most` tokens, or of more than [`RESULT_BYTES`], is kept whole beside the log, and the model sees its head and its tail.
+    async fn shorten(&self, text: String, most: u64) -> Result<(String, Option<SideRef>), Stop> {
+        let mut bytes = RESULT_BYTES;
+        let mut short = head_and_tail(&text, bytes);
+        loop {
+            let tokens = self.tokens_at_most(&short, most).await;
+            if tokens <= most || bytes <= RESULT_BYTES_LEAST {
+                break;
+            }
+            // A little less than its share, so that another look is rarely needed.
+            let share = short.len() as u128 * u128::from(most) * 15 / (u128::from(tokens) * 16);
+            bytes = usize::try_from(share).unwrap_or(bytes).clamp(RESULT_BYTES_LEAST, bytes - 1);
+            short = head_and_tail(&text, bytes);
+        }
+        if short.len() == text.len() {
             return Ok((text, None));
         }
-        let head = floor_char_boundary(&text, bound / 4 * 3);
-        let tail = floor_char_boundary(&text, text.len() - bound / 4);
-        let left_out = tail - head;
-        let short = format!("{}\n[... {left_out} bytes left out ...]\n{}", &text[..head], &text[tail..]);
+        let short = short.into_owned();
         let full = self.shared.log.put_side(text.into_bytes())?;
         Ok((short, Some(full)))
     }
+
+    /// How many tokens `text` takes; as many as it has bytes, where that is little enough, or where there is no time to count.
+    async fn tokens_at_most(&self, text: &str, enough: u64) -> u64 {
+        let bytes = text.len() as u64;
+        if bytes <= enough {
+            return bytes;
+        }
+        let factor = self.shared.model().limits().token_factor;
+        let text = text.to_owned();
+        let counted = self.guard(tokio::task::spawn_blocking(move || count_tokens(&text))).await;
+        counted.ok().and_then(Result::ok).map_or(bytes, |counted| (counted as f64 * factor).ceil() as u64)
+    }
+}
+
+/// `text`, or where it is longer than `bytes` its start and its end, about so many together.
+fn head_and_tail(text: &str, bytes: usize) -> Cow<'_, str> {
+    if text.len() <= bytes {
+        return Cow::Borrowed(text);
+    }
+    let head = floor_char_boundary(text, bytes / 4 * 3);
+    let tail = floor_char_boundary(text, text.len() - bytes / 4);
+    let left_out = tail - head;
+    Cow::Owned(format!("{}\n[... {left_out} bytes left out ...]\n{}", &text[..head], &text[tail..]))
 }
 
 fn denied(by: &'static str, reason: String) -> Verdict {

@@ -310,6 +310,9 @@ pub struct State {
     pub usage: Usage,
     /// What the last complete call reported, and the `seq` of its message.
     pub last_usage: Option<(Seq, Usage)>,
+    /// How many tokens of its model the context took as of an event: what a complete call reported of all that is sent again, up to its
+    /// message; or what a trim left of that. Nothing where nobody knows.
+    pub counted: Option<(Seq, u64)>,
     /// The last event that changed what stands before messages already sent (a trim, its undo, another profile): reasoning made
     /// before it is bound to a prefix that is no longer sent.
     pub prefix_changed: Option<Seq>,
@@ -613,6 +616,7 @@ impl State {
             self.usage.add(usage);
             if !message.partial && usage.input_tokens.is_some() {
                 self.last_usage = Some((entry.seq, *usage));
+                self.counted = Some((entry.seq, sent_again(message, usage)));
             }
         }
         self.push(Slot::new(entry.seq, entry.place, self.body(&entry.event)));
@@ -676,7 +680,9 @@ impl State {
         let place = self.context.partition_point(|slot| slot.order < order);
         self.context.insert(place, note);
         self.put_aside(entry.seq, None, away(removed, None));
+        let was_counted = self.counted.is_some() && trim.tokens_after > 0;
         self.change_prefix(entry.seq);
+        self.counted = was_counted.then_some((entry.seq, trim.tokens_after));
     }
 
     fn rewound(&mut self, by: Seq, rewind: &ContextRewound) {
@@ -693,6 +699,7 @@ impl State {
         }
         self.put_aside(by, Some(rewind.to), removed);
         self.last_usage = None;
+        self.counted = None;
         self.rewrites.0 += 1;
     }
 
@@ -754,6 +761,7 @@ impl State {
         self.rewrites.0 += 1;
         // What was reported before counted another prefix.
         self.last_usage = None;
+        self.counted = None;
     }
 
     fn put_aside(&mut self, by: Seq, rewound_to: Option<Seq>, mut slots: Vec<Away>) {
@@ -809,6 +817,14 @@ pub(crate) fn title_of(text: &str) -> Option<String> {
 
 fn away(slots: impl IntoIterator<Item = Slot>, trim: Option<Seq>) -> Vec<Away> {
     slots.into_iter().map(|slot| Away { slot, trim }).collect()
+}
+
+/// Of what a call used, what the next one is sent again: all of it, but for reasoning that does not go back.
+fn sent_again(message: &AssistantMessage, usage: &Usage) -> u64 {
+    let goes_back = |block: &Block| matches!(block, Block::Reasoning { opaque: Some(_), .. } | Block::Opaque { .. });
+    let lost = if message.blocks.iter().any(goes_back) { 0 } else { usage.reasoning_tokens.unwrap_or(0) };
+    let answered = usage.output_tokens.unwrap_or(0).saturating_sub(lost);
+    usage.input_tokens.unwrap_or(0).saturating_add(answered)
 }
 
 fn cut_answer(message: Seq, origin: Origin, text: String) -> Message {

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 5;
+pub(crate) const FOLD_VERSION: u32 = 6;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
@@ -106,6 +106,8 @@ struct Snapshot {
     last_turn: Option<TurnEnded>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_usage: Option<(Seq, Usage)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<(Seq, u64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prefix_changed: Option<Seq>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -266,6 +268,7 @@ impl State {
             turn: self.turn.as_ref().map(|turn| (turn.user, turn.model_calls)),
             last_turn: self.last_turn.as_deref().cloned(),
             last_usage: self.last_usage,
+            counted: self.counted,
             prefix_changed: self.prefix_changed,
             todos_seq: self.todos_seq,
             todos: self.todos.to_vec(),
@@ -312,6 +315,7 @@ impl State {
             todos_seq: snapshot.todos_seq,
             usage: snapshot.usage,
             last_usage: snapshot.last_usage,
+            counted: snapshot.counted,
             prefix_changed: snapshot.prefix_changed,
             messages: snapshot.messages,
             set_aside,
