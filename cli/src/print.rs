@@ -18,7 +18,7 @@ use crate::setup::{Manner, Opened, Plan};
 use crate::signals::Signals;
 use crate::stdin;
 use crate::transcript::model_name;
-use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, ModelFallback, Progress, Seq};
+use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, ModelFallback, Progress, Seq, StoreError};
 use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent, UserInput};
 use futures_util::StreamExt;
 use report::Report;
@@ -55,6 +55,7 @@ pub(crate) async fn run(app: &App, typed: RunArgs) -> Result<Exit, CliError> {
         report: Report::new(),
         is_closed: false,
         trouble: None,
+        was_stalled: false,
     };
     let ended = print.run(app, typed, approver).await;
     print.finish(ended).await
@@ -83,6 +84,7 @@ struct Print {
     is_closed: bool,
     /// What is wrong with the disk, as it was told last.
     trouble: Option<String>,
+    was_stalled: bool,
 }
 
 impl Print {
@@ -273,9 +275,15 @@ impl Print {
     /// Says at once that the disk makes trouble, and when it is over.
     fn tell_trouble(&mut self, progress: &Progress) {
         let now = progress.trouble.as_ref().map(ToString::to_string);
+        // A disk that is slow at times is told once.
+        if progress.stalled && !std::mem::replace(&mut self.was_stalled, true) {
+            output::stderr("warning: the disk does not answer; what is not written is kept in memory\n");
+        }
         match (&self.trouble, &now) {
             (before, Some(trouble)) if before.as_ref() != Some(trouble) => {
-                output::stderr(&format!("warning: {trouble}; what is not written is kept in memory and tried again\n"));
+                let is_lost = matches!(progress.trouble.as_deref(), Some(StoreError::Lost { .. }));
+                let kept = if is_lost { "" } else { "; what is not written is kept in memory and tried again" };
+                output::stderr(&format!("warning: {trouble}{kept}\n"));
             }
             (Some(_), None) => output::stderr("the session is being written again\n"),
             _ => {}

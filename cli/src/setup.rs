@@ -360,8 +360,8 @@ impl Plan {
         let progress = self.place.progress.lock().unwrap_or_else(PoisonError::into_inner).take();
         let is_in_trouble = progress.as_ref().is_some_and(|progress| progress.borrow().trouble.is_some());
         let kept = self.place.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await;
-        if let Some(rescued) = progress.and_then(|progress| progress.borrow().rescued.clone()) {
-            output::stderr(&format!("warning: {}\n", rescued_words(&rescued)));
+        if let Some(kept) = progress.and_then(|progress| kept_words(&progress.borrow())) {
+            output::stderr(&format!("warning: {kept}\n"));
         }
         Ok(kept?)
     }
@@ -594,13 +594,19 @@ fn last_endpoint(state: &State) -> Option<String> {
     })
 }
 
-/// Where a session's events are, while they are not in its log.
-pub(crate) fn rescued_words(rescued: &Rescued) -> String {
-    format!(
-        "the disk of the session does not take it ({}); what it lacks is kept in `{}`, and goes back when the session is opened again with the same rescue folder, or when the disk works",
-        rescued.why,
-        rescued.path.display()
-    )
+/// Where a session's events are that are not in its log.
+pub(crate) fn kept_words(progress: &Progress) -> Option<String> {
+    let Rescued { path, why } = progress.rescued.as_deref()?;
+    let path = path.display();
+    Some(if progress.trouble.is_some() {
+        format!(
+            "what the log does not have is kept in `{path}`; if the log is still there, `longhand sessions fork --stale ID` makes a session of both"
+        )
+    } else {
+        format!(
+            "the disk of the session does not take it ({why}); what it lacks is kept in `{path}`, and goes back when the session is opened again with the same rescue folder, or when the disk works"
+        )
+    })
 }
 
 fn which_session() -> CliError {

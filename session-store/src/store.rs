@@ -266,6 +266,9 @@ pub struct Progress {
     pub durable: Seq,
     /// What is wrong with the store right now; nothing accepted is lost meanwhile. Gone when it works again.
     pub trouble: Option<Arc<StoreError>>,
+    /// The disk does not answer: something that was accepted is not durable a while after it should have been written, and nothing has failed. It is all kept, and the
+    /// disk may answer yet. Gone when it does, and while the events are rescued.
+    pub stalled: bool,
     /// Where the events go meanwhile, where the store has another place for them and that works: then there is no trouble, and what is
     /// in that place counts as written and durable. Gone when the log has it all.
     pub rescued: Option<Arc<Rescued>>,

@@ -4,6 +4,7 @@
 use super::approval::{Ask, ChatApprover};
 use super::complete::{Completion, Lookup};
 use super::external_editor::ExternalEditor;
+use super::feed::sentence;
 use super::find::{self, Behind, Said};
 use super::history::History;
 use super::keys;
@@ -20,7 +21,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::handoff;
 use crate::safe_text::safe_line;
-use crate::setup::{Opened, Plan, SessionChoice, rescued_words};
+use crate::setup::{Opened, Plan, SessionChoice, kept_words};
 use crate::signals::{Caught, Signals};
 use agent_runtime::session_store::{Clock, Event, Owner, Progress, SearchIndex, Seq, SessionId, SessionSummary, SystemClock};
 use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
@@ -777,9 +778,13 @@ impl<'a> Chat<'a> {
         self.asked.clone_from(&progress.asked);
         self.let_go_if_asked();
         let was_rescued = std::mem::replace(&mut self.is_rescued, progress.rescued.is_some());
-        if let Some(rescued) = progress.rescued.filter(|_| !was_rescued) {
-            self.is_in_trouble = false;
-            self.ui.tell(&format!("Nothing is lost: {}.", rescued_words(&rescued)), WARN);
+        self.ui.is_stalled = progress.stalled;
+        if let Some(kept) = kept_words(&progress).filter(|_| !was_rescued) {
+            self.is_in_trouble = progress.trouble.is_some();
+            match progress.trouble {
+                Some(lost) => self.ui.tell(&format!("{} {}", sentence(&lost.to_string()), sentence(&kept)), ERROR),
+                None => self.ui.tell(&format!("Nothing is lost: {kept}."), WARN),
+            }
             return;
         }
         if was_rescued && !self.is_rescued && progress.trouble.is_none() {

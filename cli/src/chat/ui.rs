@@ -12,7 +12,7 @@ use super::markdown::Look;
 use super::picker::{Choice, Picker};
 use super::rewind::{self, Place, RewindList};
 use super::slash::{self, Slash};
-use super::styled::{BOLD, DIM, GOOD, Line, OWN};
+use super::styled::{BOLD, DIM, GOOD, Line, OWN, WARN};
 use crate::safe_text::safe_line;
 use agent_runtime::session_store::{Event, Seq, SessionId, Snippet};
 use agent_runtime::{QUEUED_MAX, Tool, TurnEvent};
@@ -119,6 +119,8 @@ pub(super) struct Ui {
     pub(super) above: Above,
     work: Work,
     is_stopping: bool,
+    /// The session's disk does not answer.
+    pub(super) is_stalled: bool,
     /// Messages for after the turn.
     queue: VecDeque<Waiting>,
     /// Messages that the turn took, to be shown when the answer that is coming in is whole.
@@ -148,6 +150,7 @@ impl Ui {
             above: Above::default(),
             work: Work::Idle,
             is_stopping: false,
+            is_stalled: false,
             queue: VecDeque::new(),
             steered: Vec::new(),
             hint: None,
@@ -649,8 +652,15 @@ impl Ui {
 
     fn status_rows(&self, limit: usize, now: Instant) -> Vec<Line> {
         let mut rows = Vec::new();
+        if self.is_stalled {
+            let words = "the disk does not answer: what comes is in memory only, until it does";
+            rows.push(Line::new(words, WARN).truncated(limit));
+        }
         let (what, since) = match &self.work {
-            Work::Idle => return self.waiting_rows(limit),
+            Work::Idle => {
+                rows.extend(self.waiting_rows(limit));
+                return rows;
+            }
             Work::Turn { since } if !self.prompts.is_empty() => ("waiting for your answer".to_owned(), *since),
             Work::Turn { since } => (self.feed.waits_for(), *since),
             Work::Other { what, since } => (what.clone(), *since),

@@ -6,6 +6,7 @@
 use crate::error::StoreError;
 use crate::event::{Entry, SideRef, Summary};
 use crate::file_store::lock;
+use crate::file_store::session::Attempt;
 use crate::file_store::summary::Tally;
 use crate::fs::File;
 use crate::id::{Place, Seq};
@@ -161,6 +162,12 @@ pub(super) struct Buffer {
     pub(super) rescue: Option<Arc<Rescued>>,
     /// When the first of the failures came since which nothing became durable.
     pub(super) failing_since: Option<Instant>,
+    /// What failed, while it is being rescued: nobody was told yet.
+    pub(super) untold: Vec<(Attempt, StoreError)>,
+    /// It is to be rescued, though nothing failed.
+    pub(super) wants_rescue: bool,
+    /// The disk does not answer.
+    pub(super) is_stalled: bool,
     /// How many writes and syncs of this session have failed.
     pub(super) failures: u64,
     pub(super) ended: Option<Ended>,
@@ -196,6 +203,9 @@ impl Buffer {
             rescued: at.next_seq,
             rescue: None,
             failing_since: None,
+            untold: Vec::new(),
+            wants_rescue: false,
+            is_stalled: false,
             failures: 0,
             ended: None,
             last_append: None,
@@ -319,6 +329,11 @@ impl Buffer {
         line::claim(line).map_or(self.crc, |(body, crc)| seed_of(body, crc))
     }
 
+    /// Since when something waits to be durable in the log.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.chunks.front().map(|chunk| chunk.accepted_at).or(self.tail_since)
+    }
+
     /// Events before this one survive the machine, in the log or in the rescue folder.
     pub(super) fn safe(&self) -> Seq {
         self.durable.max(self.rescued)
@@ -360,6 +375,7 @@ impl Buffer {
         let whole = self.chunks.partition_point(|chunk| chunk.end() <= end);
         let freed: Vec<Arc<Chunk>> = self.chunks.drain(..whole).collect();
         self.failing_since = None;
+        self.is_stalled = false;
         if let Some(last) = freed.last() {
             self.durable = self.durable.max(last.end_seq);
             self.durable_end = self.durable_end.max(last.end());

@@ -7,6 +7,7 @@ use super::cost::Costs;
 use super::engine::Core;
 use super::lane::{Lane, LaneName};
 use super::lock;
+use super::stall::UnderWay;
 use crate::fs::Volume;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -29,6 +30,8 @@ pub(super) struct Device {
     pub(super) background: Lane,
     pub(super) commit: Lane,
     pub(super) costs: Mutex<Costs>,
+    /// What its threads are at.
+    pub(super) under_way: UnderWay,
     /// How many sessions have something to sync: a sync of the whole file system is one of all of them.
     unsynced: AtomicUsize,
     /// The descriptors of the whole file system, one for each syncer: who waits does not take turns with the background. Once
@@ -59,6 +62,7 @@ impl Device {
             background: Lane::new(LaneName::Background),
             commit: Lane::new(LaneName::Commit),
             costs: Mutex::default(),
+            under_way: UnderWay::default(),
             unsynced: AtomicUsize::new(0),
             volumes: OnceLock::new(),
             turns: Default::default(),

@@ -15,12 +15,13 @@ use super::buffer::Pool;
 use super::device::{DEVICES_MAX, Device};
 use super::files::OpenFiles;
 use super::folders::Folders;
-use super::lane::{Due, Lane};
+use super::lane::{Due, Lane, LaneName};
 use super::layout::Layout;
 use super::owner::Ownership;
 use super::session::{Attempt, Session};
+use super::stall::Stalls;
 use super::stop::Stop;
-use super::{FileStoreOptions, lock, rescue, syncer, writer};
+use super::{FileStoreOptions, lock, rescue, stall, syncer, writer};
 use crate::error::StoreError;
 use crate::fs::{File, FileSystem, OpenMode};
 use crate::id::SessionId;
@@ -28,7 +29,7 @@ use crate::stats::{Histogram, StoreStats};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -65,6 +66,11 @@ pub(super) struct Core {
     pub(super) ownership: Ownership,
     pub(super) asks: Asks,
     pub(super) ballast: Ballast,
+    pub(super) stalls: Stalls,
+    /// Sessions whose own disk does not take what they have.
+    pub(super) rescues: Lane,
+    /// Threads of devices that have not ended.
+    at_work: AtomicUsize,
     /// No more sessions are compressed or forked, ...
     pub(super) long_work_ended: AtomicBool,
     /// ... or opened.
@@ -110,6 +116,9 @@ impl Core {
             ownership: Ownership::default(),
             asks: Asks::default(),
             ballast: Ballast::default(),
+            stalls: Stalls::default(),
+            rescues: Lane::new(LaneName::Rescue),
+            at_work: AtomicUsize::new(0),
             options,
             pool: Pool::default(),
             counters: Counters::default(),
@@ -188,13 +197,19 @@ impl Core {
         }
     }
 
-    /// Tells the owner of `session` that a write or a sync failed, and has it tried again in the lane `again` where that can
-    /// help. A lost session is nobody's any more: it can be asked for again, and its memory is not held against the others.
-    pub(super) fn failed(&self, session: &Arc<Session>, attempt: Attempt, error: StoreError, again: &Lane) {
+    /// A write or a sync failed: tells the owner of `session`, where it is to be rescued once that was tried.
+    pub(super) fn failed(&self, session: &Arc<Session>, attempt: Attempt, error: StoreError) {
         tracing::warn!(session = %session.id, %error, "events are kept in memory");
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
         ballast::failed(self, &error);
-        rescue::failed(self, session, &error);
+        if let Err(error) = rescue::take_over(self, session, attempt, error) {
+            self.tell(session, attempt, error);
+        }
+    }
+
+    /// Tells the owner of `session` of a failure, and has it tried again where that can
+    /// help. A lost session is nobody's any more: it can be asked for again, and its memory is not held against the others.
+    pub(super) fn tell(&self, session: &Arc<Session>, attempt: Attempt, error: StoreError) {
         let is_lost = matches!(error, StoreError::Lost { .. });
         let given_up = session.fail(attempt, error);
         if is_lost {
@@ -203,8 +218,24 @@ impl Core {
         } else if self.has_given_up() {
             tracing::error!(session = %session.id, "the store is closed, and its disk did not take everything");
         } else if !(self.is_closed() && lock(&session.buffer).is_safe()) {
+            let again = match attempt {
+                Attempt::Write => &session.device.writer,
+                Attempt::Sync => &session.device.background,
+            };
             again.retry(session, self.retry_at());
         }
+    }
+
+    /// A thread of a device has ended. After the last of a closed store there is nothing more to rescue.
+    fn thread_ended(&self) {
+        if self.at_work.fetch_sub(1, Ordering::AcqRel) == 1 && self.is_closed() {
+            self.end_rescue();
+        }
+    }
+
+    fn end_rescue(&self) {
+        self.stalls.stop();
+        self.rescues.stop();
     }
 
     /// Whether the store was closed so long ago that a disk that still fails is given up. Else its threads would never end.
@@ -289,10 +320,15 @@ impl Engine {
         if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
-        if threads.is_empty() {
+        type RunAll = fn(&Core);
+        let of_all: [(&str, RunAll); 3] =
+            [("session-asks", ask::run), ("session-stalls", stall::run), ("session-rescue", rescue::run)];
+        // Without a folder nobody rescues.
+        let wanted = of_all.len() - usize::from(self.core.options.rescue_dir.is_none());
+        let started = threads.iter().filter(|(number, _)| *number == NO_DEVICE).count();
+        for (name, run) in of_all.into_iter().take(wanted).skip(started) {
             let core = Arc::clone(&self.core);
-            let thread = std::thread::Builder::new().name("session-asks".to_owned()).spawn(move || ask::run(&core));
-            threads.push((NO_DEVICE, thread.map_err(StoreError::io("start a thread for", self.core.layout.home()))?));
+            threads.push((NO_DEVICE, self.start(name, move || run(&core))?));
         }
         type Run = fn(&Core, &Device);
         // In the order in which they stop each other, so that one that cannot be started leaves none that does not end.
@@ -302,10 +338,19 @@ impl Engine {
         for (name, run) in parts.into_iter().skip(started) {
             let (core, device) = (Arc::clone(&self.core), Arc::clone(device));
             let number = device.number;
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core, &device));
-            threads.push((number, thread.map_err(StoreError::io("start a thread for", self.core.layout.home()))?));
+            self.core.at_work.fetch_add(1, Ordering::AcqRel);
+            let thread = self.start(name, move || {
+                run(&core, &device);
+                core.thread_ended();
+            });
+            threads.push((number, thread.inspect_err(|_| self.core.thread_ended())?));
         }
         Ok(())
+    }
+
+    fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        thread.map_err(StoreError::io("start a thread for", self.core.layout.home()))
     }
 
     /// Lets the threads finish what they have, and end.
@@ -316,10 +361,13 @@ impl Engine {
         self.core.asks.stop();
         // Each stops the next when it ends, because what fails in it is tried again by the next: commit, writer, background.
         self.core.devices().iter().for_each(|device| device.commit.stop());
+        if self.core.at_work.load(Ordering::Acquire) == 0 {
+            self.core.end_rescue();
+        }
     }
 
-    /// Waits until the threads have ended, or until `deadline`: a thread that hangs in the kernel cannot be ended.
-    pub(super) fn join(&self, deadline: Instant) {
+    /// Waits until the threads have ended, or until `deadline`: a thread that hangs in the kernel cannot be ended. Says whether all have.
+    pub(super) fn join(&self, deadline: Instant) -> bool {
         let mut threads = lock(&self.threads);
         while !threads.is_empty() && Instant::now() < deadline {
             for (_, thread) in threads.extract_if(.., |(_, thread)| thread.is_finished()) {
@@ -328,6 +376,7 @@ impl Engine {
             }
             std::thread::park_timeout(Duration::from_millis(1));
         }
+        threads.is_empty()
     }
 }
 

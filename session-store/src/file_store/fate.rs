@@ -1,7 +1,8 @@
 //! What became of a session's file while nobody looked: is it what its writer left?
 //!
 //! A file that was replaced, cut, or written by another is not ours any more: the session is lost, and nothing is written
-//! to it. A path that leads nowhere is only trouble: the file was moved away, or its file system is not mounted. When the path leads
+//! to it. A path that leads nowhere is only trouble for a while: the file was moved away, or its file system is not mounted. If that is mounted and the file
+//! does not come back, the session is lost too. When the path leads
 //! somewhere again, the file there goes on if it holds what we know: nothing but our own bytes behind the last durable line, whose
 //! checksum covers all lines before it. An owner that took over meanwhile has made it longer.
 
@@ -13,6 +14,7 @@ use crate::fs::{File, OpenMode, Stat, read_full_at, write_all_at};
 use crate::line::CRC_BYTES;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 /// Whether the session's file is what its writer left. It costs one `stat`, unless the file was away.
 ///
@@ -22,21 +24,24 @@ pub(super) fn check(core: &Core, session: &Session, disk: &mut Disk) -> Result<(
     let path = core.layout.log(session.id);
     let stat = match core.fs().stat(&path) {
         Err(error) if is_missing(&error) => {
+            let since = *disk.missing_since.get_or_insert_with(Instant::now);
             // What went into a file without a name is not to be relied on.
-            disk.is_missing = true;
             disk.suspect = true;
             core.files.close(disk);
+            if since.elapsed() >= core.options.gone_after && has_its_disk(core, &path, disk) {
+                return Err(StoreError::Lost { id: session.id, why: "its file was removed".to_owned() });
+            }
             return Err(StoreError::io("find", &path)(io::Error::new(error.kind(), "it was removed, or its disk is gone")));
         }
         stat => stat.map_err(StoreError::io("look at", &path))?,
     };
     let is_same = (stat.device, stat.inode) == disk.identity && stat.links > 0;
     if is_same && stat.size == disk.end {
-        disk.is_missing = false;
+        disk.missing_since = None;
         return Ok(());
     }
     // A file system that is mounted anew may be another device, with the same files.
-    if disk.is_missing || stat.device != disk.identity.0 {
+    if disk.missing_since.is_some() || stat.device != disk.identity.0 {
         return recognise(core, session, disk, &path, stat);
     }
     let why = if !is_same {
@@ -57,7 +62,13 @@ pub(super) fn check_open(core: &Core, session: &Session, disk: &mut Disk, file: 
 /// Whether `file` is what the session's writer left.
 pub(super) fn is_as_left(disk: &Disk, file: &dyn File) -> bool {
     let is_it = |stat: Stat| (stat.device, stat.inode) == disk.identity && stat.links > 0 && stat.size == disk.end;
-    !disk.is_missing && file.stat().is_ok_and(is_it)
+    disk.missing_since.is_none() && file.stat().is_ok_and(is_it)
+}
+
+/// Whether the disk that the file at `path` was on is there.
+fn has_its_disk(core: &Core, path: &Path, disk: &Disk) -> bool {
+    let above = path.ancestors().skip(1).find_map(|folder| core.fs().stat(folder).ok());
+    above.is_some_and(|folder| folder.device == disk.identity.0)
 }
 
 /// Whether `error` says that the path leads nowhere, rather than why it cannot be followed.
@@ -76,7 +87,7 @@ fn recognise(core: &Core, session: &Session, disk: &mut Disk, path: &Path, stat:
     }
     write_rest(core, session, disk, path, stat.size)?;
     disk.identity = (stat.device, stat.inode);
-    disk.is_missing = false;
+    disk.missing_since = None;
     disk.suspect = true;
     disk.entry = Some(core.folders.came_back(&core.layout.day(session.id)));
     Ok(())

@@ -121,9 +121,9 @@ pub(super) fn space(core: &Core) -> Result<Space, StoreError> {
     let mut space = Space::default();
     let home = core.layout.home();
     space.sessions = sessions_in(core, &core.layout.sessions(), &mut space)?;
-    space.archived = sessions_in(core, &home.join("archive"), &mut space)?;
+    space.archived = sessions_in(core, &core.layout.archive(), &mut space)?;
     space.index_bytes = bytes_in(core, &home.join("index"), 1);
-    space.repaired_bytes = bytes_in(core, &home.join("repaired"), 1);
+    space.repaired_bytes = bytes_in(core, &core.layout.repaired(), 1);
     space.leftovers.sort_unstable();
     space.foreign.sort_unstable();
     Ok(space)
@@ -165,10 +165,12 @@ fn sessions_of_day(core: &Core, day: &Path, space: &mut Space) -> BTreeMap<Sessi
             space.foreign.push(path);
             continue;
         };
-        if let (".jsonl" | ".jsonl.zst", false) = (ending, entry.is_dir) {
+        if let (".jsonl" | ".jsonl.zst", false, true) = (ending, entry.is_dir, is_day_of(day, id)) {
             with_log.insert(id);
         }
         match (ending, entry.is_dir) {
+            // Nobody finds it there by its id.
+            (".jsonl" | ".jsonl.zst", false) if !is_day_of(day, id) => space.foreign.push(path),
             ("", true) => sessions.entry(id).or_default().side_bytes = side_bytes(core, &path, space),
             (".jsonl", false) => sessions.entry(id).or_default().log_bytes = size_of(core, &path),
             (".jsonl.zst", false) => sessions.entry(id).or_default().cold_bytes = size_of(core, &path),
@@ -187,6 +189,11 @@ fn sessions_of_day(core: &Core, day: &Path, space: &mut Space) -> BTreeMap<Sessi
         with_log.contains(id)
     });
     sessions
+}
+
+/// Whether the log of `id` belongs in the folder `day`.
+fn is_day_of(day: &Path, id: SessionId) -> bool {
+    Path::new(&id.relative_path()).parent().is_some_and(|own| day.ends_with(own))
 }
 
 /// A name that begins with a session's id, and what follows it.

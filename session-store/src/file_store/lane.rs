@@ -1,5 +1,5 @@
 //! A queue of sessions that one thread serves, or a few: the writer, the background syncer and the waiters' syncer of a
-//! device have one each.
+//! device have one each, and the store has one for those that are rescued.
 //!
 //! A session waits in a lane once at most, so a lane is bounded by the number of open sessions, and while it is served it is
 //! not given to a second thread: a busy one has one thread at a time, whatever it does to the disk. A lane holds no events:
@@ -21,6 +21,8 @@ pub(super) enum LaneName {
     Writer = 0,
     Background = 1,
     Commit = 2,
+    /// Of the store, not of a device.
+    Rescue = 3,
 }
 
 /// When a lane's thread should look at a session.

@@ -61,6 +61,11 @@ impl Layout {
         self.with_ending(id, ".jsonl.zst.part")
     }
 
+    /// Logs as they were before a repair, and what is left of sessions that were lost.
+    pub(super) fn repaired(&self) -> PathBuf {
+        self.home.join("repaired")
+    }
+
     pub(super) fn archive(&self) -> PathBuf {
         self.home.join("archive")
     }

@@ -17,7 +17,7 @@
 //! and nothing is thrown away.
 //!
 //! **Parties.** Appends put lines into a session's buffer ([`buffer`]); three threads take them to the disk ([`engine`], [`writer`],
-//! [`syncer`]); everything that reads or opens runs on the runtime's blocking threads ([`open`], [`read`], [`follow`], [`list`]).
+//! [`syncer`]); one notices when it does not answer ([`stall`]), and one takes them to another disk ([`rescue`]); everything that reads or opens runs on the runtime's blocking threads ([`open`], [`read`], [`follow`], [`list`]).
 //!
 //! **What reading costs.** Opening reads the end of a log, from its newest checkpoint on, and the bodies of the context ([`tail`]); the list reads
 //! the last line of each log ([`list`]). Neither has an index that could be wrong.
@@ -57,6 +57,7 @@ mod rescue;
 mod session;
 mod sides;
 mod stale;
+mod stall;
 mod stop;
 mod summary;
 mod syncer;
@@ -131,6 +132,8 @@ pub struct FileStoreOptions {
     /// Another folder, on another disk, that takes what the home's disk does not: `<id>.<epoch>.jsonl` for each session in need, taken
     /// in again when the disk works, or when the session is opened next with the same folder. None unless it is set.
     pub rescue_dir: Option<PathBuf>,
+    /// How long the file of a session may be gone, though the disk that it was on is there, until the session is given up. 1 minute.
+    pub gone_after: Duration,
     /// The length of a file in the home that is given up when the disk is full, so that sessions can say how they ended; 0: none.
     /// Made where there is plenty of room. 1 MiB.
     pub ballast_bytes: u64,
@@ -153,6 +156,7 @@ impl FileStoreOptions {
             fs: Arc::new(RealFs),
             machine: Machine::here(),
             rescue_dir: None,
+            gone_after: Duration::from_secs(60),
             ballast_bytes: 1 << 20,
         }
     }
@@ -337,15 +341,16 @@ impl FileStore {
             }
             let_go.await;
         };
-        match log::flush(core, &released).await {
+        let flushed = log::flush(core, &released).await;
+        core.forget_if_released(&released);
+        match (flushed, released.rescued()) {
             // Nothing of it will be written any more: what is there now is opened.
-            Ok(()) | Err(StoreError::Lost { .. }) => core.forget_if_released(&released),
-            Err(error) => return Err(error),
-        }
-        match released.rescued() {
-            // It is safe, but not in the log.
-            Some(rescued) => Err(StoreError::io("write", core.layout.log(id))(io::Error::other(rescued.why.clone()))),
-            None => Ok(()),
+            (Err(StoreError::Lost { .. }), _) => Ok(()),
+            (Ok(()), Some(rescued)) if !released.is_clean() => {
+                // It is safe, but not in the log.
+                Err(StoreError::io("write", core.layout.log(id))(io::Error::other(rescued.why.clone())))
+            }
+            (flushed, _) => flushed,
         }
     }
 
@@ -678,8 +683,9 @@ impl SessionStore for FileStore {
         let not_durable: Vec<_> = sessions.iter().filter_map(|session| missing(session)).collect();
         let is_done = not_durable.is_empty();
         let _ = tokio::task::spawn_blocking(move || {
-            engine.join(deadline.max(Instant::now() + Duration::from_millis(100)));
-            if is_done {
+            let have_ended = engine.join(deadline.max(Instant::now() + Duration::from_millis(100)));
+            // A thread that hangs may still write: nobody else may, until it comes back.
+            if is_done && have_ended {
                 owner::end(&engine.core);
             }
         })

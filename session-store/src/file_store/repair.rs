@@ -203,7 +203,7 @@ fn usual_action(kind: ProblemKind) -> RepairAction {
 /// Who opens the session after that, and before it is ours, only appends: what they wrote is in the new log.
 fn keep_original(core: &Core, id: SessionId) -> Result<Vec<PathBuf>, StoreError> {
     let files = Files::find(core, id)?;
-    let folder = core.layout.home().join("repaired");
+    let folder = core.layout.repaired();
     core.create_dirs(&folder)?;
     let cold = if files.is_archived { core.layout.archived(id) } else { core.layout.cold(id) };
     let hot = files.hot.map(|_| (core.layout.log(id), "jsonl"));

@@ -12,16 +12,22 @@
 //!
 //! **When.** At once where the disk says that it will not do (read-only, gone, the file removed), where the session is lost (a copy is
 //! kept, though it is nobody's turn to write it), and while the store shuts down; otherwise after two windows without
-//! any success, because a moment's failure or a full disk mends itself more often than not.
+//! any success, because a moment's failure or a full disk mends itself more often than not. A disk that does not answer fails nothing: [`super::stall`] notices.
 //!
-//! **What it does not do.** A session that was not yet opened when the disk failed cannot be; a disk that hangs does
-//! not fail. Who opens a session without its rescue folder goes on without what is in there.
+//! **Who.** One thread of the store, which touches no disk but that of the rescue folder. All sessions that wait for it are one batch: their files are written, and
+//! then synced, with one sync of the whole file system where there are many and it tells of failures. Whoever failed goes on at once; the failure is told
+//! to the session's owner when it is known whether its events are safe. A lost session without a rescue folder leaves its copy in `repaired/` of the home.
+//!
+//! **What it does not do.** A session that was not yet opened when the disk failed cannot be. Who opens a session without its rescue folder goes on
+//! without what is in there.
 
+use super::buffer::Side;
 use super::engine::Core;
+use super::lane::{Due, Patience, Work};
 use super::read::{self, Folded};
-use super::session::{Disk, Session};
+use super::session::{Attempt, Session};
 use super::text::Text;
-use super::writer::open_or_create;
+use super::writer::{in_parallel, open_or_create};
 use super::{fate, lock};
 use crate::error::StoreError;
 use crate::fs::{self, File, OpenMode, append_all, create_dirs, read_full_at, write_all_at};
@@ -33,53 +39,42 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// How many windows without any success are borne before a failure that may pass is taken for one that stays.
-const PATIENCE_WINDOWS: u32 = 2;
+pub(super) const PATIENCE_WINDOWS: u32 = 2;
 /// How many files one owner may begin for one session: another each time that writing to the one before failed.
 const FILES_MAX: u32 = 16;
+/// From so many sessions on, the whole file system of the folder is synced.
+const VOLUME_MIN: usize = 16;
 
-/// The rescue file of a session while its owner lives.
+/// The rescue file of a session while its owner lives. No descriptor is kept: there may be as many as sessions.
 pub(super) struct RescueFile {
-    file: Arc<dyn File>,
     path: PathBuf,
+    /// How long it is.
+    bytes: u64,
     /// Up to where of the log its lines go.
     end: u64,
 }
 
-/// Rescues what `session` has accepted, if it is time for that.
-pub(super) fn failed(core: &Core, session: &Session, error: &StoreError) {
-    let Some(folder) = &core.options.rescue_dir else { return };
-    if !is_time(core, session, error) {
-        return;
+/// Takes a failure over where it is time to rescue what `session` has accepted; else its owner has to be told now, and gets it back.
+pub(super) fn take_over(core: &Core, session: &Arc<Session>, attempt: Attempt, error: StoreError) -> Result<(), StoreError> {
+    if !is_time(core, session, &error) {
+        return Err(error);
     }
-    let is_lost = matches!(error, StoreError::Lost { .. });
-    // Kept until the buffer says what is rescued: a sync that makes all of it durable meanwhile would take back what is not said yet.
-    let mut disk = lock(&session.disk);
-    let saved = save(core, session, folder, &mut disk);
-    let mut buffer = lock(&session.buffer);
-    match saved {
-        Ok((path, seq)) => {
-            if !is_lost {
-                buffer.rescued = buffer.rescued.max(seq);
-            }
-            if buffer.rescue.as_ref().is_none_or(|rescue| rescue.path != path) {
-                buffer.rescue = Some(Arc::new(Rescued { path, why: error.to_string() }));
-            }
+    if core.options.rescue_dir.is_none() {
+        // Another disk is not to be had; what is lost is copied on its own.
+        if matches!(error, StoreError::Lost { .. }) {
+            let folder = core.layout.repaired();
+            save_all(core, &folder, &[Job::new(session, vec![(attempt, error.again())])]);
         }
-        Err(error) => {
-            tracing::warn!(session = %session.id, %error, "events cannot be rescued either");
-            buffer.rescue = None;
-            // The next try begins a new file: how this one ends is not known.
-            disk.rescue = None;
-        }
+        return Err(error);
     }
-    drop((buffer, disk));
-    // A sync may have made all of it durable meanwhile.
-    settle(core, session);
+    lock(&session.buffer).untold.push((attempt, error));
+    core.rescues.push(session, Due::Now);
+    Ok(())
 }
 
 fn is_time(core: &Core, session: &Session, error: &StoreError) -> bool {
@@ -101,24 +96,101 @@ fn is_gone(errno: rustix::io::Errno) -> bool {
     matches!(errno, Errno::NODEV | Errno::NXIO | Errno::NOTCONN)
 }
 
-/// Writes and syncs all that is accepted and not yet in the rescue file; says which file, and up to which event.
-fn save(core: &Core, session: &Session, folder: &Path, disk: &mut Disk) -> Result<(PathBuf, Seq), StoreError> {
+/// The thread that rescues.
+pub(super) fn run(core: &Core) {
+    let Some(folder) = &core.options.rescue_dir else { return };
+    loop {
+        match core.rescues.take(Patience::Endless) {
+            Work::Batch(sessions) => {
+                serve(core, folder, &sessions);
+                core.rescues.done(&sessions);
+            }
+            Work::Nothing | Work::Piece(_) => {}
+            Work::End => return,
+        }
+    }
+}
+
+fn serve(core: &Core, folder: &Path, sessions: &[Arc<Session>]) {
+    let wanted = sessions.iter().filter_map(|session| {
+        let mut buffer = lock(&session.buffer);
+        let untold = std::mem::take(&mut buffer.untold);
+        let is_wanted = std::mem::take(&mut buffer.wants_rescue) && !buffer.is_safe();
+        drop(buffer);
+        (is_wanted || !untold.is_empty()).then(|| Job::new(session, untold))
+    });
+    let jobs: Vec<Job> = wanted.collect();
+    save_all(core, folder, &jobs);
+    // What the log has by now leaves the folder.
+    sessions.iter().for_each(|session| settle(core, session));
+    for Job { session, untold, .. } in jobs {
+        untold.into_iter().for_each(|(attempt, error)| core.tell(&session, attempt, error));
+    }
+}
+
+/// A session of a batch.
+struct Job {
+    session: Arc<Session>,
+    /// What its owner was not told yet.
+    untold: Vec<(Attempt, StoreError)>,
+    saved: Mutex<Option<Result<Saved, StoreError>>>,
+}
+
+impl Job {
+    fn new(session: &Arc<Session>, untold: Vec<(Attempt, StoreError)>) -> Self {
+        Self { session: Arc::clone(session), untold, saved: Mutex::default() }
+    }
+}
+
+/// What a rescue file has with this batch.
+struct Saved {
+    file: RescueFile,
+    /// The event after the last that it holds.
+    seq: Seq,
+    sides: Vec<Arc<Side>>,
+    /// Lines were written.
+    has_lines: bool,
+    /// The folder has a new entry.
+    is_new: bool,
+}
+
+/// Writes and syncs all that is accepted and not yet in the rescue files; notes for each session whether that worked.
+fn save_all(core: &Core, folder: &Path, jobs: &[Job]) {
+    // Opened before anything is written, so that it is told of each failure.
+    let open = || core.files.open(|| core.fs().volume(folder));
+    let has_folder = jobs.len() >= VOLUME_MIN && make_folder(core, folder).is_ok();
+    let volume = if has_folder { open().ok().flatten() } else { None };
+    in_parallel(core, jobs, |job| *lock(&job.saved) = Some(save(core, &job.session, folder, volume.is_none())));
+    let has = |what: fn(&Saved) -> bool| jobs.iter().any(|job| matches!(&*lock(&job.saved), Some(Ok(saved)) if what(saved)));
+    let sync = || {
+        if let Some(volume) = volume.filter(|_| has(|saved| saved.has_lines)) {
+            volume.sync()?;
+        }
+        if has(|saved| saved.is_new) { core.fs().sync_dir(folder) } else { Ok(()) }
+    };
+    let synced = sync().map_err(StoreError::io("sync", folder));
+    for job in jobs {
+        let saved = lock(&job.saved).take().unwrap_or(Err(StoreError::Closed));
+        note(job, saved.and_then(|saved| synced.as_ref().map(|()| saved).map_err(StoreError::again)));
+    }
+}
+
+/// Writes what of a session is accepted and not yet in its rescue file, and syncs it where `syncs`.
+fn save(core: &Core, session: &Session, folder: &Path, syncs: bool) -> Result<Saved, StoreError> {
     let durable_end = lock(&session.buffer).durable_end;
-    if let Some(before) = disk.rescue.take_if(|rescue| rescue.end < durable_end) {
+    let mut known = lock(&session.rescue).take();
+    if let Some(before) = known.take_if(|file| file.end < durable_end) {
         // The log had come further than the rescue: a file with a hole would continue nothing.
         remove(core, &before.path);
     }
-    let is_new = disk.rescue.is_none();
-    if is_new {
-        disk.rescue = Some(Box::new(begin(core, session, folder)?));
-    }
-    let Some(rescue) = &mut disk.rescue else { return Err(StoreError::Closed) };
+    let is_new = known.is_none();
+    let mut file = known.map_or_else(|| begin(core, session, folder), |known| Ok(*known))?;
     let (chunks, sides, seq, end) = {
         let mut buffer = lock(&session.buffer);
-        (buffer.chunks_from(rescue.end, u64::MAX), buffer.sides.clone(), buffer.accepted, buffer.end())
+        (buffer.chunks_from(file.end, u64::MAX), buffer.sides.clone(), buffer.accepted, buffer.end())
     };
-    // Side files first: a line that names one counts only where that is safe.
-    let beside = rescue.path.with_extension("");
+    // Side files first, and durable: a line that names one counts only where that is safe.
+    let beside = file.path.with_extension("");
     let mut has_sides = false;
     for side in sides.iter().filter(|side| !side.is_rescued.load(Ordering::Relaxed)) {
         make_folder(core, &beside)?;
@@ -128,17 +200,17 @@ fn save(core: &Core, session: &Session, folder: &Path, disk: &mut Disk) -> Resul
     if has_sides {
         core.fs().sync_dir(&beside).map_err(StoreError::io("sync", &beside))?;
     }
-    if end > rescue.end {
-        let mut parts: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk.from(rescue.end))).collect();
-        append_all(&*rescue.file, &mut parts, |_| {}).map_err(StoreError::io("write", &rescue.path))?;
-        rescue.file.sync_data().map_err(StoreError::io("sync", &rescue.path))?;
-        rescue.end = end;
+    let has_lines = end > file.end;
+    if has_lines {
+        let into = open_end(core, &file)?;
+        let mut parts: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk.from(file.end))).collect();
+        append_all(&*into, &mut parts, |count| file.bytes += count).map_err(StoreError::io("write", &file.path))?;
+        if syncs {
+            into.sync_data().map_err(StoreError::io("sync", &file.path))?;
+        }
+        file.end = end;
     }
-    if is_new || has_sides {
-        core.fs().sync_dir(folder).map_err(StoreError::io("sync", folder))?;
-    }
-    sides.iter().for_each(|side| side.is_rescued.store(true, Ordering::Relaxed));
-    Ok((rescue.path.clone(), seq))
+    Ok(Saved { file, seq, sides: sides.into(), has_lines, is_new: is_new || has_sides })
 }
 
 /// Makes the file, for what comes after the log's durable end.
@@ -149,12 +221,53 @@ fn begin(core: &Core, session: &Session, folder: &Path) -> Result<RescueFile, St
         let number = if number == 1 { String::new() } else { format!(".{number}") };
         let path = folder.join(format!("{}.{}{number}.jsonl", session.id, session.epoch));
         match core.open(&path, OpenMode::CreateNew) {
-            Ok(file) => return Ok(RescueFile { file, path, end }),
+            Ok(_) => return Ok(RescueFile { path, bytes: 0, end }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(StoreError::io("create", path)(error)),
         }
     }
     Err(StoreError::io("create a file in", folder)(io::ErrorKind::AlreadyExists.into()))
+}
+
+/// Opens a rescue file to append to it, if it is as it was left.
+fn open_end(core: &Core, known: &RescueFile) -> Result<Arc<dyn File>, StoreError> {
+    let file = core.open(&known.path, OpenMode::Append).map_err(StoreError::io("open", &known.path))?;
+    let bytes = file.stat().map_err(StoreError::io("look at", &known.path))?.size;
+    if bytes == known.bytes {
+        return Ok(file);
+    }
+    Err(StoreError::io("go on with", &known.path)(io::Error::other("somebody else wrote to it")))
+}
+
+/// Notes what became of a session's part of a batch, and tells its owner.
+fn note(job: &Job, saved: Result<Saved, StoreError>) {
+    let Job { session, untold, .. } = job;
+    let mut rescue = lock(&session.rescue);
+    let mut buffer = lock(&session.buffer);
+    match saved {
+        Ok(Saved { file, seq, sides, .. }) => {
+            sides.iter().for_each(|side| side.is_rescued.store(true, Ordering::Relaxed));
+            let is_lost = buffer.is_lost() || untold.iter().any(|(_, error)| matches!(error, StoreError::Lost { .. }));
+            if !is_lost {
+                buffer.rescued = buffer.rescued.max(seq);
+            }
+            if buffer.rescue.as_ref().is_none_or(|rescue| rescue.path != file.path) {
+                let why = untold.first().map_or_else(|| "its disk does not answer".to_owned(), |(_, error)| error.to_string());
+                buffer.rescue = Some(Arc::new(Rescued { path: file.path.clone(), why }));
+            }
+            *rescue = Some(Box::new(file));
+        }
+        Err(error) => {
+            tracing::warn!(session = %session.id, %error, "events cannot be rescued either");
+            // The next try begins a new file: how this one ends is not known.
+            buffer.rescue = None;
+        }
+    }
+    drop(rescue);
+    // What is untold is told, and all of this with it, in a moment.
+    if untold.is_empty() {
+        session.publish(&buffer);
+    }
 }
 
 /// Makes a folder and those above it, and makes the entries of what was made durable.
@@ -173,23 +286,24 @@ fn write_side(core: &Core, path: &Path, bytes: &[u8]) -> Result<(), StoreError> 
     file.sync_data().map_err(StoreError::io("sync", path))
 }
 
-/// The log has become durable: what of it was rescued is no longer needed. Nothing is told if it cannot be removed; the next
+/// Where the log has become durable, what of it was rescued is no longer needed. Nothing is told if it cannot be removed; the next
 /// owner sees that the log has it.
-pub(super) fn settle(core: &Core, session: &Session) {
-    let rescue = {
-        let mut disk = lock(&session.disk);
+fn settle(core: &Core, session: &Session) {
+    let file = {
+        let mut rescue = lock(&session.rescue);
         let mut buffer = lock(&session.buffer);
-        let is_settled = |rescue: &RescueFile| {
-            buffer.durable_end >= rescue.end && !buffer.sides.iter().any(|side| side.is_rescued.load(Ordering::Relaxed))
+        let is_settled = |file: &RescueFile| {
+            buffer.durable_end >= file.end && !buffer.sides.iter().any(|side| side.is_rescued.load(Ordering::Relaxed))
         };
-        if !disk.rescue.as_deref().is_some_and(is_settled) {
+        if !rescue.as_deref().is_some_and(is_settled) {
             return;
         }
         buffer.rescue = None;
-        disk.rescue.take()
+        session.publish(&buffer);
+        rescue.take()
     };
-    if let Some(rescue) = rescue {
-        remove(core, &rescue.path);
+    if let Some(file) = file {
+        remove(core, &file.path);
     }
 }
 
@@ -237,17 +351,28 @@ enum Fate {
 impl Leftovers {
     /// Those of `id`; none where no rescue folder is known.
     pub(super) fn find(core: &Core, id: SessionId) -> Result<Self, StoreError> {
-        let Some(folder) = &core.options.rescue_dir else { return Ok(Self(Vec::new())) };
+        match &core.options.rescue_dir {
+            Some(folder) => Self::find_in(core, folder, id),
+            None => Ok(Self(Vec::new())),
+        }
+    }
+
+    /// Those of `id` in `folder`.
+    pub(super) fn find_in(core: &Core, folder: &Path, id: SessionId) -> Result<Self, StoreError> {
         let entries = match core.fs().read_dir(folder) {
             Err(error) if fate::is_missing(&error) => return Ok(Self(Vec::new())),
             entries => entries.map_err(StoreError::io("read", folder))?,
         };
         let mut names: Vec<(u64, String)> = entries.iter().filter_map(|entry| name_of(entry.name.to_str()?, id)).collect();
         names.sort_unstable();
-        let leftovers = names.into_iter().map(|(_, name)| {
+        let leftovers = names.into_iter().filter_map(|(_, name)| {
             let path = folder.join(name);
-            let bytes = fs::read_all(core.fs(), &path).map_err(StoreError::io("read", &path))?;
-            Ok(Leftover { path, lines: lines_of(&bytes), bytes, fate: Fate::Unknown })
+            match fs::read_all(core.fs(), &path) {
+                // The log has all of it by now.
+                Err(error) if fate::is_missing(&error) => None,
+                Err(error) => Some(Err(StoreError::io("read", path)(error))),
+                Ok(bytes) => Some(Ok(Leftover { path, lines: lines_of(&bytes), bytes, fate: Fate::Unknown })),
+            }
         });
         leftovers.collect::<Result<_, StoreError>>().map(Self)
     }

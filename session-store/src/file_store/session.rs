@@ -1,7 +1,7 @@
 //! A session that this process owns: its buffer, which appends touch, and its file, which only the writer and the
 //! syncers touch. An append never waits for the disk, because it never takes a lock that is held across a call to it.
 //!
-//! Locks are taken in the order `syncing`, `disk`, `buffer`.
+//! Locks are taken in the order `syncing`, `disk`, `rescue`, `buffer`.
 
 use super::buffer::{Buffer, Ended};
 use super::device::Device;
@@ -15,8 +15,9 @@ use crate::error::StoreError;
 use crate::event::Owner;
 use crate::id::{Seq, SessionId};
 use crate::store::{Progress, Rescued};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 use tokio::sync::{Notify, watch};
 
 pub(super) struct Session {
@@ -33,13 +34,15 @@ pub(super) struct Session {
     /// Held while the file is synced by itself: the kernel tells a failed write-back to one sync of a descriptor only, and two at a time could
     /// not tell which of them was told.
     pub(super) syncing: Mutex<()>,
+    /// Where its events go while the file cannot be written.
+    pub(super) rescue: Mutex<Option<Box<RescueFile>>>,
     /// Told of every change of the buffer's numbers, each append too. Made when somebody first asks for it, because it would be a third of
     /// what an idle session costs.
     progress: OnceLock<watch::Sender<Progress>>,
     /// Told when something was written, became durable, or failed: who waits for the disk is not woken by each append.
     moved: Notify,
     /// Four [`Mark`]s for each lane, and [`RESTING`]. Those of a lane change under its lock only.
-    marks: AtomicU16,
+    marks: AtomicU32,
 }
 
 // An idle session is little more than this.
@@ -55,10 +58,8 @@ pub(super) struct Disk {
     pub(super) end: u64,
     /// A sync failed: nothing after the durable end can be relied on, and all of it is written again before the next sync.
     pub(super) suspect: bool,
-    /// Its path led nowhere when it was last looked at.
-    pub(super) is_missing: bool,
-    /// Where its events go while the file cannot be written.
-    pub(super) rescue: Option<Box<RescueFile>>,
+    /// Since when its path leads nowhere, as far as was looked.
+    pub(super) missing_since: Option<Instant>,
     /// What lies before it was written through a descriptor that is closed: if it is not durable, no other descriptor of the
     /// file is told for certain when the kernel fails to write it back.
     pub(super) closed_end: u64,
@@ -78,8 +79,7 @@ impl Disk {
             identity,
             end,
             suspect: false,
-            is_missing: false,
-            rescue: None,
+            missing_since: None,
             closed_end: 0,
             generation: 0,
             entry: None,
@@ -109,7 +109,7 @@ pub(super) enum Attempt {
 }
 
 /// The mark of a session that the writer looks at again once it may be idle; the lanes have the bits below.
-const RESTING: u16 = 1 << 12;
+const RESTING: u32 = 1 << 16;
 
 impl Session {
     pub(super) fn new(core: &Core, id: SessionId, epoch: u64, buffer: Buffer, disk: Disk) -> Self {
@@ -122,9 +122,10 @@ impl Session {
             buffer: Mutex::new(buffer),
             disk: Mutex::new(disk),
             syncing: Mutex::default(),
+            rescue: Mutex::default(),
             progress: OnceLock::new(),
             moved: Notify::new(),
-            marks: AtomicU16::new(0),
+            marks: AtomicU32::new(0),
         }
     }
 
@@ -150,7 +151,7 @@ impl Session {
         self.marks.fetch_and(!RESTING, Ordering::AcqRel);
     }
 
-    fn set(&self, bit: u16) -> bool {
+    fn set(&self, bit: u32) -> bool {
         self.marks.fetch_or(bit, Ordering::AcqRel) & bit == 0
     }
 
@@ -197,6 +198,8 @@ impl Session {
     pub(super) fn fail(&self, attempt: Attempt, error: StoreError) -> u64 {
         let mut buffer = lock(&self.buffer);
         buffer.failures += 1;
+        // It answers, if only that.
+        buffer.is_stalled = false;
         let mut given_up = 0;
         if let StoreError::Lost { why, .. } = &error {
             given_up = buffer.counted_bytes();
@@ -296,14 +299,15 @@ impl Session {
     }
 }
 
-fn bit(lane: LaneName, mark: Mark) -> u16 {
-    1 << (4 * lane as u16 + mark as u16)
+fn bit(lane: LaneName, mark: Mark) -> u32 {
+    1 << (4 * lane as u32 + mark as u32)
 }
 
 fn describe(buffer: &Buffer, progress: &mut Progress) {
     progress.accepted = buffer.accepted;
     progress.written = buffer.written.max(buffer.rescued);
     progress.durable = buffer.safe();
+    progress.stalled = buffer.is_stalled && buffer.rescue.is_none();
     progress.rescued.clone_from(&buffer.rescue);
     progress.trouble = buffer.trouble().cloned();
     progress.closed = match buffer.ended {

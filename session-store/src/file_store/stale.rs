@@ -1,7 +1,7 @@
 //! What a stale writer wrote: lines that continue the session up to where another owner took over, and are no part of it.
 //!
 //! A writer that was suspended and overtaken may write some lines before it notices; so may one whose disk failed, into the rescue
-//! folder. Readers set such lines aside. They are whole, and their chain continues a line of the session, so that line and all
+//! folder, and what it did not write is in `repaired/`. Readers set such lines aside. They are whole, and their chain continues a line of the session, so that line and all
 //! before it, with the stale lines behind, are a session of their own: [`find`] says which bytes these are.
 
 use super::engine::Core;
@@ -46,13 +46,15 @@ struct Chain {
     says_something: bool,
 }
 
-/// The newest lines of a stale writer, in the log or in the rescue folder, that say more than who held the session; nothing
+/// The newest lines of a stale writer, in the log or kept elsewhere, that say more than who held the session; nothing
 /// where there are none.
 pub(super) fn find(core: &Arc<Core>, id: SessionId) -> Result<Option<Stale>, StoreError> {
     let path = core.layout.log(id);
     let log = open_log(core, id, OpenMode::Read)?;
     let mut chains = chains(&*log).map_err(StoreError::io("read", &path))?;
-    chains.extend(Leftovers::find(core, id)?.into_lines().map(|bytes| Chain::of_lines(&bytes)));
+    for leftovers in [Leftovers::find_in(core, &core.layout.repaired(), id)?, Leftovers::find(core, id)?] {
+        chains.extend(leftovers.into_lines().map(|bytes| Chain::of_lines(&bytes)));
+    }
     chains.retain(|chain| chain.says_something);
     let starts: HashSet<(u32, Seq)> = chains.iter().map(|chain| chain.start).collect();
     let ends: HashSet<(Seq, u32)> = chains.iter().filter_map(|chain| chain.lines.last().copied()).collect();

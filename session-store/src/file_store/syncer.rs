@@ -21,10 +21,10 @@ use super::cost::{Load, Way};
 use super::device::{Device, VolumeSync};
 use super::engine::Core;
 use super::folders::SyncNumber;
-use super::lane::{Lane, Patience, Work};
+use super::lane::{Due, Lane, Patience, Work};
 use super::session::{Attempt, Disk, Session};
 use super::writer::{self, in_parallel};
-use super::{ballast, fate, lock, rescue};
+use super::{ballast, fate, lock};
 use crate::error::StoreError;
 use crate::fs::{File, OpenMode, write_all_at};
 use crate::id::SessionId;
@@ -96,7 +96,9 @@ impl Syncer<'_> {
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, patience: Option<Duration>) {
         loop {
             let patience = patience.map_or(Patience::Endless, |time| Patience::Helper(Instant::now() + time));
-            match self.lane.take(patience) {
+            let work = self.lane.take(patience);
+            let _under_way = matches!(work, Work::Batch(_) | Work::Piece(_)).then(|| self.core.stalls.begin(self.device));
+            match work {
                 Work::Batch(sessions) => self.serve(scope, sessions),
                 Work::Piece(piece) => {
                     self.want_helper(scope);
@@ -152,7 +154,7 @@ impl Syncer<'_> {
 
     /// Writes what was accepted. What fails is taken out; what has more to write is served again.
     fn write(&self, sessions: &mut Vec<Arc<Session>>) {
-        let round = writer::write_all(self.core, self.device, sessions);
+        let round = writer::write_all(self.core, sessions);
         self.lane.done(&round.failed);
         take_out(sessions, &round.failed);
         self.lane.push_all(&round.more);
@@ -220,7 +222,7 @@ impl Syncer<'_> {
     fn told(&self, session: &Arc<Session>, outcome: Result<(), StoreError>) {
         match outcome {
             Ok(()) => self.core.forget_if_released(session),
-            Err(error) => self.core.failed(session, Attempt::Sync, error, &self.device.background),
+            Err(error) => self.core.failed(session, Attempt::Sync, error),
         }
     }
 
@@ -335,14 +337,15 @@ fn end_for_volume(session: &Session) -> Option<u64> {
     let disk = session.disk.try_lock().ok()?;
     let buffer = lock(&session.buffer);
     let device = &session.device;
-    let is_whole = !disk.suspect && !disk.is_missing && disk.entry.is_none() && buffer.sides.is_empty() && !buffer.is_lost();
+    let is_whole =
+        !disk.suspect && disk.missing_since.is_none() && disk.entry.is_none() && buffer.sides.is_empty() && !buffer.is_lost();
     // A failure of what it wrote since the last clean sync was not told to another sync of the volume.
     let is_watched = disk.generation == device.generation() && disk.identity.0 == device.number;
     (is_whole && is_watched).then_some(disk.end)
 }
 
 /// Makes durable what is written of a session.
-fn sync(core: &Core, session: &Session) -> Result<(), StoreError> {
+fn sync(core: &Core, session: &Arc<Session>) -> Result<(), StoreError> {
     let _one_at_a_time = lock(&session.syncing);
     let Some(job) = prepare(core, session)? else {
         session.nothing_to_sync();
@@ -465,7 +468,7 @@ fn write_sides_again(core: &Core, session: &Session, sides: &[Arc<Side>], was_su
     Ok(())
 }
 
-fn finish(core: &Core, session: &Session, job: &Job) {
+fn finish(core: &Core, session: &Arc<Session>, job: &Job) {
     // Else it may be just written, and nobody waits for that.
     let mut disk = job.was_suspect.then(|| lock(&session.disk));
     if let Some(disk) = &mut disk {
@@ -488,7 +491,7 @@ fn finish(core: &Core, session: &Session, job: &Job) {
         }
     }
     if is_rescued {
-        rescue::settle(core, session);
+        core.rescues.push(session, Due::Now);
     }
     ballast::restore(core);
     core.pool.give_back(freed_chunks);
@@ -510,7 +513,7 @@ mod tests {
         let core = Core::new(FileStoreOptions::new("/nowhere"));
         let id = SessionId::new(Timestamp::from_ms(0));
         let buffer = Buffer::new(Position::default(), 0, Tally::default());
-        let session = Session::new(&core, id, 1, buffer, Disk::new((0, 0), 0));
+        let session = Arc::new(Session::new(&core, id, 1, buffer, Disk::new((0, 0), 0)));
         let progress = session.progress().subscribe();
         session.fail(Attempt::Sync, StoreError::Closed);
         assert!(progress.borrow().trouble.is_some());

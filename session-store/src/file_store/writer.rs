@@ -58,6 +58,7 @@ pub(super) fn run(core: &Core, device: &Device) {
         let until = idling.front().map_or(Patience::Endless, |(at, _)| Patience::Until(*at));
         match device.writer.take(until) {
             Work::Batch(sessions) => {
+                let _under_way = core.stalls.begin(device);
                 write_round(core, device, &sessions);
                 let now = Instant::now();
                 for session in sessions {
@@ -91,7 +92,7 @@ fn write_round(core: &Core, device: &Device, sessions: &[Arc<Session>]) {
     let (large, mut small): (Vec<_>, Vec<_>) = sessions.iter().cloned().partition(|session| is_large(session));
     sort(&mut small);
     for part in small.chunks(HANDED_ON).chain(large.chunks(1)) {
-        let round = write_all(core, device, part);
+        let round = write_all(core, part);
         device.background.push_all(&round.written);
         device.writer.push_all(&round.more);
     }
@@ -111,7 +112,7 @@ pub(super) fn is_large(session: &Session) -> bool {
 
 /// Writes what `sessions` have accepted, one batch of each at most, with some threads where there are many. What fails is told and
 /// tried again by the writer.
-pub(super) fn write_all(core: &Core, device: &Device, sessions: &[Arc<Session>]) -> Round {
+pub(super) fn write_all(core: &Core, sessions: &[Arc<Session>]) -> Round {
     let round = Mutex::new(Round::default());
     in_parallel(core, sessions, |session| match write(core, session) {
         Ok(wrote) => {
@@ -126,7 +127,7 @@ pub(super) fn write_all(core: &Core, device: &Device, sessions: &[Arc<Session>])
             }
         }
         Err(error) => {
-            core.failed(session, Attempt::Write, error, &device.writer);
+            core.failed(session, Attempt::Write, error);
             lock(&round).failed.push(Arc::clone(session));
         }
     });
@@ -178,7 +179,7 @@ pub(super) fn write(core: &Core, session: &Arc<Session>) -> Result<Wrote, StoreE
     }
     let from = disk.end;
     // A file that was away is looked for also where nothing is left to write.
-    if !chunks.is_empty() || disk.is_missing {
+    if !chunks.is_empty() || disk.missing_since.is_some() {
         write_chunks(core, session, &mut disk, &chunks)?;
     }
     let mut buffer = lock(&session.buffer);
@@ -226,7 +227,7 @@ fn log_file(core: &Core, session: &Arc<Session>, disk: &mut Disk) -> Result<Arc<
             }
         }
         // What was just opened by path is what is there.
-        None if !disk.is_missing => {
+        None if disk.missing_since.is_none() => {
             if let Ok(file) = core.open(&path, OpenMode::Append)
                 && fate::is_as_left(disk, &*file)
             {

@@ -20,7 +20,7 @@ async fn every_byte_of_the_store_is_counted_once() {
     fs.put(Path::new("/home/index/search.sqlite"), &[0; 700]);
     fs.put(Path::new("/home/repaired/x.jsonl"), &[0; 7000]);
     let archived = "019c0000-0000-7000-8000-000000000002";
-    fs.put(&Path::new("/home/archive/2026/01/28").join(format!("{archived}.jsonl.zst")), &[0; 70_000]);
+    fs.put(&Path::new("/home/archive/2026/01/27").join(format!("{archived}.jsonl.zst")), &[0; 70_000]);
     let size = |path: &PathBuf| fs.contents(path).unwrap().len() as u64;
 
     let space = store1.space().await.unwrap();
@@ -39,10 +39,16 @@ async fn every_byte_of_the_store_is_counted_once() {
 #[tokio::test]
 async fn what_is_none_of_the_stores_is_named_and_not_counted() {
     let fs = SimFs::new();
-    let day = Path::new("/home/sessions/2026/01/28");
+    let day = Path::new("/home/sessions/2026/01/27");
     let id = "019c0000-0000-7000-8000-000000000000";
-    let foreign =
-        [day.join("notes.txt"), day.join("x.jsonl"), PathBuf::from("/home/sessions/2026/README"), day.join(id).join("x")];
+    let foreign = [
+        day.join("notes.txt"),
+        day.join("x.jsonl"),
+        PathBuf::from("/home/sessions/2026/README"),
+        day.join(id).join("x"),
+        // A session of another day.
+        day.join("019d0000-0000-7000-8000-000000000000.jsonl"),
+    ];
     for path in &foreign {
         fs.put(path, b"x");
     }

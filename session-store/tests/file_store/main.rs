@@ -19,4 +19,5 @@ mod rescue;
 mod resume;
 mod scale;
 mod sim;
+mod stalls;
 mod writing;

@@ -12,13 +12,13 @@ const FOLDER: &str = "/rescue/longhand";
 
 /// One disk for the home, and one for what is rescued.
 #[derive(Clone)]
-struct TwoDisks {
-    home: SimFs,
-    rescue: SimFs,
+pub(crate) struct TwoDisks {
+    pub(crate) home: SimFs,
+    pub(crate) rescue: SimFs,
 }
 
 impl TwoDisks {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let disks = Self { home: SimFs::new(), rescue: SimFs::new() };
         disks.rescue.create_dir("/rescue".as_ref()).unwrap();
         disks.rescue.make_durable();
@@ -29,14 +29,14 @@ impl TwoDisks {
         if path.starts_with("/rescue") { &self.rescue } else { &self.home }
     }
 
-    fn options(&self) -> FileStoreOptions {
+    pub(crate) fn options(&self) -> FileStoreOptions {
         let mut options = options(&self.home);
         options.fs = Arc::new(self.clone());
         options.rescue_dir = Some(FOLDER.into());
         options
     }
 
-    fn store(&self) -> FileStore {
+    pub(crate) fn store(&self) -> FileStore {
         FileStore::open(self.options()).unwrap()
     }
 
@@ -47,7 +47,7 @@ impl TwoDisks {
         FileStore::open(options).unwrap()
     }
 
-    fn after_power_cut(&self) -> Self {
+    pub(crate) fn after_power_cut(&self) -> Self {
         Self { home: self.home.after_power_cut(), rescue: self.rescue.after_power_cut() }
     }
 
@@ -89,12 +89,16 @@ impl FileSystem for TwoDisks {
         self.of(path).remove_dir(path)
     }
 
+    fn volume(&self, path: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        self.of(path).volume(path)
+    }
+
     fn locks_are_trusted(&self, path: &Path) -> bool {
         self.of(path).locks_are_trusted(path)
     }
 }
 
-fn rescued(log: &dyn SessionLog) -> Option<Arc<Rescued>> {
+pub(crate) fn rescued(log: &dyn SessionLog) -> Option<Arc<Rescued>> {
     log.progress().borrow().rescued.clone()
 }
 
@@ -151,7 +155,7 @@ async fn what_was_rescued_goes_to_the_log_as_soon_as_its_disk_works_again() {
     assert_eq!(texts_after_reopening(&disks.after_power_cut(), log.id()).await, ["before", "after", "once more"]);
 }
 
-async fn texts_after_reopening(disks: &TwoDisks, id: SessionId) -> Vec<String> {
+pub(crate) async fn texts_after_reopening(disks: &TwoDisks, id: SessionId) -> Vec<String> {
     disks.home.set_writable();
     let store = disks.store();
     soon(store.open(id)).await.unwrap();

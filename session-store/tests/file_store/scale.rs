@@ -70,6 +70,23 @@ async fn a_device_that_hangs_stops_no_other() {
 }
 
 #[tokio::test]
+async fn files_are_written_in_the_order_of_their_inodes_whoever_came_first() {
+    let fs = SimFs::new();
+    let mut options = options(&fs);
+    // Nothing is written before somebody waits for it.
+    options.window = Duration::from_secs(3600);
+    let store = FileStore::open(options).unwrap();
+    let mut logs = create_many(&store, 200).await;
+    fastrand::Rng::with_seed(1).shuffle(&mut logs);
+    fs.take_written();
+    logs.iter().for_each(|log| drop(log.append(say("hello")).unwrap()));
+    soon(store.flush()).await.unwrap();
+    let written = fs.take_written();
+    assert_eq!(written.len(), 200);
+    assert!(written.is_sorted(), "{written:?}");
+}
+
+#[tokio::test]
 async fn more_devices_than_have_threads_share_the_last() {
     let fs = SimFs::new();
     fs.set_volume();

@@ -70,6 +70,8 @@ pub(crate) struct Control {
     syncs: AtomicU64,
     folder_syncs: AtomicU64,
     writes: AtomicU64,
+    /// The files of the writes, one after the other.
+    written: Mutex<Vec<Inode>>,
     /// How many bytes were read.
     read_bytes: AtomicU64,
     /// The sync with which the power goes, counted from 1; 0: never.
@@ -376,6 +378,11 @@ impl SimFs {
         self.0.read_bytes.load(Ordering::SeqCst)
     }
 
+    /// The files that were appended to since the last call, in that order.
+    pub(crate) fn take_written(&self) -> Vec<u64> {
+        std::mem::take(&mut self.0.written.lock().unwrap())
+    }
+
     pub(crate) fn writes(&self) -> u64 {
         self.0.writes.load(Ordering::SeqCst)
     }
@@ -594,14 +601,9 @@ impl Disk {
 
     fn stat(&self, inode: Inode) -> Stat {
         let node = &self.nodes[&inode];
-        Stat {
-            device: 1 + self.mounts + 1000 * node.device,
-            inode,
-            links: 1,
-            size: node.live.len() as u64,
-            modified_ns: 0,
-            is_file: !node.is_dir,
-        }
+        // What it is mounted on is another one.
+        let device = if self.is_unmounted { 1_000_000 } else { 1 + self.mounts + 1000 * node.device };
+        Stat { device, inode, links: 1, size: node.live.len() as u64, modified_ns: 0, is_file: !node.is_dir }
     }
 }
 
@@ -750,6 +752,7 @@ impl File for SimFile {
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         assert!(matches!(self.mode, OpenMode::Append | OpenMode::CreateNew), "the descriptor has no O_APPEND");
         self.fs.0.writes.fetch_add(1, Ordering::SeqCst);
+        self.fs.0.written.lock().unwrap().push(self.inode);
         if self.fs.0.failing_writes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(self.fs.failure());
         }
