@@ -13,6 +13,19 @@ const CANDIDATES_MAX: usize = 8;
 /// # Errors
 /// Where none or more than one is meant: exit 2, the candidates named. In the archive nothing is meant but by its whole id.
 pub(crate) async fn resolve(store: &FileStore, text: &str) -> Result<SessionId, CliError> {
+    resolve_in(store, text, false).await
+}
+
+/// The same for who goes on with the session, which brings it back from the archive: there, too, one is meant by its name or the start of its id,
+/// unless one outside is.
+///
+/// # Errors
+/// As of [`resolve`].
+pub(crate) async fn resolve_to_resume(store: &FileStore, text: &str) -> Result<SessionId, CliError> {
+    resolve_in(store, text, true).await
+}
+
+async fn resolve_in(store: &FileStore, text: &str, takes_archived: bool) -> Result<SessionId, CliError> {
     let text = text.trim();
     if let Ok(id) = text.parse::<SessionId>() {
         match store.read(id, 0).await {
@@ -27,6 +40,7 @@ pub(crate) async fn resolve(store: &FileStore, text: &str) -> Result<SessionId, 
             let archived = store.list_archived().await?;
             Err(match matching(&archived, text).as_slice() {
                 [] => error,
+                [one] if takes_archived => return Ok(one.id),
                 [one] => CliError::usage(format!("session `{text}` is in the archive"))
                     .hint(format!("`longhand sessions archive --undo {}` brings it back; its whole id reads it there", one.id)),
                 many => ambiguous(text, many),

@@ -366,12 +366,12 @@ impl Plan {
         Ok(kept?)
     }
 
-    /// The session that a person means by `text`.
+    /// The session that a person wants to go on with by `text`.
     ///
     /// # Errors
-    /// As of [`resolve::resolve`].
+    /// As of [`resolve::resolve_to_resume`].
     pub(crate) async fn resolve(&self, text: &str) -> Result<SessionId, CliError> {
-        resolve::resolve(&self.place.files, text).await
+        resolve::resolve_to_resume(&self.place.files, text).await
     }
 
     fn store(&self) -> &Arc<dyn SessionStore> {

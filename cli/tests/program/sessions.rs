@@ -646,11 +646,13 @@ fn an_archived_session_leaves_the_list_and_comes_back() {
     assert_eq!(ids(&["sessions", "list", "--json"]).len(), 2);
 
     // Resumed, it comes back by itself, and that is said.
-    run_ok(&world, &["sessions", "archive", &id]);
-    let output = world.run(&["-p", "-r", &id, "-m", "offline", "go on"]);
-    assert_eq!(code(&output), 0, "{output:?}");
-    assert!(stderr(&output).contains("back from the archive"), "{output:?}");
-    assert_eq!(ids(&["sessions", "list", "--json"]).len(), 2);
+    for meant in [id.as_str(), &id[..18], "away"] {
+        run_ok(&world, &["sessions", "archive", &id]);
+        let output = world.run(&["-p", "-r", meant, "-m", "offline", "go on"]);
+        assert_eq!(code(&output), 0, "{output:?}");
+        assert!(stderr(&output).contains("back from the archive"), "{output:?}");
+        assert_eq!(ids(&["sessions", "list", "--json"]).len(), 2);
+    }
 
     let none = world.run(&["sessions", "archive", "--older-than", "1d"]);
     assert_eq!((code(&none), stderr(&none).as_str()), (0, "no session is old enough\n"));

@@ -63,8 +63,20 @@ pub(super) async fn run(app: &App, args: ListArgs) -> Result<Exit, CliError> {
         let mut out = Stdout::new();
         out.raw(table.lines(&sessions).as_bytes())?;
         out.flush()?;
+        tell_damaged(&sessions);
     }
     Ok(Exit::Done)
+}
+
+/// Says what to do about sessions that hold no sound record.
+pub(super) fn tell_damaged(sessions: &[SessionSummary]) {
+    let mut damaged = sessions.iter().filter(|session| session.state == SessionListState::Damaged);
+    let Some(first) = damaged.next() else { return };
+    let (count, one) = match damaged.count() {
+        0 => ("1 session is".to_owned(), first.id.to_string()),
+        more => (format!("{} sessions are", more + 1), "ID".to_owned()),
+    };
+    output::stderr(&format!("warning: {count} damaged; `longhand sessions verify {one}` says what is wrong, line by line\n"));
 }
 
 fn terminal_columns() -> Option<usize> {

@@ -3,6 +3,7 @@
 //! Sizes come from the files' lengths, everything else from the sessions' own records: file times say when a home was copied.
 
 use super::json;
+use super::list::tell_damaged;
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::Stdout;
@@ -122,6 +123,9 @@ pub(super) async fn run(app: &App, args: StatsArgs) -> Result<Exit, CliError> {
         out.raw(stats.lines(Painter::new(app.colors_stdout()), app.env("HOME")).as_bytes())?;
     }
     out.flush()?;
+    if !args.json {
+        tell_damaged(&summaries);
+    }
     Ok(Exit::Done)
 }
 

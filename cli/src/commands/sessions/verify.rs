@@ -12,6 +12,9 @@ use futures_util::{StreamExt, stream};
 use session_store::{FileStore, Problem, ProblemKind, SessionId, SessionStore, Verified};
 use std::sync::Arc;
 
+/// How many problems of a session a person is told, those that repeat from line to line once.
+const ROWS_MAX: usize = 50;
+
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 With --json, an array of objects: `id`, `ok`, `events` (how many are sound) and `problems`, each with `line`, `offset` (in bytes), `kind` and `detail`. Exit code 1 \
@@ -111,6 +114,44 @@ fn lines(verified: &Verified) -> String {
         return format!("{}  sound, {events}\n", verified.id);
     }
     let problems = count_words(verified.problems.len() as u64, "problem");
-    let head = format!("{}  {problems}, {events} sound\n", verified.id);
-    verified.problems.iter().fold(head, |out, problem| format!("{out}  {}\n", safe_line(&problem_words(problem))))
+    let mut out = format!("{}  {problems}, {events} sound\n", verified.id);
+    let is_like =
+        |one: &Problem, next: &Problem| (one.kind, &one.detail) == (next.kind, &next.detail) && next.line <= one.line + 1;
+    let runs: Vec<&[Problem]> = verified.problems.chunk_by(is_like).collect();
+    for run in runs.iter().take(ROWS_MAX) {
+        let Some((first, rest)) = run.split_first() else { continue };
+        let more = rest.last().map_or_else(String::new, |last| format!("; so it is up to line {}", last.line));
+        out += &format!("  {}{more}\n", safe_line(&problem_words(first)));
+    }
+    if let more @ 1.. = runs.iter().skip(ROWS_MAX).map(|run| run.len()).sum::<usize>() {
+        out += &format!("  and {more} more; `--json` has them all\n");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(line: u64, detail: &str) -> Problem {
+        Problem { line, offset: line * 10, kind: ProblemKind::Unreadable, detail: detail.to_owned() }
+    }
+
+    #[test]
+    fn what_is_wrong_with_many_lines_in_a_row_is_said_once() {
+        let id = "019c0000-0000-7000-8000-000000000000".parse().expect("an id");
+        let mut problems: Vec<Problem> = (2..10_000).map(|line| problem(line, "no record")).collect();
+        problems.push(problem(20_000, "no record"));
+        let said = lines(&Verified { id, ok: false, events: 1, problems });
+        assert_eq!(said.lines().count(), 3, "{said}");
+        assert!(said.contains("  line 2 (byte 20): unreadable: no record; so it is up to line 9999\n"), "{said}");
+    }
+
+    #[test]
+    fn a_person_is_told_no_more_than_can_be_read() {
+        let id = "019c0000-0000-7000-8000-000000000000".parse().expect("an id");
+        let problems = (0..1_000).map(|line| problem(line * 2, "no record")).collect();
+        let said = lines(&Verified { id, ok: false, events: 1, problems });
+        assert!(said.ends_with("  and 950 more; `--json` has them all\n"), "{said}");
+    }
 }
