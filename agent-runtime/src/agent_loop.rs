@@ -13,6 +13,7 @@ use crate::context::{TokenCounter, plan_trim, trim_event};
 use crate::interrupt::Interrupt;
 use crate::model::ModelFailure;
 use crate::output_schema;
+use crate::projection::with_output;
 use crate::session::{SendError, Shared, lock};
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use serde_json::Value;
@@ -346,24 +347,25 @@ impl TurnTask {
 /// Every call of the turn that began at `first` gets its one result, also where the turn ended before it. What a model was told of an earlier
 /// call stays as it is.
 fn answer_open_calls(shared: &Shared, first: Seq) {
-    let open: Vec<(session_store::ToolCall, bool)> = {
+    let open: Vec<(session_store::ToolCall, Option<String>)> = {
         let state = shared.state();
         let is_answer = |slot: &&session_store::Slot| matches!(slot.message.as_deref(), Some(Message::Assistant(_)));
         let last = state.context.iter().rev().find(is_answer).filter(|slot| slot.seq > first);
         let Some(Message::Assistant(answer)) = last.and_then(|slot| slot.message.as_deref()) else { return };
         let is_open = |call: &session_store::ToolCall| {
             let known = state.unresolved.get(&call.id).filter(|known| !known.settled)?;
-            Some((call.clone(), known.started.is_some()))
+            Some((call.clone(), known.started.map(|_| known.output.clone())))
         };
         answer.tool_calls().filter_map(is_open).collect()
     };
-    for (call, started) in open {
-        let (outcome, output) = if started {
-            (ToolOutcome::Interrupted, "Stopped while it ran; it may have had some effect.")
-        } else {
-            (ToolOutcome::NotRun, "Not run: the turn ended before this call was started.")
+    for (call, output) in open {
+        let (outcome, output) = match output {
+            Some(output) => {
+                (ToolOutcome::Interrupted, with_output("Stopped while it ran; it may have had some effect.", &output))
+            }
+            None => (ToolOutcome::NotRun, "Not run: the turn ended before this call was started.".to_owned()),
         };
-        let _ = shared.append(without_run(&call, outcome, output));
+        let _ = shared.append(without_run(&call, outcome, &output));
     }
 }
 

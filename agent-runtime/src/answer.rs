@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long text may wait to become a logged piece: half of the store's default window, so that both together are one window.
-const PIECE_WINDOW: Duration = Duration::from_millis(250);
+pub(crate) const PIECE_WINDOW: Duration = Duration::from_millis(250);
 /// A piece is logged at this size at once.
 const PIECE_BYTES: usize = 64 * 1024;
 /// How often a request is trimmed because the provider says that it is too long.

@@ -27,6 +27,9 @@ const UNKNOWN: &str = "Outcome unknown: the session was cut off while this call 
 const LOST: &str =
     "Result lost: the session was cut off while this call ran. It only reads; call it again if you need the result.";
 
+/// Between what is said of a call that was stopped, and its output.
+pub(crate) const OUTPUT_UNTIL_THEN: &str = "\nThe last of its output until then:\n";
+
 /// What `target` is sent for `state`, whose images are in `images`. Legal for every provider: see [`Conversation`].
 #[must_use]
 pub fn project(state: &State, profile: &Arc<Profile>, images: &Images, target: &Origin, max_output_tokens: u64) -> Conversation {
@@ -226,12 +229,17 @@ fn without_result(unresolved: &BTreeMap<String, Unresolved>, call: &str, answer:
     let Some(known) = unresolved.get(call) else { return UNKNOWN.to_owned() };
     match (&known.denied, known.started) {
         (Some(reason), _) => format!("Denied: {reason}"),
-        (None, Some(false)) => LOST.to_owned(),
-        (None, Some(true)) => UNKNOWN.to_owned(),
+        (None, Some(false)) => with_output(LOST, &known.output),
+        (None, Some(true)) => with_output(UNKNOWN, &known.output),
         (None, None) if known.gap => UNKNOWN.to_owned(),
         (None, None) if answer.stop == StopReason::MaxTokens => "Not run: the answer was cut at its length limit.".to_owned(),
         (None, None) => NOT_RUN.to_owned(),
     }
+}
+
+/// What a call that was stopped is told to have put out by then, behind `words`.
+pub(crate) fn with_output(words: &str, output: &str) -> String {
+    if output.trim().is_empty() { words.to_owned() } else { format!("{words}{OUTPUT_UNTIL_THEN}{output}") }
 }
 
 /// What both Anthropic (`^[a-zA-Z0-9_-]+$`, 64 at most) and OpenAI (40 characters at most) take.

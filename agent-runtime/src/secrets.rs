@@ -54,9 +54,31 @@ impl Secrets {
     /// `text` with every known value replaced by its marker.
     #[must_use]
     pub fn hide(&self, text: String) -> String {
-        self.known.iter().fold(text, |text, secret| {
-            if text.contains(&secret.value) { text.replace(&secret.value, &secret.marker) } else { text }
-        })
+        if !self.known.iter().any(|secret| text.contains(&secret.value)) {
+            return text;
+        }
+        let (mut hiding, mut hidden) = (self.hiding(), String::with_capacity(text.len()));
+        hiding.push(&text, &mut hidden);
+        hiding.finish(&mut hidden);
+        hidden
+    }
+
+    /// The same for a text that comes in pieces.
+    pub(crate) fn hiding(&self) -> Hiding {
+        Hiding { secrets: self.clone(), held: String::new() }
+    }
+
+    /// What begins where `rest` does. Where a text may go on behind `rest`, the longest value that it may become is waited for.
+    fn at_start_of(&self, rest: &str, may_go_on: bool) -> Start<'_> {
+        for secret in self.known.iter() {
+            if rest.starts_with(&secret.value) {
+                return Start::Secret(secret);
+            }
+            if may_go_on && secret.value.starts_with(rest) {
+                return Start::Unknown;
+            }
+        }
+        Start::Nothing
     }
 
     /// `arguments` with every marker replaced by its value.
@@ -83,6 +105,63 @@ impl Secrets {
             return Err("the arguments hold a marker of a secret whose value is not known here".to_owned());
         }
         Ok(text)
+    }
+}
+
+enum Start<'a> {
+    Secret(&'a Secret),
+    /// It may become one.
+    Unknown,
+    Nothing,
+}
+
+/// A text that comes in pieces, while known values in it are replaced: from its start on, the longest that begins at a place. So it does not matter how it is
+/// cut into pieces.
+#[derive(Clone, Default)]
+pub(crate) struct Hiding {
+    secrets: Secrets,
+    /// What may become a value: shorter than the longest.
+    held: String,
+}
+
+impl Hiding {
+    /// Takes the next piece, and appends what is decided to `out`.
+    pub(crate) fn push(&mut self, piece: &str, out: &mut String) {
+        if self.secrets.known.is_empty() {
+            out.push_str(piece);
+            return;
+        }
+        self.held.push_str(piece);
+        self.decide(true, out);
+    }
+
+    /// Appends what was held back: nothing comes any more.
+    pub(crate) fn finish(&mut self, out: &mut String) {
+        self.decide(false, out);
+    }
+
+    fn decide(&mut self, may_go_on: bool, out: &mut String) {
+        let text = std::mem::take(&mut self.held);
+        let begins_one = |byte: &u8| self.secrets.known.iter().any(|secret| secret.value.as_bytes().first() == Some(byte));
+        let (mut copied, mut decided) = (0, 0);
+        while let Some(at) = text.as_bytes()[decided..].iter().position(begins_one).map(|next| decided + next) {
+            decided = at + 1;
+            match self.secrets.at_start_of(&text[at..], may_go_on) {
+                Start::Nothing => {}
+                Start::Secret(secret) => {
+                    out.push_str(&text[copied..at]);
+                    out.push_str(&secret.marker);
+                    decided = at + secret.value.len();
+                    copied = decided;
+                }
+                Start::Unknown => {
+                    out.push_str(&text[copied..at]);
+                    self.held.push_str(&text[at..]);
+                    return;
+                }
+            }
+        }
+        out.push_str(&text[copied..]);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::images::{Image, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, image_to
 use crate::interrupt::Interrupt;
 use crate::live::Live;
 use crate::model::{Model, ModelLimits};
+use crate::output_sink::OutputSink;
 use crate::projection::PROJECTION_VERSION;
 use crate::request::{RequestBuilder, Resting};
 use crate::runtime::{Setup, origin_name};
@@ -149,6 +150,8 @@ pub(crate) struct Shared {
     pub(crate) todos: TodoCache,
     /// The answer that is coming in, for readers who want it before it is in the log.
     pub(crate) live: Mutex<Live>,
+    /// The output of each call that runs, for the same readers.
+    pub(crate) outputs: Mutex<Vec<(String, OutputSink)>>,
     /// Counts up at each event and each delta: readers wait for it to change.
     pub(crate) activity: watch::Sender<u64>,
     /// Tools that a person approved for as long as the session stays open.
@@ -184,6 +187,10 @@ impl Running {
     }
 }
 
+fn count_up(activity: &watch::Sender<u64>) {
+    activity.send_modify(|count| *count = count.wrapping_add(1));
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere does not make the data wrong: each critical section leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -209,6 +216,7 @@ impl Shared {
             counter: Arc::default(),
             todos,
             live: Mutex::default(),
+            outputs: Mutex::default(),
             activity: watch::Sender::new(0),
             approved: Mutex::default(),
             hydrated_for: Mutex::default(),
@@ -275,7 +283,25 @@ impl Shared {
     }
 
     pub(crate) fn bump(&self) {
-        self.activity.send_modify(|count| *count = count.wrapping_add(1));
+        count_up(&self.activity);
+    }
+
+    /// The same for who does not hold the session.
+    pub(crate) fn bumper(&self) -> impl Fn() + Send + Sync + use<> {
+        let activity = self.activity.clone();
+        move || count_up(&activity)
+    }
+
+    /// Readers see the output of the call until what this gives is dropped.
+    pub(crate) fn show_output(&self, call: &str, output: &OutputSink) -> impl Drop + '_ {
+        struct Shown<'a>(&'a Shared, String);
+        impl Drop for Shown<'_> {
+            fn drop(&mut self) {
+                lock(&self.0.outputs).retain(|(call, _)| *call != self.1);
+            }
+        }
+        lock(&self.outputs).push((call.to_owned(), output.clone()));
+        Shown(self, call.to_owned())
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -3,6 +3,7 @@
 
 use crate::images::Image;
 use crate::interrupt::Interrupt;
+use crate::output_sink::OutputSink;
 use async_trait::async_trait;
 use serde_json::Value;
 use session_store::{SessionId, Todo, ToolSpec};
@@ -63,6 +64,8 @@ pub struct ToolContext {
     pub interrupt: Interrupt,
     /// The session's todo list at the call's start.
     pub todos: Arc<Vec<Todo>>,
+    /// Takes output as it comes, for people who watch and for the log; a tool need not use it.
+    pub output: OutputSink,
 }
 
 impl ToolContext {

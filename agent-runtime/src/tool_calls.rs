@@ -4,7 +4,10 @@
 //! crash can never hide that it may have run.
 
 use crate::agent_loop::{Stop, TurnTask};
+use crate::answer::PIECE_WINDOW;
+use crate::output_sink::OutputSink;
 use crate::permissions::{PermissionMode, Permissions};
+use crate::projection::with_output;
 use crate::secrets::without_credentials;
 use crate::session::lock;
 use crate::tokens::{count_tokens, floor_char_boundary};
@@ -13,8 +16,11 @@ use crate::tools::check_arguments;
 use crate::turn::{Denial, EndReason, TurnError};
 use futures_util::future::join_all;
 use serde_json::Value;
-use session_store::{Error, SideRef, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolStarted};
+use session_store::{
+    Error, SideRef, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolOutputPiece, ToolStarted,
+};
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinError;
@@ -24,6 +30,11 @@ use tokio::time::Instant;
 const RESULT_BYTES: usize = 32 * 1024;
 /// What a model sees of a result at least, where it is that long.
 const RESULT_BYTES_LEAST: usize = 256;
+/// How much of a tool's output is logged while it runs, in bytes: a piece takes a part of what is left, so that much output in a short time is there,
+/// and the newest of a flood that lasts.
+const LOGGED_BYTES: usize = 1 << 20;
+const LOGGED_PART: usize = 16;
+const LOGGED_LEAST: usize = 1024;
 /// How long a tool has to end by itself once the turn is interrupted.
 const INTERRUPT_GRACE: Duration = Duration::from_millis(20);
 /// The same call is refused this often before the turn ends.
@@ -100,6 +111,7 @@ impl TurnTask {
             env: Arc::new(without_credentials(&setup.env)),
             interrupt: self.interrupt.clone(),
             todos: self.shared.todos.get(),
+            output: OutputSink::new(&setup.secrets, self.shared.bumper()),
         };
         let prepared = Prepared { call: call.clone(), tool, arguments, context };
         match self.permit(&setup.permissions, &prepared).await? {
@@ -176,11 +188,8 @@ impl TurnTask {
         for prepared in &readers {
             self.append(started(prepared)).await?;
         }
-        let run = |prepared| {
-            let trouble = self.trouble();
-            async move { (run(prepared, trouble).await, prepared) }
-        };
-        let ended = join_all(readers.iter().map(run)).await;
+        let execute = async |prepared| (self.execute(prepared).await, prepared);
+        let ended = join_all(readers.iter().map(execute)).await;
         let mut stop = None;
         for ((ran, took), prepared) in ended {
             stop = self.finalise(prepared, ran, took, bound).await?.or(stop);
@@ -194,14 +203,60 @@ impl TurnTask {
         let entry = self.append(started(&prepared)).await?;
         let shared = Arc::clone(&self.shared);
         self.guard(shared.log.durable(entry.seq)).await??;
-        let (ran, took) = run(&prepared, self.trouble()).await;
+        let (ran, took) = self.execute(&prepared).await;
         self.finalise(&prepared, ran, took, bound).await?.map_or(Ok(()), Err)
+    }
+
+    /// Runs a tool in a task of its own, so that its panic is its own, until it ends, is interrupted, is out of time, or can no longer be
+    /// written down.
+    async fn execute(&self, prepared: &Prepared) -> (Ran, Duration) {
+        let start = Instant::now();
+        let limit = prepared.tool.time_limit();
+        let interrupt = prepared.context.interrupt.clone();
+        let (tool, arguments, context) = (Arc::clone(&prepared.tool), prepared.arguments.clone(), prepared.context.clone());
+        let _shown = self.shared.show_output(&prepared.call.id, &prepared.context.output);
+        let mut task = AbortOnDrop(tokio::spawn(async move { tool.run(arguments, context).await }));
+        let ran = tokio::select! {
+            biased;
+            ended = &mut task.0 => ended.map_or_else(Ran::Panicked, Ran::Finished),
+            () = interrupt.raised() => {
+                // A tool that listens gets to say what it did; its words are the result then, and the turn still stops.
+                let words = match tokio::time::timeout(INTERRUPT_GRACE, &mut task.0).await {
+                    Ok(Ok(Ok(output))) => Some(output.text),
+                    Ok(Ok(Err(error))) => Some(error.0),
+                    _ => None,
+                };
+                Ran::Interrupted(words)
+            }
+            why = self.trouble() => Ran::Unwritten(why),
+            () = tokio::time::sleep(limit) => Ran::OutOfTime(limit),
+            never = self.log_output(prepared) => match never {},
+        };
+        (ran, start.elapsed())
+    }
+
+    /// Logs what the tool puts out, for as long as it runs. A log that is full is not waited for: what it had no room for is in a later piece.
+    async fn log_output(&self, prepared: &Prepared) -> Infallible {
+        let output = &prepared.context.output;
+        let (mut logged, mut left) = (0, LOGGED_BYTES);
+        loop {
+            output.more_than(logged).await;
+            tokio::time::sleep(PIECE_WINDOW).await;
+            let (offset, text) = output.since(logged, (left / LOGGED_PART).max(LOGGED_LEAST));
+            let bytes = text.len();
+            let piece = ToolOutputPiece { call: prepared.call.id.clone(), offset, text };
+            if self.shared.append_with(|log| log.append_within(piece.into(), PIECE_WINDOW)).is_ok() {
+                logged = offset + bytes as u64;
+                left = left.saturating_sub(bytes);
+            }
+        }
     }
 
     /// Logs the one result. Gives a reason to stop where there is one; the results of the other calls come first.
     async fn finalise(&self, prepared: &Prepared, ran: Ran, took: Duration, bound: u64) -> Result<Option<Stop>, Stop> {
         let mut stop = None;
         let mut images = Vec::new();
+        let output_so_far = || prepared.context.output.text();
         let (outcome, text) = match ran {
             Ran::Finished(Ok(output)) => {
                 images = output.images;
@@ -215,19 +270,18 @@ impl TurnTask {
             Ran::Finished(Err(error)) => (ToolOutcome::Error, error.0),
             Ran::OutOfTime(limit) => {
                 let limit = limit.as_secs_f64();
-                (ToolOutcome::Timeout, format!("Stopped at its time limit of {limit} s; it may have had some effect."))
+                let words = format!("Stopped at its time limit of {limit} s; it may have had some effect.");
+                (ToolOutcome::Timeout, with_output(&words, &output_so_far()))
             }
             Ran::Interrupted(words) => {
                 stop = Some(Stop::End(EndReason::Interrupted));
-                let words = words.unwrap_or_else(|| "Stopped by the user while it ran; it may have had some effect.".to_owned());
-                (ToolOutcome::Interrupted, words)
+                let stopped = "Stopped by the user while it ran; it may have had some effect.";
+                (ToolOutcome::Interrupted, words.unwrap_or_else(|| with_output(stopped, &output_so_far())))
             }
             Ran::Unwritten(why) => {
                 stop = Some(Stop::Failed(TurnError::Store(why)));
-                (
-                    ToolOutcome::Interrupted,
-                    "Stopped while it ran, because the session could not be stored; it may have had some effect.".to_owned(),
-                )
+                let words = "Stopped while it ran, because the session could not be stored; it may have had some effect.";
+                (ToolOutcome::Interrupted, with_output(words, &output_so_far()))
             }
             Ran::Panicked(panic) => {
                 let message = format!("the tool `{}` failed by a defect of its own: {panic}", prepared.call.name);
@@ -299,32 +353,6 @@ fn denied(by: &'static str, reason: String) -> Verdict {
 
 fn started(prepared: &Prepared) -> ToolStarted {
     ToolStarted { call: prepared.call.id.clone(), name: prepared.call.name.clone(), side_effects: prepared.tool.side_effects() }
-}
-
-/// Runs a tool in a task of its own, so that its panic is its own, until it ends, is interrupted, is out of time, or can no longer be
-/// written down.
-async fn run(prepared: &Prepared, trouble: impl Future<Output = String>) -> (Ran, Duration) {
-    let start = Instant::now();
-    let limit = prepared.tool.time_limit();
-    let interrupt = prepared.context.interrupt.clone();
-    let (tool, arguments, context) = (Arc::clone(&prepared.tool), prepared.arguments.clone(), prepared.context.clone());
-    let mut task = AbortOnDrop(tokio::spawn(async move { tool.run(arguments, context).await }));
-    let ran = tokio::select! {
-        biased;
-        ended = &mut task.0 => ended.map_or_else(Ran::Panicked, Ran::Finished),
-        () = interrupt.raised() => {
-            // A tool that listens gets to say what it did; its words are the result then, and the turn still stops.
-            let words = match tokio::time::timeout(INTERRUPT_GRACE, &mut task.0).await {
-                Ok(Ok(Ok(output))) => Some(output.text),
-                Ok(Ok(Err(error))) => Some(error.0),
-                _ => None,
-            };
-            Ran::Interrupted(words)
-        }
-        why = trouble => Ran::Unwritten(why),
-        () = tokio::time::sleep(limit) => Ran::OutOfTime(limit),
-    };
-    (ran, start.elapsed())
 }
 
 /// Whoever awaits a tool owns it: when the wait is dropped, so is the tool.

@@ -5,7 +5,7 @@ use crate::session::{Session, lock};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use session_store::{AssistantMessage, Entry, Event, Seq, StoreError, Timestamp, Usage};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,6 +27,8 @@ pub struct Turn {
     backfill: Option<BoxFuture<'static, Result<Vec<Arc<Entry>>, StoreError>>>,
     /// The message that is being shown, and how much of its text and reasoning was.
     shown: (Option<Seq>, [u64; 2]),
+    /// How much of the output of each running call was.
+    shown_outputs: HashMap<String, u64>,
     ended: bool,
     interrupt_on_drop: bool,
 }
@@ -39,6 +41,8 @@ pub enum TurnEvent {
     Entry(Arc<Entry>),
     /// Text or reasoning as it comes, before it is in the log.
     Delta(Delta),
+    /// What a running tool puts out, before it is in the log.
+    ToolDelta(ToolDelta),
 }
 
 /// A piece of an answer. The pieces of a message add up to the same bytes as its pieces in the log.
@@ -49,6 +53,18 @@ pub struct Delta {
     /// Text or reasoning.
     pub kind: DeltaKind,
     /// Where the piece starts, in bytes of the message's whole text (or reasoning).
+    pub offset: u64,
+    /// The piece.
+    pub text: String,
+}
+
+/// A piece of the output of a tool that runs. A reader who does not follow a flood misses some of it: the next piece then starts later than the
+/// last one ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolDelta {
+    /// The id of the call.
+    pub call: String,
+    /// Where the piece starts, in bytes of the call's whole output.
     pub offset: u64,
     /// The piece.
     pub text: String,
@@ -203,6 +219,7 @@ impl Turn {
             queue: VecDeque::new(),
             backfill: None,
             shown: (None, [0; 2]),
+            shown_outputs: HashMap::new(),
             ended: false,
             interrupt_on_drop: false,
         }
@@ -251,6 +268,7 @@ impl Turn {
                 (message, since(DeltaKind::Reasoning, reasoning), since(DeltaKind::Text, text))
             })
         };
+        let outputs = self.new_outputs();
         let Some(entries) = shared.log.recent(self.next) else {
             self.backfill = Some(Box::pin(read_range(self.session.clone(), self.next)));
             return false;
@@ -265,13 +283,36 @@ impl Turn {
             self.take_delta(message, DeltaKind::Reasoning, reasoning);
             self.take_delta(message, DeltaKind::Text, text);
         }
+        let is_over = |call: &str| {
+            entries.iter().any(|entry| matches!(&entry.event, Event::ToolFinished(finished) if finished.call == call))
+        };
+        for delta in outputs.into_iter().filter(|delta| !is_over(&delta.call)) {
+            self.shown_outputs.insert(delta.call.clone(), delta.offset + delta.text.len() as u64);
+            self.queue.push_back(TurnEvent::ToolDelta(delta));
+        }
         !self.queue.is_empty()
+    }
+
+    /// What running tools put out since it was last looked at, the newest of it.
+    fn new_outputs(&self) -> Vec<ToolDelta> {
+        /// The most that is taken in of one call at once.
+        const DELTA_BYTES: usize = 16 * 1024;
+        let outputs = lock(&self.session.shared.outputs).clone();
+        let new = outputs.into_iter().map(|(call, output)| {
+            let shown = self.shown_outputs.get(&call).copied().unwrap_or(0);
+            let (offset, text) = output.since(shown, DELTA_BYTES);
+            ToolDelta { call, offset, text }
+        });
+        new.filter(|delta| !delta.text.is_empty()).collect()
     }
 
     fn take_entries(&mut self, entries: &[Arc<Entry>]) {
         for entry in entries {
             if let Event::AssistantMessage(message) = &entry.event {
                 self.take_rest(message);
+            }
+            if let Event::ToolFinished(finished) = &entry.event {
+                self.shown_outputs.remove(&finished.call);
             }
             self.next = entry.seq + 1;
             self.queue.push_back(TurnEvent::Entry(Arc::clone(entry)));

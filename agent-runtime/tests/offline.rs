@@ -6,8 +6,8 @@
 use agent_runtime::session_store::{Block, Clock, Profile, SessionId, StopReason, SystemClock, Todo, ToolCall, Usage};
 use agent_runtime::tools::{builtin, check_arguments};
 use agent_runtime::{
-    Body, Clocks, Conversation, FailureKind, Interrupt, Model, ModelEvent, ModelFailure, OfflineModel, ScriptedAnswer,
-    ScriptedModel, Sent, SentResult, ToolContext,
+    Body, Clocks, Conversation, FailureKind, Interrupt, Model, ModelEvent, ModelFailure, OfflineModel, OutputSink,
+    ScriptedAnswer, ScriptedModel, Sent, SentResult, ToolContext,
 };
 use bytes::Bytes;
 use serde_json::json;
@@ -105,6 +105,7 @@ impl Chat {
             env: Arc::new(vec![("PATH".into(), std::env::var("PATH").unwrap())]),
             interrupt: Interrupt::new(),
             todos: Arc::default(),
+            output: OutputSink::default(),
         };
         let (output, is_error) = match check_arguments(&tool.spec(), &call.arguments) {
             Err(wrong) => (wrong, true),

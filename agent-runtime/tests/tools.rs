@@ -5,7 +5,7 @@
 
 use agent_runtime::session_store::{Clock, SessionId, SystemClock, Todo, TodoStatus};
 use agent_runtime::tools::{builtin, check_arguments, reaper, visible};
-use agent_runtime::{Interrupt, Tool, ToolContext, ToolError, ToolOutput};
+use agent_runtime::{Interrupt, OutputSink, Tool, ToolContext, ToolError, ToolOutput};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -35,6 +35,7 @@ impl Workspace {
             env: Arc::new(env),
             interrupt: Interrupt::new(),
             todos: Arc::default(),
+            output: OutputSink::default(),
         };
         Self { dir, context }
     }
@@ -61,7 +62,7 @@ impl Workspace {
     async fn run(&self, name: &str, arguments: Value) -> Result<ToolOutput, ToolError> {
         let tool = tool(name);
         let arguments = check_arguments(&tool.spec(), &arguments.to_string()).expect("the arguments fit");
-        tool.run(arguments, self.context.clone()).await
+        tool.run(arguments, ToolContext { output: OutputSink::default(), ..self.context.clone() }).await
     }
 
     async fn text(&self, name: &str, arguments: Value) -> String {

@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_stream::StreamExt;
 
 /// Longer than anything here takes; a test that reaches it hangs.
@@ -26,19 +27,23 @@ const LONG: Duration = Duration::from_secs(30);
 
 struct World {
     runtime: Runtime,
+    /// Lets a tool go on that has put something out.
+    gate: Arc<Notify>,
     folder: tempfile::TempDir,
 }
 
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { runtime: common::runtime(folder.path()), folder }
+        Self { runtime: common::runtime(folder.path()), gate: Arc::default(), folder }
     }
 
     fn setup(&self, model: &Arc<ScriptedModel>) -> Setup {
         let mut setup = Setup::new(Arc::clone(model) as Arc<dyn agent_runtime::Model>, self.folder.path());
         setup.retry = RetryPolicy { scale: 0.01, ..RetryPolicy::default() };
         setup.tools = vec![Arc::new(Echo::reader("look")), Arc::new(Echo::writer("change")), Arc::new(Panics), Arc::new(Hangs)];
+        setup.tools.push(Arc::new(Reports { gate: Arc::clone(&self.gate) }));
+        setup.tools.push(Arc::new(Floods));
         setup.permissions.mode = PermissionMode::Allow;
         setup
     }
@@ -107,6 +112,154 @@ fn check_well_formed(entries: &[Arc<Entry>]) {
     for (call, results) in calls {
         assert_eq!(results, 1, "call {call} has {results} results");
     }
+}
+
+const KEY: &str = "sk-123456789012";
+
+/// A tool that says how far it is, with a key in two pieces, and goes on when it is let.
+struct Reports {
+    gate: Arc<Notify>,
+}
+
+#[async_trait]
+impl Tool for Reports {
+    fn spec(&self) -> ToolSpec {
+        spec("report")
+    }
+
+    fn side_effects(&self) -> bool {
+        true
+    }
+
+    fn describe(&self, _: &Value) -> String {
+        "report".to_owned()
+    }
+
+    async fn run(&self, _: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
+        context.output.write(format!("half way with {}", &KEY[..9]));
+        tokio::task::yield_now().await;
+        context.output.write(format!("{}\n", &KEY[9..]));
+        self.gate.notified().await;
+        Ok(ToolOutput::text("all the way"))
+    }
+}
+
+/// A tool that puts out 64 MB.
+struct Floods;
+
+#[async_trait]
+impl Tool for Floods {
+    fn spec(&self) -> ToolSpec {
+        spec("flood")
+    }
+
+    fn side_effects(&self) -> bool {
+        false
+    }
+
+    fn describe(&self, _: &Value) -> String {
+        "flood".to_owned()
+    }
+
+    async fn run(&self, _: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
+        let block = "the tide turns\n".repeat(4_096);
+        for _ in 0..1_000 {
+            context.output.write(&block);
+            tokio::task::yield_now().await;
+        }
+        Ok(ToolOutput::text("done"))
+    }
+}
+
+fn pieces(entries: &[Arc<Entry>]) -> Vec<(u64, String)> {
+    let piece = |entry: &Arc<Entry>| match &entry.event {
+        Event::ToolOutputPiece(piece) => Some((piece.offset, piece.text.clone())),
+        _ => None,
+    };
+    entries.iter().filter_map(piece).collect()
+}
+
+fn result_of(entries: &[Arc<Entry>]) -> (ToolOutcome, String) {
+    let result = |entry: &Arc<Entry>| match &entry.event {
+        Event::ToolFinished(finished) => Some((finished.outcome, finished.output.clone())),
+        _ => None,
+    };
+    entries.iter().find_map(result).expect("a result")
+}
+
+async fn reporting(world: &World) -> (Session, Turn, String) {
+    let model = Arc::new(ScriptedModel::new([
+        ScriptedAnswer::new().tool_call("report", "{}"),
+        ScriptedAnswer::new().text("Done."),
+        ScriptedAnswer::new().text("More."),
+    ]));
+    let mut setup = world.setup(&model);
+    setup.secrets = Secrets::from_env(&[("MY_API_KEY".to_owned(), KEY.to_owned())]);
+    let marker = setup.secrets.hide(KEY.to_owned());
+    let session = world.runtime.create(setup).await.expect("a session");
+    let turn = session.send("report").await.expect("a turn");
+    (session, turn, format!("half way with {marker}\n"))
+}
+
+#[tokio::test]
+async fn what_a_running_tool_puts_out_is_seen_at_once_and_logged_before_its_result() {
+    let world = World::new();
+    let (session, mut turn, said) = reporting(&world).await;
+    let (mut live, mut is_logged) = (String::new(), false);
+    while let Some(event) = tokio::time::timeout(LONG, turn.next()).await.expect("no hang") {
+        match &event {
+            TurnEvent::ToolDelta(delta) => {
+                assert_eq!(delta.offset, live.len() as u64);
+                live.push_str(&delta.text);
+            }
+            TurnEvent::Entry(entry) if matches!(entry.event, Event::ToolOutputPiece(_)) => {
+                is_logged = true;
+                world.gate.notify_one();
+            }
+            TurnEvent::Entry(entry) if matches!(entry.event, Event::ToolFinished(_)) => assert!(is_logged),
+            _ => {}
+        }
+    }
+    assert_eq!(live, said);
+    let entries = world.end(session).await;
+    assert_eq!(pieces(&entries), [(0, said)]);
+    assert_eq!(result_of(&entries), (ToolOutcome::Ok, "all the way".to_owned()));
+}
+
+#[tokio::test]
+async fn a_tool_that_is_stopped_does_not_lose_what_it_put_out() {
+    let world = World::new();
+    let (session, mut turn, said) = reporting(&world).await;
+    let is_there = |event: &TurnEvent| matches!(event, TurnEvent::ToolDelta(delta) if delta.text.ends_with('\n'));
+    while !is_there(&tokio::time::timeout(LONG, turn.next()).await.expect("no hang").expect("an event")) {}
+    turn.interrupt();
+    assert_eq!(turn.outcome().await.reason, EndReason::Interrupted);
+    let outcome = session.send("go on").await.expect("a turn").outcome().await;
+    assert_eq!(outcome.reason, EndReason::Done, "{:?}", outcome.error);
+    let (outcome, output) = result_of(&world.end(session).await);
+    assert_eq!(outcome, ToolOutcome::Interrupted);
+    assert!(output.ends_with(&format!("it may have had some effect.\nThe last of its output until then:\n{said}")), "{output}");
+}
+
+#[tokio::test]
+async fn a_flood_of_output_fills_neither_the_log_nor_a_reader() {
+    let world = World::new();
+    let answers = [ScriptedAnswer::new().tool_call("flood", "{}"), ScriptedAnswer::new().text("Done.")];
+    let (session, _model) = world.session(answers).await;
+    let mut turn = session.send("flood").await.expect("a turn");
+    let (mut end, mut largest) = (0, 0);
+    while let Some(event) = turn.next().await {
+        if let TurnEvent::ToolDelta(delta) = event {
+            assert!(delta.offset >= end);
+            end = delta.offset + delta.text.len() as u64;
+            largest = largest.max(delta.text.len());
+        }
+    }
+    assert!(end > 0 && largest <= 64 << 10, "{end} {largest}");
+    let pieces = pieces(&world.end(session).await);
+    let logged: usize = pieces.iter().map(|(_, text)| text.len()).sum();
+    assert!(logged <= (1 << 20) + pieces.len() * 1024, "{logged} bytes in {} pieces", pieces.len());
+    assert!(pieces.windows(2).all(|two| two[1].0 >= two[0].0 + two[0].1.len() as u64));
 }
 
 /// A tool that says what it was given.

@@ -19,7 +19,7 @@ use crate::signals::Signals;
 use crate::stdin;
 use crate::transcript::model_name;
 use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, ModelFallback, Progress, Seq, StoreError};
-use agent_runtime::{Approver, DeltaKind, Session, Turn, TurnEvent, UserInput};
+use agent_runtime::{Approver, DeltaKind, Session, ToolDelta, Turn, TurnEvent, UserInput};
 use futures_util::StreamExt;
 use report::Report;
 use serde::Serialize;
@@ -49,6 +49,7 @@ pub(crate) async fn run(app: &App, typed: RunArgs) -> Result<Exit, CliError> {
     output::detach_stderr();
     let mut print = Print {
         is_verbose: app.is_verbose(),
+        is_in_line: false,
         format: if typed.json { OutputFormat::StreamJson } else { typed.output_format.unwrap_or_default() },
         writer: Writer::start(),
         signals: Signals::catch()?,
@@ -76,6 +77,8 @@ fn approver(typed: &RunArgs) -> Result<Option<Arc<dyn Approver>>, CliError> {
 /// A turn that is printed.
 struct Print {
     is_verbose: bool,
+    /// A tool's output is on standard error, and its last line has no end yet.
+    is_in_line: bool,
     format: OutputFormat,
     writer: Writer,
     signals: Signals,
@@ -229,12 +232,16 @@ impl Print {
                 self.stop_without_reader(session);
             }
         }
+        if self.is_verbose {
+            self.talk_of_output(event);
+        }
         if self.format == OutputFormat::StreamJson && !self.is_closed {
             match event {
                 // A copy of what was said before is of no use to a reader of events.
                 TurnEvent::Entry(entry) if matches!(entry.event, Event::Checkpoint(_)) => {}
                 TurnEvent::Entry(entry) => self.writer.push(line_of(entry)),
                 TurnEvent::Delta(delta) => self.writer.push(delta_line(delta)),
+                TurnEvent::ToolDelta(delta) => self.writer.push(tool_delta_line(delta)),
                 _ => {}
             }
         }
@@ -268,6 +275,20 @@ impl Print {
                 trim.tokens_before, trim.tokens_after
             )),
             Event::Error(error) => output::stderr(&format!("{}\n", error.message)),
+            _ => {}
+        }
+    }
+
+    /// A running tool's output as it comes, on lines of its own.
+    fn talk_of_output(&mut self, event: &TurnEvent) {
+        match event {
+            TurnEvent::ToolDelta(delta) => {
+                output::stderr(&delta.text);
+                self.is_in_line = !delta.text.ends_with('\n');
+            }
+            TurnEvent::Entry(entry) if matches!(entry.event, Event::ToolFinished(_)) && std::mem::take(&mut self.is_in_line) => {
+                output::stderr("\n");
+            }
             _ => {}
         }
     }
@@ -323,4 +344,19 @@ fn delta_line(delta: &agent_runtime::Delta) -> Vec<u8> {
         DeltaKind::Reasoning => "assistant.reasoning_delta",
     };
     report::json_line(&DeltaLine { type_name, text: &delta.text, message: delta.message, offset: delta.offset })
+}
+
+/// A piece of a running tool's output. A reader who does not follow a flood misses some of it: the next `offset` is larger then.
+#[derive(Serialize)]
+struct ToolDeltaLine<'a> {
+    #[serde(rename = "type")]
+    type_name: &'a str,
+    call: &'a str,
+    text: &'a str,
+    offset: u64,
+}
+
+fn tool_delta_line(delta: &ToolDelta) -> Vec<u8> {
+    let ToolDelta { call, offset, text } = delta;
+    report::json_line(&ToolDeltaLine { type_name: "tool.delta", call, text, offset: *offset })
 }

@@ -188,6 +188,8 @@ events! {
     "tool.denied" => ToolDenied,
     /// A tool is about to run; durable before a side effect.
     "tool.started" => ToolStarted,
+    /// A piece of a running tool's output as it came.
+    "tool.output" => ToolOutputPiece,
     /// The one result of a tool call.
     "tool.finished" => ToolFinished,
     /// The whole todo list, after a change.
@@ -794,6 +796,18 @@ pub struct ToolStarted {
     pub name: String,
     /// Whether it can change anything outside the session.
     pub side_effects: bool,
+}
+
+/// `tool.output`: a piece of what a tool puts out while it runs. Not all of it is in pieces: where `offset` is past the end of the piece before,
+/// what lies between was left out. The call's [`ToolFinished`] supersedes them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolOutputPiece {
+    /// The [`ToolCall::id`].
+    pub call: String,
+    /// Where the piece starts, in bytes of the call's whole output.
+    pub offset: u64,
+    /// The piece, with known secrets replaced by markers.
+    pub text: String,
 }
 
 /// How a tool call ended.

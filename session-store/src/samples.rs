@@ -193,6 +193,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         .into(),
         MessageQueued { text: "And then write it down.".to_owned() }.into(),
         MessageWithdrawn { queued: 32 }.into(),
+        ToolOutputPiece { call: "call_7_0".to_owned(), offset: 0, text: "running 12 tests\n".to_owned() }.into(),
     ]
 }
 
@@ -367,6 +368,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         "tool.approved" => ToolApproved { call: word(0), by: word(1) }.into(),
         "tool.denied" => ToolDenied { call: word(0), by: word(1), reason: word(2) }.into(),
         "tool.started" => ToolStarted { call: word(0), name: word(1), side_effects: n[0].is_multiple_of(2) }.into(),
+        "tool.output" => ToolOutputPiece { call: word(0), offset: n[0], text: word(1) }.into(),
         "tool.finished" => ToolFinished {
             call: word(0),
             name: word(1),

@@ -13,7 +13,7 @@
 
 use crate::event::{
     AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, ImageRef, Opened, Origin, Profile,
-    StopReason, Todo, ToolOutcome, TurnEnded, Usage, UserKind, UserMessage,
+    StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage, UserKind, UserMessage,
 };
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
@@ -36,6 +36,8 @@ pub const UNDO_MESSAGES_MAX: usize = 4_096;
 pub const KEYED_MAX: usize = 256;
 /// The longest key that is remembered, in bytes.
 pub const KEY_BYTES_MAX: usize = 256;
+/// How much is kept of the output of a tool call that has no result, in bytes: the end of it.
+pub const TOOL_OUTPUT_KEPT: usize = 8 * 1024;
 /// How a turn ends that answered its message, whatever the answer is; any other end leaves it to be asked again.
 const ANSWERED: [&str; 5] = ["done", "max_turns", "max_tokens", "refusal", "denied"];
 
@@ -167,10 +169,32 @@ pub struct Unresolved {
     pub denied: Option<String>,
     /// It started; whether it has side effects.
     pub started: Option<bool>,
+    /// The end of its output up to the last piece in the log, [`TOOL_OUTPUT_KEPT`] bytes at most.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub output: String,
+    /// Where that piece ends, in bytes of the whole output.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output_end: u64,
     /// Lines are missing or damaged after the call: whether it started cannot be known.
     pub gap: bool,
     /// A model was asked since: what it was told of this call stays so.
     pub settled: bool,
+}
+
+impl Unresolved {
+    /// Adds a piece of its output; one that is there already changes nothing.
+    fn add_output(&mut self, piece: &ToolOutputPiece) {
+        let known = usize::try_from(self.output_end.saturating_sub(piece.offset)).unwrap_or(usize::MAX);
+        let Some(text) = piece.text.get(known..).filter(|text| !text.is_empty()) else { return };
+        if piece.offset > self.output_end {
+            self.output.push_str(&format!("\n[... {} bytes left out ...]\n", piece.offset - self.output_end));
+        }
+        self.output.push_str(text);
+        self.output_end = piece.offset.saturating_add(piece.text.len() as u64);
+        let excess = self.output.len().saturating_sub(TOOL_OUTPUT_KEPT);
+        let first = (excess..=self.output.len()).find(|at| self.output.is_char_boundary(*at)).unwrap_or(0);
+        self.output.drain(..first);
+    }
 }
 
 /// An answer that is coming in, or that was when its writer died.
@@ -415,6 +439,7 @@ impl State {
             Event::ToolApproved(approved) if entry.sound => self.call(&approved.call, |call| call.approved = true),
             Event::ToolDenied(denied) => self.call(&denied.call, |call| call.denied = Some(denied.reason.clone())),
             Event::ToolStarted(started) => self.call(&started.call, |call| call.started = Some(started.side_effects)),
+            Event::ToolOutputPiece(piece) => self.call(&piece.call, |call| call.add_output(piece)),
             Event::ToolFinished(finished) => {
                 if self.unresolved.get(&finished.call).is_some_and(|call| !call.settled) {
                     self.unresolved.remove(&finished.call);
@@ -837,6 +862,10 @@ fn cut_answer(message: Seq, origin: Origin, text: String) -> Message {
         usage: None,
         opaque: None,
     })
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Adds a piece at its offset: a piece that is there already changes nothing, and one that overlaps adds its rest.

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use session_store::{
     AssistantMessage, AssistantReasoning, AssistantText, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event,
     ImageRef, Interrupted, ModelError, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State, StopReason,
-    Timestamp, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolSpec, ToolStarted, TurnEnded, Usage, UserKind,
-    UserMessage, sha256_hex,
+    Timestamp, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolOutputPiece, ToolSpec, ToolStarted, TurnEnded,
+    Usage, UserKind, UserMessage, sha256_hex,
 };
 use std::sync::{Arc, LazyLock};
 
@@ -366,9 +366,11 @@ impl Writer {
             self.push(UserMessage { text: "meanwhile".to_owned(), kind: UserKind::Steer, ..UserMessage::default() });
         }
         let started = |side_effects| ToolStarted { call: id.clone(), name: call.name.clone(), side_effects };
+        let piece = ToolOutputPiece { call: id.clone(), offset: how.provider_id as u64, text: self.text(how.arguments) };
         match how.fate {
             Fate::Finished => {
                 self.push(started(true));
+                self.push(piece);
                 self.push(finished(&id, &call.name, "a result", how.images));
             }
             Fate::Blank => {
@@ -383,9 +385,11 @@ impl Writer {
             }
             Fate::Started => {
                 self.push(started(true));
+                self.push(piece);
             }
             Fate::StartedReader => {
                 self.push(started(false));
+                self.push(piece);
             }
             Fate::Approved => {
                 self.push(ToolApproved { call: id, by: "mode".to_owned() });

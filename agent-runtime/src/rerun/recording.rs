@@ -5,6 +5,7 @@
 //! [`SessionLog::reserve`], with no lock held.
 
 use crate::interrupt::Interrupt;
+use crate::projection::OUTPUT_UNTIL_THEN;
 use crate::session::Shared;
 use async_trait::async_trait;
 use session_store::{
@@ -356,6 +357,7 @@ pub(super) fn is_passed_over(event: &Event) -> bool {
         event,
         Event::AssistantText(_)
             | Event::AssistantReasoning(_)
+            | Event::ToolOutputPiece(_)
             | Event::Checkpoint(_)
             | Event::Error(_)
             | Event::ModelWaiting(_)
@@ -369,9 +371,11 @@ pub(super) fn without_place(entry: &Entry) -> Entry {
     Entry { place: Place::default(), ..entry.clone() }
 }
 
-/// The result that the loop itself gives a call that was stopped.
+/// The result that the loop itself gives a call that was stopped and had put out nothing.
 pub(super) fn is_stopped_without_words(finished: &ToolFinished) -> bool {
-    finished.outcome == ToolOutcome::Interrupted && finished.output.starts_with("Stopped ")
+    finished.outcome == ToolOutcome::Interrupted
+        && finished.output.starts_with("Stopped ")
+        && !finished.output.contains(OUTPUT_UNTIL_THEN)
 }
 
 #[async_trait]

@@ -22,17 +22,16 @@
 
 use super::reaper::{Busy, reaper};
 use super::{number, text, visible};
+use crate::output_sink::OutputSink;
 use crate::tool::{Tool, ToolContext, ToolError, ToolOutput};
 use async_trait::async_trait;
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use serde_json::{Value, json};
 use session_store::ToolSpec;
-use std::collections::VecDeque;
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -45,8 +44,6 @@ const MARKER: &str = "LONGHAND_TOOL_CALL";
 const TIME_LIMIT_DEFAULT_S: usize = 120;
 /// The longest limit a model may give.
 const TIME_LIMIT_MAX_S: u64 = 600;
-/// Kept of the output's start, and as much of its end.
-const OUTPUT_HALF_BYTES: usize = 512 * 1024;
 /// How long output is waited for after the shell has ended while something else still holds the pipe.
 const DRAIN_WAIT: Duration = Duration::from_millis(100);
 /// Between SIGTERM and SIGKILL.
@@ -103,7 +100,7 @@ impl Tool for ShellTool {
         if command.contains('\0') {
             return Err(ToolError("a command cannot hold a NUL character".into()));
         }
-        let interrupt = context.interrupt.clone();
+        let (interrupt, output) = (context.interrupt.clone(), context.output.clone());
         let mut running = Running::start(command, context).await?;
         let end = tokio::select! {
             biased;
@@ -111,7 +108,7 @@ impl Tool for ShellTool {
             () = interrupt.raised() => End::Interrupted,
             () = sleep(Duration::from_secs(limit as u64)) => End::Limit(limit),
         };
-        end.told(running.output())
+        end.told(output.text())
     }
 }
 
@@ -153,7 +150,6 @@ fn status_words(status: ExitStatus) -> String {
 /// A command under way, as the tool's future sees it. To drop it stops the command.
 struct Running {
     ended: oneshot::Receiver<Option<ExitStatus>>,
-    output: Arc<Mutex<Captured>>,
     /// Its end tells the supervising task to stop.
     _stop: oneshot::Sender<()>,
 }
@@ -161,22 +157,18 @@ struct Running {
 impl Running {
     async fn start(command: String, context: ToolContext) -> Result<Self, ToolError> {
         let busy = reaper().enter(context.session);
+        let output = context.output.clone();
         // A fork of a large process takes milliseconds.
         let spawned = tokio::task::spawn_blocking(move || Spawned::start(&command, &context, busy));
         let spawned = spawned
             .await
             .map_err(|_| ToolError("the runtime is shutting down".into()))?
             .map_err(|error| ToolError(format!("the command could not be started: {error}")))?;
-        let output = Arc::new(Mutex::new(Captured::default()));
         let (ended_sender, ended) = oneshot::channel();
         let (stop_sender, stop) = oneshot::channel();
         // Owned by the reaper: `idle` returns only after the task has ended.
-        tokio::spawn(spawned.supervise(Arc::clone(&output), ended_sender, stop));
-        Ok(Self { ended, output, _stop: stop_sender })
-    }
-
-    fn output(&self) -> String {
-        lock(&self.output).text()
+        tokio::spawn(spawned.supervise(output, ended_sender, stop));
+        Ok(Self { ended, _stop: stop_sender })
     }
 }
 
@@ -214,7 +206,7 @@ impl Spawned {
 
     async fn supervise(
         mut self,
-        output: Arc<Mutex<Captured>>,
+        output: OutputSink,
         ended: oneshot::Sender<Option<ExitStatus>>,
         mut stop: oneshot::Receiver<()>,
     ) {
@@ -276,7 +268,7 @@ impl Spawned {
 }
 
 /// Takes the output as it comes until the shell has ended, and then what is left in the pipe.
-async fn follow(child: &mut dyn ChildWrapper, pipe: &mut pipe::Receiver, output: &Mutex<Captured>) -> Option<ExitStatus> {
+async fn follow(child: &mut dyn ChildWrapper, pipe: &mut pipe::Receiver, output: &OutputSink) -> Option<ExitStatus> {
     let mut buffer = vec![0; 64 * 1024];
     let mut open = true;
     let status = loop {
@@ -296,19 +288,14 @@ async fn follow(child: &mut dyn ChildWrapper, pipe: &mut pipe::Receiver, output:
 }
 
 /// Whether there may be more.
-fn take(read: &io::Result<usize>, buffer: &[u8], output: &Mutex<Captured>) -> bool {
+fn take(read: &io::Result<usize>, buffer: &[u8], output: &OutputSink) -> bool {
     match read {
         Ok(0) | Err(_) => false,
         Ok(count) => {
-            lock(output).push(&buffer[..*count]);
+            output.write(&buffer[..*count]);
             true
         }
     }
-}
-
-fn lock(output: &Mutex<Captured>) -> std::sync::MutexGuard<'_, Captured> {
-    // A push leaves it whole even where it panics (out of memory), so what is there can be shown.
-    output.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A name for the call that no other process has. A longhand that runs inside a command keeps the outer names in front: the
@@ -416,37 +403,4 @@ fn contains(environ: &[u8], marker: &[u8]) -> bool {
         value.is_some_and(|value| value == marker || value.starts_with(marker) && value[marker.len()] == b'/')
     };
     environ.split(|byte| *byte == 0).any(ours)
-}
-
-/// Output of any length in bounded memory: its start and its end.
-#[derive(Default)]
-struct Captured {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
-    left_out: u64,
-}
-
-impl Captured {
-    fn push(&mut self, bytes: &[u8]) {
-        let room = OUTPUT_HALF_BYTES - self.head.len();
-        let (head, tail) = bytes.split_at(bytes.len().min(room));
-        self.head.extend_from_slice(head);
-        self.tail.extend(tail);
-        let excess = self.tail.len().saturating_sub(OUTPUT_HALF_BYTES);
-        self.tail.drain(..excess);
-        self.left_out += excess as u64;
-    }
-
-    /// As text; what is no UTF-8 is replaced.
-    fn text(&mut self) -> String {
-        if self.left_out == 0 {
-            let mut whole = self.head.clone();
-            whole.extend(&self.tail);
-            return String::from_utf8_lossy(&whole).into_owned();
-        }
-        let left_out = self.left_out;
-        let head = String::from_utf8_lossy(&self.head);
-        let tail = String::from_utf8_lossy(self.tail.make_contiguous());
-        format!("{head}\n[... {left_out} bytes left out ...]\n{tail}")
-    }
 }

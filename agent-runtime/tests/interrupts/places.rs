@@ -39,12 +39,14 @@ pub(crate) enum Place {
     LongWait,
     Tool,
     Shell,
+    /// A command whose output has no end.
+    Flood,
     Approval,
     StoreBarrier,
 }
 
 impl Place {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Connecting,
         Self::TlsHandshake,
         Self::Headers,
@@ -55,6 +57,7 @@ impl Place {
         Self::LongWait,
         Self::Tool,
         Self::Shell,
+        Self::Flood,
         Self::Approval,
         Self::StoreBarrier,
     ];
@@ -178,6 +181,7 @@ impl World {
             Place::LongWait => failing(FailureKind::RateLimit, Some(TOO_LONG * 100)),
             Place::Tool | Place::Approval => vec![ScriptedAnswer::new().tool_call("deaf", "{}")],
             Place::Shell => vec![ScriptedAnswer::new().tool_call("shell", r#"{"command": "sleep 60"}"#)],
+            Place::Flood => vec![ScriptedAnswer::new().tool_call("shell", r#"{"command": "yes the tide turns"}"#)],
             Place::StoreBarrier => Vec::new(),
         };
         let model = ScriptedModel::new(answers);
@@ -202,7 +206,7 @@ async fn until(turn: &mut Turn, is_there: impl Fn(&TurnEvent) -> bool) {
 }
 
 fn is_there(place: Place, event: &TurnEvent) -> bool {
-    let TurnEvent::Entry(entry) = event else { return place == Place::Stream };
+    let TurnEvent::Entry(entry) = event else { return matches!(place, Place::Stream | Place::Flood) };
     match place {
         Place::Connecting => matches!(entry.event, Event::ModelRequest(_)),
         Place::RetryPause => matches!(entry.event, Event::ModelError(_)),

@@ -11,7 +11,7 @@ use crate::transcript::model_name;
 use agent_runtime::session_store::{
     AssistantMessage, Event, ModelError, Todo, TodoStatus, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded,
 };
-use agent_runtime::{DeltaKind, Tool, TurnEvent};
+use agent_runtime::{DeltaKind, Tool, ToolDelta, TurnEvent};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,9 @@ use std::time::Duration;
 const TODO_TOOL: &str = "todo";
 /// How many lines of a tool's result are shown.
 const RESULT_LINES: usize = 4;
+/// How many lines of a running tool's output are shown, and how much of it is kept for that, in bytes.
+const OUTPUT_LINES: usize = 4;
+const OUTPUT_BYTES: usize = 4 * 1024;
 /// How many columns a tool's call or a line of its result may take before it is cut, on any terminal.
 const CALL_COLUMNS: usize = 400;
 
@@ -78,6 +81,39 @@ enum Phase {
 struct Running {
     call: String,
     description: String,
+    output: OutputEnd,
+}
+
+/// The end of what a running call puts out.
+#[derive(Default)]
+struct OutputEnd {
+    text: String,
+    /// How much came altogether, in bytes.
+    end: u64,
+}
+
+impl OutputEnd {
+    fn push(&mut self, delta: &ToolDelta) {
+        if delta.offset != self.end {
+            self.text.clear();
+        }
+        self.text.push_str(&delta.text);
+        self.end = delta.offset + delta.text.len() as u64;
+        let mut excess = self.text.len().saturating_sub(OUTPUT_BYTES);
+        while !self.text.is_char_boundary(excess) {
+            excess += 1;
+        }
+        self.text.drain(..excess);
+    }
+
+    /// Its last lines, oldest first, safe to print. Of a line that was written over, as progress is shown, only what stands there now.
+    fn last_lines(&self, most: usize) -> Vec<String> {
+        let written_last =
+            |line: &str| line.rsplit('\r').find(|part| !part.trim().is_empty()).map(|part| part.trim_end().to_owned());
+        let mut lines: Vec<String> = self.text.lines().rev().filter_map(written_last).take(most).collect();
+        lines.reverse();
+        lines.into_iter().map(|line| safe(&line).replace('\t', "    ")).collect()
+    }
 }
 
 /// Folds the events of one turn after the other.
@@ -118,6 +154,11 @@ impl Feed {
                     self.text(&delta.text, limit, above);
                 }
             },
+            TurnEvent::ToolDelta(delta) => {
+                if let Some(running) = self.running.iter_mut().find(|running| running.call == delta.call) {
+                    running.output.push(delta);
+                }
+            }
             TurnEvent::Entry(entry) => self.entry(&entry.event, limit, above),
             // Kinds of a later version show nothing.
             _ => {}
@@ -126,7 +167,16 @@ impl Feed {
 
     /// What came and may still change.
     pub(super) fn unfinished(&self, limit: usize) -> Vec<Line> {
-        self.markdown.unfinished(limit)
+        let mut rows = self.markdown.unfinished(limit);
+        for running in &self.running {
+            let (most, about) = match self.running.as_slice() {
+                [_] => (OUTPUT_LINES, String::new()),
+                _ => (1, format!("{}: ", running.description)),
+            };
+            let lines = running.output.last_lines(most).into_iter();
+            rows.extend(lines.map(|line| indented(&Line::new(format!("{about}{line}"), DIM), limit)));
+        }
+        rows
     }
 
     /// What the turn waits for, in a few words.
@@ -237,7 +287,7 @@ impl Feed {
         let description = self.described.get(&started.call).cloned().unwrap_or_else(|| one_line(&started.name));
         above.begin(Part::Tools).push(call_line(&description));
         self.last_shown = Some(started.call.clone());
-        self.running.push(Running { call: started.call.clone(), description });
+        self.running.push(Running { call: started.call.clone(), description, output: OutputEnd::default() });
     }
 
     fn finished(&mut self, finished: &ToolFinished, limit: usize, above: &mut Above) {

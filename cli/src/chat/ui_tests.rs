@@ -7,7 +7,7 @@ use agent_runtime::session_store::{
     AssistantMessage, Block, Entry, Event, ModelError, ModelFallback, ModelRequest, ModelWaiting, Origin, StopReason, Timestamp,
     Todo, TodoStatus, TodosChanged, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded, Usage,
 };
-use agent_runtime::{Approval, ApprovalRequest, Delta, DeltaKind};
+use agent_runtime::{Approval, ApprovalRequest, Delta, DeltaKind, ToolDelta};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tokio::sync::oneshot;
 
@@ -74,6 +74,11 @@ impl Chat {
 
     fn delta(&mut self, kind: DeltaKind, text: &str) {
         self.ui.turn_event(&TurnEvent::Delta(Delta { message: 0, kind, offset: 0, text: text.to_owned() }));
+    }
+
+    fn output(&mut self, call: &str, offset: u64, text: &str) {
+        let (call, text) = (call.to_owned(), text.to_owned());
+        self.ui.turn_event(&TurnEvent::ToolDelta(ToolDelta { call, offset, text }));
     }
 
     fn ask(&mut self) -> oneshot::Receiver<Approval> {
@@ -161,6 +166,34 @@ fn ended(reason: &str, error: Option<&str>) -> TurnEnded {
         usage: Usage::default(),
         duration_ms: 3400,
     }
+}
+
+#[test]
+fn the_last_lines_of_a_running_tool_are_seen_until_it_has_its_result() {
+    let mut chat = Chat::new();
+    chat.begin_turn();
+    chat.event(request());
+    chat.event(answer(vec![call("a", "shell", r#"{"command":"make"}"#), call("b", "read", r#"{"path":"x"}"#)]));
+    chat.event(started("a", "shell"));
+    let output: String = (1..=9).map(|line| format!("line {line}\n")).collect();
+    chat.output("a", 0, &output);
+    let screen = chat.screen();
+    assert!(!screen.contains("line 5") && screen.contains("\n  line 6\n  line 7\n  line 8\n  line 9\n"), "{screen}");
+    // Progress that is written over itself, an escape sequence, a line that is too long, and a gap.
+    let hostile = format!("10%\r20%\r\n\x1b[2Jwiped\r\n\n{}", "wïde ".repeat(40));
+    chat.output("a", 1_000, &hostile);
+    let screen = chat.screen();
+    assert!(screen.contains("\n  20%\n  \\x1b[2Jwiped\n  wïde"), "{screen}");
+    assert!(!screen.contains("line 9") && !screen.contains("10%"), "{screen}");
+    // Of several, a line of each.
+    chat.event(started("b", "read"));
+    chat.output("b", 0, "one\ntwo\n");
+    let screen = chat.screen();
+    assert!(screen.contains("read x: two\n") && !screen.contains("20%"), "{screen}");
+    chat.event(finished("b", "read", ToolOutcome::Ok, "one"));
+    chat.event(finished("a", "shell", ToolOutcome::Ok, "all of it"));
+    let screen = chat.screen();
+    assert!(!screen.contains("wiped") && screen.contains("all of it"), "{screen}");
 }
 
 #[test]

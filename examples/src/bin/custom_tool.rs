@@ -42,7 +42,13 @@ impl Tool for Dice {
         let count = arguments["count"].as_u64().ok_or_else(|| ToolError("`count` is missing".to_owned()))?;
         // The call's id is unique in the session and stable over a resume: the same call rolls the same dice.
         let seed: u64 = context.call.bytes().map(u64::from).sum();
-        let sum: u64 = (0..count).map(|die| 1 + (seed + die * 7) % 6).sum();
+        let mut sum = 0;
+        for die in 0..count {
+            let eyes = 1 + (seed + die * 7) % 6;
+            // Whoever watches sees each die as it falls, and so does the log; the model sees the result alone.
+            context.output.write(format!("a {eyes}\n"));
+            sum += eyes;
+        }
         Ok(ToolOutput::text(sum.to_string()))
     }
 }
@@ -64,6 +70,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(event) = turn.next().await {
         match event {
             TurnEvent::Delta(delta) => write!(out, "{}", delta.text)?,
+            TurnEvent::ToolDelta(delta) => write!(out, "{}", delta.text)?,
             TurnEvent::Entry(entry) => {
                 if let Event::ToolFinished(finished) = &entry.event {
                     writeln!(out, "[{} gave {}]", finished.name, finished.output)?;

@@ -1,8 +1,8 @@
 //! Making a session cold: its log is written anew, packed, and without what later events say again.
 //!
-//! **What is left out.** The pieces of an answer whose whole message came later and has all of their text, and old checkpoints: caches. A
-//! `compacted` line stands for each run of them. All other lines keep their bodies, byte for byte; the chain runs over what is kept. A
-//! log with anything wrong in it keeps every byte, and is only packed. At the end of a long one come a fresh checkpoint and `closed`, in the last frame, so
+//! **What is left out.** The pieces of an answer whose whole message came later and has all of their text, the pieces of a tool's output
+//! where the call has its result, and old checkpoints: caches. A `compacted` line stands for each run of them. All other lines keep their
+//! bodies, byte for byte; the chain runs over what is kept. A log with anything wrong in it keeps every byte, and is only packed. At the end of a long one come a fresh checkpoint and `closed`, in the last frame, so
 //! that to list and to resume a session costs one frame and those that its context is in; a short one is one frame.
 //!
 //! **The order**, of which each step is durable before the next: the session is taken (`opened`, so that nobody else writes), the
@@ -24,7 +24,9 @@ use super::stop::Stop;
 use super::text::{Files, Meeting, Text};
 use super::{list, syncer};
 use crate::error::StoreError;
-use crate::event::{AssistantMessage, Block, Checkpoint, Closed, Compacted, Entry, Event, Summary};
+use crate::event::{
+    AssistantMessage, AssistantReasoning, AssistantText, Block, Checkpoint, Closed, Compacted, Entry, Event, Summary,
+};
 use crate::fs::{File, OpenMode, for_each_chunk, read_full_at};
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::line;
@@ -34,6 +36,7 @@ use crate::store::SessionListState;
 use crate::time::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -217,7 +220,7 @@ struct Plan {
 impl Plan {
     fn make(core: &Arc<Core>, id: SessionId, stop: &Stop) -> Result<Self, StoreError> {
         let mut reader = LogReader::open(core, id)?;
-        let mut answer = Answer::default();
+        let mut pieces = Pieces::default();
         let (mut state, mut left_out, mut left_out_bytes) = (State::outline(), Vec::new(), 0);
         let mut in_order = true;
         let mut problems = 0_u64;
@@ -225,9 +228,9 @@ impl Plan {
             match item {
                 Item::Entry(entry) => {
                     in_order &= entry.seq >= state.next_seq && entry.sound;
-                    left_out_bytes += answer.take(&state, &entry, &mut left_out);
+                    left_out_bytes += pieces.take(&state, &entry, &mut left_out);
                     state.apply(&entry);
-                    answer.forget_unless_in(&state);
+                    pieces.forget_unless_in(&state);
                 }
                 Item::Problem(_) => problems += 1,
                 Item::Fragment { .. } => {}
@@ -391,38 +394,51 @@ impl Plan {
     }
 }
 
-/// The pieces of an answer that is coming in.
+/// Pieces that are superseded where what they are pieces of comes whole: of the answer that is coming in, and of the output of each call that runs.
 #[derive(Default)]
-struct Answer {
-    pieces: Vec<(Seq, u64)>,
+struct Pieces {
+    answer: Vec<(Seq, u64)>,
+    outputs: HashMap<String, Vec<(Seq, u64)>>,
 }
 
-impl Answer {
+impl Pieces {
     /// Notes the events that `entry`, which comes after `state`, makes superfluous; says how many bytes they take.
     fn take(&mut self, state: &State, entry: &Entry, left_out: &mut Vec<Seq>) -> u64 {
         let bytes = u64::from(entry.place.len) + 1;
         let in_flight = |message| state.in_flight.as_ref().filter(|answer| answer.message == message);
-        match &entry.event {
-            Event::Checkpoint(_) => {
-                left_out.push(entry.seq);
-                return bytes;
-            }
-            Event::AssistantText(piece) if in_flight(piece.message).is_some() => self.pieces.push((entry.seq, bytes)),
-            Event::AssistantReasoning(piece) if in_flight(piece.message).is_some() => self.pieces.push((entry.seq, bytes)),
+        let is_open = |call: &String| state.unresolved.get(call).is_some_and(|call| !call.settled);
+        let superseded = match &entry.event {
+            Event::Checkpoint(_) => vec![(entry.seq, bytes)],
             Event::AssistantMessage(message) if in_flight(message.message).is_some_and(|answer| says_all(message, answer)) => {
-                left_out.extend(self.pieces.iter().map(|(seq, _)| *seq));
-                return self.pieces.drain(..).map(|(_, bytes)| bytes).sum();
+                std::mem::take(&mut self.answer)
             }
-            _ => {}
-        }
-        0
+            Event::ToolFinished(finished) if is_open(&finished.call) => self.outputs.remove(&finished.call).unwrap_or_default(),
+            Event::AssistantText(AssistantText { message, .. })
+            | Event::AssistantReasoning(AssistantReasoning { message, .. }) => {
+                if in_flight(*message).is_some() {
+                    self.answer.push((entry.seq, bytes));
+                }
+                Vec::new()
+            }
+            Event::ToolOutputPiece(piece) => {
+                if is_open(&piece.call) {
+                    self.outputs.entry(piece.call.clone()).or_default().push((entry.seq, bytes));
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        left_out.extend(superseded.iter().map(|(seq, _)| *seq));
+        superseded.iter().map(|(_, bytes)| *bytes).sum()
     }
 
+    /// Forgets those of what `state` does not wait for.
     fn forget_unless_in(&mut self, state: &State) {
         let began = state.in_flight.as_ref().map(|answer| answer.message);
-        if began.is_none() || self.pieces.first().is_some_and(|(seq, _)| Some(*seq) < began) {
-            self.pieces.clear();
+        if began.is_none() || self.answer.first().is_some_and(|(seq, _)| Some(*seq) < began) {
+            self.answer.clear();
         }
+        self.outputs.retain(|call, _| state.unresolved.get(call).is_some_and(|call| !call.settled));
     }
 }
 

@@ -234,6 +234,32 @@ fn a_message_whose_request_was_lost_does_not_swallow_the_answer_before_it() {
 }
 
 #[test]
+fn of_a_call_without_a_result_the_end_of_its_output_is_known() {
+    fn piece(log: &mut Log, offset: u64, text: &str) {
+        log.add(ToolOutputPiece { call: "a".to_owned(), offset, text: text.to_owned() });
+    }
+    let mut log = Log::default();
+    let request = log.request();
+    log.answer(request, "", &["a"]);
+    log.started("a");
+    piece(&mut log, 0, "one ");
+    piece(&mut log, 0, "one ");
+    piece(&mut log, 2, "e two ");
+    piece(&mut log, 100, "three");
+    let output = |log: &Log| log.state().unresolved["a"].output.clone();
+    assert_eq!(output(&log), "one two \n[... 92 bytes left out ...]\nthree");
+    let checkpoint = log.state().checkpoint().expect("no answer is in flight");
+    assert_eq!(State::from_checkpoint(&checkpoint).expect("it is read").unresolved, log.state().unresolved);
+    piece(&mut log, 105, &"\u{20ac}".repeat(TOOL_OUTPUT_KEPT));
+    assert_eq!(output(&log), "\u{20ac}".repeat(TOOL_OUTPUT_KEPT / 3));
+    // What a model was told of it stays.
+    log.request();
+    let told = log.state().unresolved;
+    piece(&mut log, 1_000_000, "late");
+    assert_eq!(log.state().unresolved, told);
+}
+
+#[test]
 fn missing_lines_leave_the_outcome_of_open_calls_unknown() {
     let mut log = Log::default();
     let request = log.request();

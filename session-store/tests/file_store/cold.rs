@@ -161,6 +161,39 @@ async fn what_no_later_event_says_is_kept() {
 }
 
 #[tokio::test]
+async fn the_output_of_a_tool_that_has_its_result_is_left_out_and_that_of_another_is_kept() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    let call = |id: &str| Block::ToolCall(ToolCall { id: id.to_owned(), name: "shell".to_owned(), ..ToolCall::default() });
+    let piece = |call: &str, offset, text: &str| -> Event {
+        ToolOutputPiece { call: call.to_owned(), offset, text: text.to_owned() }.into()
+    };
+    let id = closed(&store, |log| {
+        log.append(say("run")).unwrap();
+        let message = log.append(request()).unwrap().seq;
+        let Event::AssistantMessage(answer) = answer(message, "", false) else { unreachable!() };
+        let answer = AssistantMessage { blocks: vec![call("a"), call("b")], ..answer };
+        log.append(answer.into()).unwrap();
+        for (id, offset) in [("a", 0), ("b", 0), ("a", 3), ("b", 3), ("nobody's", 0)] {
+            log.append(piece(id, offset, id)).unwrap();
+        }
+        let (name, output) = ("shell".to_owned(), "all".to_owned());
+        let (outcome, full, duration_ms) = (ToolOutcome::Ok, None, 1);
+        log.append(ToolFinished { call: "a".to_owned(), name, outcome, output, full, duration_ms }.into()).unwrap();
+    })
+    .await;
+    let before = folded(&store, id).await;
+    soon(store.compress(id)).await.unwrap();
+    let pieces = |entry: &Arc<Entry>| match &entry.event {
+        Event::ToolOutputPiece(piece) => Some((piece.call.clone(), piece.offset)),
+        _ => None,
+    };
+    let kept: Vec<_> = entries(&store, id).await.iter().filter_map(pieces).collect();
+    assert_eq!(kept, [("b".to_owned(), 0), ("b".to_owned(), 3), ("nobody's".to_owned(), 0)]);
+    assert_eq!(folded(&store, id).await.unresolved, before.unresolved);
+}
+
+#[tokio::test]
 async fn a_cold_session_goes_on_in_a_file_of_its_own() {
     let fs = SimFs::new();
     let store = store(&fs);

@@ -79,6 +79,28 @@ fn steps_that_reason_speak_read_and_write_in_parallel_are_killed() {
     });
 }
 
+#[test]
+fn what_a_tool_had_put_out_when_it_died_with_the_process_reaches_the_model() {
+    let script = Script::by(|request| {
+        if asks(request, "go on") {
+            return Answer::text("Going on.");
+        }
+        Answer::tool_call("shell", r#"{"command": "echo step $((6 * 7)) of 90; sleep 30"}"#)
+    });
+    let machine = Machine::speaking(Protocol::Anthropic, script);
+    let mut running = machine.print(&["--output-format", "stream-json", "--permission-mode", "allow", "work"]).start();
+    running.wait_for_output("the output", |out| out.contains(r#""type":"tool.delta""#) && out.contains("step 42 of 90"));
+    assert!(wait_until(HUNG, || machine.log().of_type("tool.output").next().is_some()), "it is never written down");
+    running.signal(Signal::KILL);
+    running.finish_lines();
+    let run = machine.print(&["-r", &machine.session(), "go on"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Going on.\n"), "{run:?}");
+    assert_eq!(machine.server.refusals(), Vec::<String>::new());
+    let sent = machine.server.requests().pop().expect("it was asked").body.to_string();
+    assert!(sent.contains("It may have run") && sent.contains(r"until then:\nstep 42 of 90\n"), "{sent}");
+    machine.log().assert_sound();
+}
+
 /// A tool call that leaves a line of its own behind.
 fn side_effect(number: u64) -> Part {
     let command = format!("echo effect-{number} >> effects.txt; sleep 0.05");
