@@ -33,6 +33,27 @@ fn a_custom_tool_is_called() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test's own thread may wait")]
+fn a_tool_in_another_process_is_asked_watched_and_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = folder.path().join("home");
+    let out = run(env!("CARGO_BIN_EXE_remote_tool"), &[home.to_str().expect("a UTF-8 path")], folder.path());
+    assert!(out.contains("[Ok: 3 steps were taken]") && out.contains("It was too long."), "{out}");
+    let (_, stopped) = out.split_once("[Timeout: Stopped at its time limit of 2 s").expect("the second call is stopped");
+    assert!(stopped.contains("step 1 of 1000\n"), "what it had put out is in the result: {out}");
+    // Both processes are gone. One that was killed is a zombie until somebody has asked for it.
+    for process in out.lines().filter_map(|line| line.strip_prefix("process ")) {
+        let status = || std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let is_over = || status().is_empty() || status().contains(") Z ");
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !is_over() {
+            assert!(std::time::Instant::now() < end, "{}", status());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
 fn a_recorded_session_is_a_regression_test() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let checked = run(env!("CARGO_BIN_EXE_regression"), &["check", "recorded"], here);
