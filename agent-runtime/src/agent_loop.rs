@@ -127,6 +127,8 @@ impl TurnTask {
             Ok(outcome) => outcome,
             Err(panic) => end_after_panic(&shared, first, &panic),
         };
+        // Where the log does not take it, it is tried again before the next turn.
+        let _ = shared.put_missed_back();
         shared.resting.rest(&shared);
         report.send_replace(Some(Arc::new(outcome)));
         shared.bump();

@@ -51,8 +51,8 @@ pub struct TokenCounter {
     counted: HashMap<Seq, u64>,
     /// `sums[i]` is the size of the first `i` slots of the context that `sums` was made for.
     sums: Vec<u64>,
-    /// The first slot and the last trim that `sums` was made for.
-    made_for: (Option<Seq>, Option<Seq>),
+    /// The value of [`State::rewrites`] that `sums` was made for.
+    made_for: u64,
     profile: Option<(String, u64)>,
 }
 
@@ -109,10 +109,9 @@ impl TokenCounter {
 
     /// Forgets the sums where they were made for another context; leaves at least the sum of nothing.
     fn align(&mut self, state: &State) {
-        let made_for = (state.context.first().map(|slot| slot.seq), state.undoable().next_back());
-        if made_for != self.made_for || self.sums.len() > state.context.len() + 1 {
+        if state.rewrites() != self.made_for || self.sums.len() > state.context.len() + 1 {
             self.sums.clear();
-            self.made_for = made_for;
+            self.made_for = state.rewrites();
         }
         if self.sums.is_empty() {
             self.sums.push(0);

@@ -1,9 +1,9 @@
 //! Messages that wait for a turn to end: in the log from the moment they are accepted, and sent by whoever holds the session, one by one. Nothing in
-//! here sends them by itself: after a restart the person decides.
+//! here sends them by itself: after a restart the person decides. A message that steered and missed its turn waits like them.
 
 use crate::session::{SendError, Session};
 use crate::turn::Turn;
-use session_store::{MessageQueued, MessageWithdrawn, QueuedMessage, Seq};
+use session_store::{MessageQueued, MessageWithdrawn, QueuedMessage, Seq, UserKind, UserMessage};
 
 /// How many messages may wait.
 pub const QUEUED_MAX: usize = 32;
@@ -20,7 +20,7 @@ impl Session {
     /// # Errors
     /// [`SendError::Empty`], [`SendError::QueueFull`], or the log's.
     pub fn queue(&self, text: &str) -> Result<Seq, SendError> {
-        let queue = MessageQueued { text: self.shared.words(text)? };
+        let queue = MessageQueued { text: self.shared.words(text)?, missed: None, images: Vec::new() };
         let appended = self.shared.append_if(|state| (state.queued.len() < QUEUED_MAX).then(|| queue.into()))?;
         let entry = appended.ok_or(SendError::QueueFull)?;
         self.shared.log.start_commit(entry.seq);
@@ -45,7 +45,8 @@ impl Session {
     /// # Errors
     /// [`SendError::NotQueued`], or as [`Session::send`].
     pub async fn send_queued(&self, queued: Seq) -> Result<Turn, SendError> {
-        let text = self.queued().into_iter().find(|waiting| waiting.seq == queued).map(|waiting| waiting.text);
-        self.send_follow_up(text.ok_or(SendError::NotQueued(queued))?).await
+        let waiting = self.queued().into_iter().find(|waiting| waiting.seq == queued);
+        let QueuedMessage { text, images, .. } = waiting.ok_or(SendError::NotQueued(queued))?;
+        self.send_message(UserMessage { text, kind: UserKind::FollowUp, key: None, images }, Vec::new()).await
     }
 }

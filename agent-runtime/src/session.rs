@@ -282,6 +282,15 @@ impl Shared {
         }
     }
 
+    /// Messages that steered a turn which is over, and that no request had, wait from here on like those of [`Session::queue`], also where there are too many of these.
+    pub(crate) fn put_missed_back(&self) -> Result<(), AppendError> {
+        let next = |state: &State| state.missed().map(Event::from);
+        while let Some(entry) = self.append_if(next)? {
+            self.log.start_commit(entry.seq);
+        }
+        Ok(())
+    }
+
     pub(crate) fn bump(&self) {
         count_up(&self.activity);
     }
@@ -455,6 +464,7 @@ impl Session {
         breakers: Breakers,
     ) -> Result<Self, AppendError> {
         let shared = Shared::new(opened.log, opened.state, store, resting, setup, breakers);
+        shared.put_missed_back()?;
         shared.update_profile()?;
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -500,6 +510,11 @@ impl Session {
 
     async fn send_as(&self, input: UserInput, kind: UserKind) -> Result<Turn, SendError> {
         let (message, images) = self.message(input, kind)?;
+        self.send_message(message, images).await
+    }
+
+    /// Sends a message with those of its images that may not be beside the log yet.
+    pub(crate) async fn send_message(&self, message: UserMessage, images: Vec<Image>) -> Result<Turn, SendError> {
         let key = message.key.clone();
         let _sending = match &key {
             Some(key) if !(1..=KEY_BYTES_MAX).contains(&key.len()) => return Err(SendError::BadKey),
@@ -632,6 +647,7 @@ impl Session {
         if running.as_ref().is_some_and(Running::is_busy) {
             return Err(SendError::Busy);
         }
+        self.shared.put_missed_back()?;
         self.shared.update_profile()?;
         let first = open(&self.shared)?;
         let (report, outcome) = watch::channel(None);
@@ -665,8 +681,9 @@ impl Session {
         if tokens > room { Err(SendError::TooLong { tokens, room }) } else { Ok(()) }
     }
 
-    /// Gives a message to the turn that runs: it is in the log at once, and the model sees it after the current tools. A key says nothing here. Each MB of an
-    /// image takes some milliseconds: a message with images is for a thread that may block.
+    /// Gives a message to the turn that runs: it is in the log at once, and the model sees it after the current tools. One that comes too late, because the turn
+    /// is stopped or fails before it asks again, is not sent by itself: from the end of the turn on it waits, as one of [`Session::queued`]. A key
+    /// says nothing here. Each MB of an image takes some milliseconds: a message with images is for a thread that may block.
     ///
     /// # Errors
     /// [`SendError::Idle`] where no turn runs, [`SendError::Empty`], [`SendError::TooManyImages`], or the log's.

@@ -566,6 +566,64 @@ async fn a_steering_message_is_in_the_log_at_once_and_answered_in_the_same_turn(
 }
 
 #[tokio::test]
+async fn a_steering_message_that_misses_its_turn_waits_until_somebody_sends_it() {
+    let world = World::new();
+    let (session, model) =
+        world.session([answer("").tool_call("hangs", "{}"), answer("Something else."), answer("To the left.")]).await;
+    let mut turn = session.send("go").await.expect("a turn");
+    while let Some(event) = turn.next().await {
+        if matches!(&event, TurnEvent::Entry(entry) if is(entry, "tool.started")) {
+            break;
+        }
+    }
+    let steered = session.steer("left, not right").expect("a turn runs");
+    assert_eq!(session.queued(), []);
+    turn.interrupt();
+    assert_eq!(turn.outcome().await.reason, EndReason::Interrupted);
+    let waiting = session.queued();
+    assert_eq!(
+        waiting.iter().map(|waiting| (waiting.text.as_str(), waiting.missed)).collect::<Vec<_>>(),
+        [("left, not right", Some(steered))]
+    );
+    // It waits in the log too.
+    session.close().await.expect("it closes");
+    let session = world.runtime.resume(session.id(), world.setup(&model)).await.expect("it opens again");
+    assert_eq!(session.queued(), waiting);
+
+    let outcome = session.send("something else").await.expect("a turn").outcome().await;
+    assert_eq!(outcome.text, "Something else.");
+    assert!(!format!("{:?}", model.requests()).contains("left, not right"), "nobody sent it");
+    let outcome = session.send_queued(waiting[0].seq).await.expect("a turn").outcome().await;
+    assert_eq!(outcome.text, "To the left.");
+    let requests = model.requests();
+    assert_eq!(requests[2].messages.last(), Some(&Sent::User(vec!["left, not right".into()])));
+    assert_eq!(session.queued(), []);
+    world.end(session).await;
+}
+
+#[tokio::test]
+async fn a_steering_message_whose_process_died_waits_in_the_next_one() {
+    let world = World::new();
+    let (session, model) = world.session([answer("").tool_call("hangs", "{}"), answer("Something else.")]).await;
+    let mut turn = session.send("go").await.expect("a turn");
+    while let Some(event) = turn.next().await {
+        if matches!(&event, TurnEvent::Entry(entry) if is(entry, "tool.started")) {
+            break;
+        }
+    }
+    let steered = session.steer("left, not right").expect("a turn runs");
+    session.flush().await.expect("a flush");
+    // As a process finds it that comes after a crash.
+    let copy = world.runtime.fork(session.id(), Some(steered), world.setup(&model)).await.expect("a copy");
+    assert_eq!(copy.queued().first().map(|waiting| waiting.text.clone()).as_deref(), Some("left, not right"));
+    copy.send("something else").await.expect("a turn").outcome().await;
+    assert!(!format!("{:?}", model.requests()).contains("left, not right"), "nobody sent it");
+    turn.interrupt();
+    turn.outcome().await;
+    world.end(session).await;
+}
+
+#[tokio::test]
 async fn live_pieces_and_logged_pieces_add_up_to_the_same_bytes_also_for_a_slow_reader() {
     let world = World::new();
     let script = (0..400).fold(ScriptedAnswer::new(), |script, word| {

@@ -492,6 +492,13 @@ pub struct UserMessage {
 pub struct MessageQueued {
     /// The words, with known secrets replaced by markers.
     pub text: String,
+    /// The message that steered with these words, and came too late for its turn: it is in no request, and leaves the context. Absent where the words were
+    /// written to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Seq>,
+    /// Its images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageRef>,
 }
 
 /// `message.withdrawn`: a message that waited will not be sent.

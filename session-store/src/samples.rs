@@ -191,7 +191,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             detail: "anthropic at api.anthropic.com answered 529: Overloaded".to_owned(),
         }
         .into(),
-        MessageQueued { text: "And then write it down.".to_owned() }.into(),
+        MessageQueued { text: "And then write it down.".to_owned(), missed: None, images: Vec::new() }.into(),
         MessageWithdrawn { queued: 32 }.into(),
         ToolOutputPiece { call: "call_7_0".to_owned(), offset: 0, text: "running 12 tests\n".to_owned() }.into(),
     ]
@@ -343,7 +343,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             ModelFallback { from: origin.clone(), to: Origin { model: word(3), ..origin }, reason: word(1), detail: word(2) }
                 .into()
         }
-        "message.queued" => MessageQueued { text: word(0) }.into(),
+        "message.queued" => MessageQueued { text: word(0), missed: number(0), images: Vec::new() }.into(),
         "message.withdrawn" => MessageWithdrawn { queued: n[0] }.into(),
         "assistant.text" => AssistantText { message: n[0], offset: n[1], text: word(0) }.into(),
         "assistant.reasoning" => AssistantReasoning { message: n[0], offset: n[1], text: word(0) }.into(),

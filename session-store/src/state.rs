@@ -12,8 +12,8 @@
 //! by every reader at the same event.
 
 use crate::event::{
-    AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, ImageRef, Opened, Origin, Profile,
-    StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage, UserKind, UserMessage,
+    AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, ImageRef, MessageQueued, Opened,
+    Origin, Profile, StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage, UserKind, UserMessage,
 };
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
@@ -221,6 +221,12 @@ pub struct QueuedMessage {
     pub seq: Seq,
     /// Its words.
     pub text: String,
+    /// The message that it was, where it steered a turn and came too late for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Seq>,
+    /// Its images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageRef>,
 }
 
 /// A trim or a rewind that can be undone, or the undoing of a rewind.
@@ -324,6 +330,8 @@ pub struct State {
     pub turn: Option<OpenTurn>,
     /// How the last turn ended.
     pub last_turn: Option<Arc<TurnEnded>>,
+    /// The last request.
+    pub last_request: Option<Seq>,
     /// Tool calls in the context that have no result.
     pub unresolved: BTreeMap<String, Unresolved>,
     /// The todo list.
@@ -407,11 +415,18 @@ impl State {
                 });
                 self.profile = (!self.is_outline.0).then(|| Arc::new(profile.clone()));
             }
-            Event::MessageQueued(queued) => self.queued.push(QueuedMessage { seq: entry.seq, text: queued.text.clone() }),
+            Event::MessageQueued(queued) => {
+                if let Some(missed) = queued.missed {
+                    self.take_out(missed);
+                }
+                let MessageQueued { text, missed, images } = queued.clone();
+                self.queued.push(QueuedMessage { seq: entry.seq, text, missed, images });
+            }
             Event::MessageWithdrawn(withdrawn) => self.queued.retain(|queued| queued.seq != withdrawn.queued),
             Event::UserMessage(user) => self.user_message(entry, user),
             Event::Note(_) => self.push_or_wait(entry),
             Event::ModelRequest(request) => {
+                self.last_request = Some(entry.seq);
                 self.end_in_flight();
                 self.unresolved.values_mut().for_each(|call| call.settled = true);
                 self.in_flight = Some(InFlight {
@@ -607,11 +622,34 @@ impl State {
             self.remember_key(entry.seq, user.key.as_deref().filter(|_| entry.sound));
         }
         if user.kind == UserKind::FollowUp
-            && let Some(sent) = self.queued.iter().position(|queued| queued.text == user.text)
+            && let Some(sent) = self.queued.iter().position(|queued| queued.text == user.text && queued.images == user.images)
         {
             self.queued.remove(sent);
         }
         self.push_or_wait(entry);
+    }
+
+    /// The event by which the oldest message waits that steered a turn, came too late for any request of it, and does not wait yet. Nothing while a turn
+    /// runs, which may still take it.
+    #[must_use]
+    pub fn missed(&self) -> Option<MessageQueued> {
+        let is_after = |slot: &&Slot| self.last_request.is_none_or(|request| slot.seq > request);
+        let behind = self.context.iter().rev().take_while(is_after).filter_map(|slot| match slot.message.as_deref()? {
+            Message::User { text, kind: UserKind::Steer, images } => {
+                Some(MessageQueued { text: text.clone(), missed: Some(slot.seq), images: images.clone() })
+            }
+            _ => None,
+        });
+        behind.last().filter(|_| self.turn.is_none())
+    }
+
+    /// Takes a message out of the context for good.
+    fn take_out(&mut self, message: Seq) {
+        let Some(place) = self.context.iter().rposition(|slot| slot.seq == message && slot.stands_for.is_none()) else { return };
+        self.context.remove(place);
+        self.forgotten.push(SeqRange(message, message));
+        self.forgotten.sort_unstable();
+        self.rewrites.0 += 1;
     }
 
     /// Notes the key of a message that opens a turn, if it has one.

@@ -504,7 +504,7 @@ impl<'a> Chat<'a> {
     fn steer(&mut self, text: String) {
         let steered = self.session.as_ref().map(|session| session.steer(&text));
         match steered {
-            Some(Ok(_)) => self.ui.steered(text),
+            Some(Ok(seq)) => self.ui.steered(seq, text),
             // The turn ended in the same moment: the message opens the next one.
             Some(Err(SendError::Idle)) | None => self.ui.queue(text),
             Some(Err(error)) => {
@@ -766,6 +766,9 @@ impl<'a> Chat<'a> {
             && !self.is_in_trouble
         {
             self.ui.tell(&format!("The session could not be stored: {why}"), ERROR);
+        }
+        if let Some(session) = &self.session {
+            self.ui.missed(session.queued());
         }
         self.over(outcome.reason == EndReason::Done);
     }

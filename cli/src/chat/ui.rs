@@ -14,7 +14,7 @@ use super::rewind::{self, Place, RewindList};
 use super::slash::{self, Slash};
 use super::styled::{BOLD, DIM, GOOD, Line, OWN, WARN};
 use crate::safe_text::safe_line;
-use agent_runtime::session_store::{Event, Seq, SessionId, Snippet};
+use agent_runtime::session_store::{Event, QueuedMessage, Seq, SessionId, Snippet};
 use agent_runtime::{QUEUED_MAX, Tool, TurnEvent};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -123,8 +123,8 @@ pub(super) struct Ui {
     pub(super) is_stalled: bool,
     /// Messages for after the turn.
     queue: VecDeque<Waiting>,
-    /// Messages that the turn took, to be shown when the answer that is coming in is whole.
-    steered: Vec<String>,
+    /// Messages that the turn took, with their events, to be shown when the model is sent them.
+    steered: Vec<(Seq, String)>,
     /// A word about the last key, until the next one.
     hint: Option<String>,
     candidates: Vec<String>,
@@ -220,10 +220,10 @@ impl Ui {
     /// Takes an event of the turn that runs.
     pub(super) fn turn_event(&mut self, event: &TurnEvent) {
         self.feed.event(event, self.size.limit(), &mut self.above);
-        let is_seam = matches!(event, TurnEvent::Entry(entry)
-            if matches!(entry.event, Event::AssistantMessage(_) | Event::ToolFinished(_) | Event::TurnEnded(_)));
-        if is_seam {
-            self.show_steered();
+        if let TurnEvent::Entry(entry) = event
+            && matches!(entry.event, Event::ModelRequest(_))
+        {
+            self.show_steered(entry.seq);
         }
     }
 
@@ -238,7 +238,7 @@ impl Ui {
         self.work = Work::Idle;
         self.is_stopping = false;
         self.prompts.clear();
-        self.show_steered();
+        self.show_steered(Seq::MAX);
         if !ended_well {
             self.queue.iter_mut().for_each(|waiting| waiting.is_held = true);
         }
@@ -252,8 +252,18 @@ impl Ui {
     }
 
     /// The turn that runs took this message.
-    pub(super) fn steered(&mut self, text: String) {
-        self.steered.push(text);
+    pub(super) fn steered(&mut self, seq: Seq, text: String) {
+        self.steered.push((seq, text));
+    }
+
+    /// Of the messages that wait in the session, those that are not known here steered the turn that is over, and came too late for it.
+    pub(super) fn missed(&mut self, queued: Vec<QueuedMessage>) {
+        for QueuedMessage { seq, text, missed, .. } in queued {
+            if !self.queue.iter().any(|waiting| waiting.queued == Some(seq)) {
+                self.steered.retain(|(steered, _)| Some(*steered) != missed);
+                self.queue.push_back(Waiting { text, queued: Some(seq), is_held: true });
+            }
+        }
     }
 
     /// Puts `text` back into the input line, before what is there.
@@ -321,8 +331,9 @@ impl Ui {
         self.rewind = Some(list);
     }
 
-    fn show_steered(&mut self) {
-        for text in std::mem::take(&mut self.steered) {
+    /// Shows those that are in a request, if it is at `request`.
+    fn show_steered(&mut self, request: Seq) {
+        for (_, text) in self.steered.extract_if(.., |(seq, _)| *seq < request) {
             feed::own_words(&text, self.size.limit(), &mut self.above);
         }
     }
@@ -674,7 +685,7 @@ impl Ui {
             .truncated(limit.saturating_sub(how.len() + 3))
             .with(format!(" ({how})"), DIM);
         rows.push(line.truncated(limit));
-        for text in &self.steered {
+        for (_, text) in &self.steered {
             rows.push(Line::new("next: ", OWN).with(safe_line(text), DIM).truncated(limit));
         }
         rows.extend(self.waiting_rows(limit));

@@ -272,7 +272,7 @@ fn the_keys_do_what_the_table_says_during_a_turn() {
     let mut chat = Chat::new();
     chat.begin_turn();
     assert_eq!(chat.enter("left, not right"), Some(Effect::Steer("left, not right".to_owned())));
-    chat.ui.steered("left, not right".to_owned());
+    chat.ui.steered(7, "left, not right".to_owned());
     chat.write("then test");
     assert_eq!(chat.press(KeyCode::Enter, KeyModifiers::ALT), None);
     chat.write("then commit");

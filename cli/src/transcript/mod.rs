@@ -22,8 +22,8 @@ pub(crate) use text::{
 };
 
 use session_store::{
-    AssistantMessage, Block, Entry, Event, InFlight, Profile, Seq, State, StopReason, Timestamp, Todo, ToolCall, ToolFinished,
-    Unresolved, Usage, UserKind,
+    AssistantMessage, Block, Entry, Event, InFlight, MessageQueued, Profile, Seq, State, StopReason, Timestamp, Todo, ToolCall,
+    ToolFinished, Unresolved, Usage, UserKind,
 };
 use std::sync::Arc;
 
@@ -328,6 +328,9 @@ fn remark(event: &Event) -> Option<(String, bool)> {
         Event::ContextTrimmed(trim) => {
             let reason = if trim.reason.is_empty() { String::new() } else { format!(" ({})", trim.reason) };
             (format!("older messages left the context window{reason}; they stay in the log"), false)
+        }
+        Event::MessageQueued(MessageQueued { text, missed: Some(_), .. }) => {
+            (format!("came too late for the turn, and waits: \"{text}\""), false)
         }
         Event::MessageQueued(queued) => (format!("waits for the turn to end: \"{}\"", queued.text), false),
         Event::MessageWithdrawn(_) => ("a message that waited was taken back".to_owned(), false),

@@ -66,6 +66,7 @@ fn sides_of(event: &Event) -> Vec<SideRef> {
         Event::ToolFinished(finished) => (finished.full.as_ref(), &finished.images[..]),
         Event::Recovered(recovered) => (recovered.full.as_ref(), &[][..]),
         Event::UserMessage(user) => (None, &user.images[..]),
+        Event::MessageQueued(queued) => (None, &queued.images[..]),
         _ => return Vec::new(),
     };
     full.cloned().into_iter().chain(images.iter().map(ImageRef::side)).collect()

@@ -105,6 +105,8 @@ struct Snapshot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_turn: Option<TurnEnded>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_request: Option<Seq>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     last_usage: Option<(Seq, Usage)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counted: Option<(Seq, u64)>,
@@ -267,6 +269,7 @@ impl State {
             }),
             turn: self.turn.as_ref().map(|turn| (turn.user, turn.model_calls)),
             last_turn: self.last_turn.as_deref().cloned(),
+            last_request: self.last_request,
             last_usage: self.last_usage,
             counted: self.counted,
             prefix_changed: self.prefix_changed,
@@ -314,6 +317,7 @@ impl State {
             todos: Arc::new(snapshot.todos),
             todos_seq: snapshot.todos_seq,
             usage: snapshot.usage,
+            last_request: snapshot.last_request,
             last_usage: snapshot.last_usage,
             counted: snapshot.counted,
             prefix_changed: snapshot.prefix_changed,

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::event::{
-    AssistantReasoning, AssistantText, Closed, Compacted, Interrupted, Lost, ModelError, ModelRequest, SessionForked,
-    SessionRenamed, SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolStarted,
-    UserMessage,
+    AssistantReasoning, AssistantText, Closed, Compacted, Interrupted, Lost, MessageQueued, ModelError, ModelRequest,
+    SessionForked, SessionRenamed, SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished,
+    ToolStarted, UserMessage,
 };
 use crate::samples::{any_event, every_event, note, opened};
 use proptest::prelude::*;
@@ -231,6 +231,42 @@ fn a_message_whose_request_was_lost_does_not_swallow_the_answer_before_it() {
     log.piece(request, 0, "half an answer");
     log.answer(99, "another answer", &[]);
     assert_eq!(texts(&log.state()), ["one", "half an answer", "another answer"]);
+}
+
+#[test]
+fn a_message_that_steered_too_late_can_wait_and_is_not_in_the_context_then() {
+    let mut log = Log::default();
+    log.user("begin", UserKind::Prompt);
+    let request = log.request();
+    log.user("in time", UserKind::Steer);
+    log.answer(request, "", &["a"]);
+    log.finished("a");
+    let request = log.request();
+    let first = log.user("too late", UserKind::Steer);
+    log.user("later still", UserKind::Steer);
+    assert_eq!(log.state().missed(), None, "the turn may still take them");
+    log.piece(request, 0, "half an answer");
+    log.add(TurnEnded { reason: "interrupted".to_owned(), error: None, model_calls: 2, usage: Usage::default(), duration_ms: 1 });
+    let missed = |log: &Log| log.state().missed().map(|missed| (missed.missed, missed.text));
+    assert_eq!(missed(&log), Some((Some(first), "too late".to_owned())));
+    let rewrites = log.state().rewrites();
+    log.add(MessageQueued { text: "too late".to_owned(), missed: Some(first), images: Vec::new() });
+    let second = first + 1;
+    assert_eq!(missed(&log), Some((Some(second), "later still".to_owned())));
+    assert_ne!(log.state().rewrites(), rewrites);
+    let event = log.state().missed().expect("it is too late as well");
+    log.add(event);
+    let next = log.user("another", UserKind::Prompt);
+    let state = log.state();
+    assert_eq!(state.missed(), None);
+    assert_eq!(state.queued.iter().map(|queued| queued.text.as_str()).collect::<Vec<_>>(), ["too late", "later still"]);
+    assert!(!log.context().contains(&first) && !log.context().contains(&second));
+    // A range of messages does not stand for what was taken out from between them.
+    assert!(!state.context_ranges().iter().any(|range| range.0 < first && first < range.1), "{:?}", state.context_ranges());
+    assert_eq!(log.context().last(), Some(&next));
+    let checkpoint = state.checkpoint().expect("no answer is in flight");
+    let again = State::from_checkpoint(&checkpoint).expect("it is read");
+    assert_eq!((again.queued, again.last_request, again.forgotten), (state.queued, state.last_request, state.forgotten));
 }
 
 #[test]

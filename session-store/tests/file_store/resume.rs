@@ -427,7 +427,7 @@ async fn a_checkpoint_that_cannot_be_trusted_is_passed_over() {
 #[tokio::test]
 async fn a_checkpoint_of_a_build_that_knew_of_no_waiting_messages_hides_none() {
     let mut log = Log::new();
-    log.add(MessageQueued { text: "And then write it down.".to_owned() });
+    log.add(MessageQueued { text: "And then write it down.".to_owned(), missed: None, images: Vec::new() });
     let mut checkpoint = log.state.checkpoint().unwrap();
     let state = checkpoint.state.get();
     let (before, rest) = state.split_once("\"queued\":").unwrap();

@@ -121,3 +121,25 @@ fn a_message_that_waits_survives_a_kill_and_is_sent_by_the_person_only() {
     again.type_keys("\x15/quit\r").expect("a terminal");
     assert!(wait_until(HUNG, || log().contains(r#""kind":"follow_up""#)), "{}", log());
 }
+
+#[test]
+fn a_message_that_steers_too_late_waits_for_the_person() {
+    let machine = Machine::new(Script::in_order([Answer::headers_then_nothing(), Answer::text("To the left.")]));
+    let mut chat = chat(&machine, &[]);
+    chat.type_keys("Begin.\r").expect("a terminal");
+    chat.wait_for("waiting for anthropic").expect("the turn");
+    chat.type_keys("Left, not right.\r").expect("a terminal");
+    chat.wait_for("next: ").expect("the message");
+    // Esc.
+    chat.type_keys("\x1b").expect("a terminal");
+    chat.wait_for("waiting: ").expect("the message waits");
+    chat.wait_for("Left, not right.").expect("its words");
+    assert_eq!(machine.server.requests().len(), 1, "nothing is sent by itself");
+    rest(&mut chat);
+    chat.type_keys("\r").expect("a terminal");
+    chat.wait_for("To the left.").expect("the answer");
+    rest(&mut chat);
+    assert_eq!(last_sent(&machine).matches("Left, not right.").count(), 1);
+    chat.type_keys("\x15/quit\r").expect("a terminal");
+    chat.end().expect("it ends");
+}
