@@ -32,6 +32,8 @@ const TOO_LONG_MAX: u32 = 3;
 const REQUEST_BYTES_MAX: usize = 30_000_000;
 /// How many messages a request may take in on a runtime's thread, some microseconds each.
 const BEHIND_MAX: usize = 64;
+/// How often an endpoint may answer in something else than its protocol and be asked again: it may be a wrong address, of which somebody should hear soon.
+const PROTOCOL_MAX: u32 = 2;
 /// How many parameters an endpoint may refuse one after the other.
 const LEARNED_MAX: u32 = 6;
 
@@ -433,11 +435,12 @@ struct Tries {
     retry: Retry,
     too_long: u32,
     learned: u32,
+    protocol: u32,
 }
 
 impl Tries {
     fn new(policy: RetryPolicy) -> Self {
-        Self { retry: Retry::new(policy), too_long: 0, learned: 0 }
+        Self { retry: Retry::new(policy), too_long: 0, learned: 0, protocol: 0 }
     }
 
     /// What to do after `failure`.
@@ -445,6 +448,11 @@ impl Tries {
         let times = match failure.kind {
             FailureKind::Learned => &mut self.learned,
             FailureKind::ContextTooLong => &mut self.too_long,
+            FailureKind::Protocol if self.protocol == PROTOCOL_MAX => return RetryDecision::No,
+            FailureKind::Protocol => {
+                self.protocol += 1;
+                return self.retry.next(failure);
+            }
             kind if has_fallback && kind.cure() == Cure::AnotherModelOrTry => return RetryDecision::No,
             _ => return self.retry.next(failure),
         };

@@ -439,7 +439,8 @@ impl FailureKind {
     #[must_use]
     pub fn cure(self) -> Cure {
         match self {
-            Self::Connect | Self::Reset | Self::RateLimit | Self::Overloaded | Self::Server => Cure::AnotherTry,
+            // A proxy that spoils an answer, or has a page of its own in its place, may not do so the next time.
+            Self::Connect | Self::Reset | Self::RateLimit | Self::Overloaded | Self::Server | Self::Protocol => Cure::AnotherTry,
             Self::BreakerOpen => Cure::AnotherModelOrTry,
             Self::NotFound => Cure::AnotherModel,
             // A limit that ends a call ends the turn.
@@ -452,7 +453,6 @@ impl FailureKind {
             | Self::Auth
             | Self::Quota
             | Self::BadRequest
-            | Self::Protocol
             // The loop sends another body at once, so many times and no more.
             | Self::ContextTooLong
             | Self::Learned => Cure::Nothing,

@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn only_what_another_try_may_cure_is_tried_again() {
         use FailureKind as Kind;
-        let again = [Kind::Connect, Kind::Reset, Kind::RateLimit, Kind::Overloaded, Kind::Server, Kind::BreakerOpen];
+        let again =
+            [Kind::Connect, Kind::Reset, Kind::RateLimit, Kind::Overloaded, Kind::Server, Kind::Protocol, Kind::BreakerOpen];
         for kind in Kind::ALL {
             let is_tried = matches!(Retry::default().next(&failure(kind)), RetryDecision::After(_));
             assert_eq!(is_tried, again.contains(&kind), "{kind:?}");

@@ -103,7 +103,7 @@ async fn another_model_goes_on_in_the_same_turn_once_it_was_asked() {
 #[tokio::test]
 async fn what_no_other_model_should_hide_ends_the_turn() {
     use FailureKind as Kind;
-    for kind in [Kind::Auth, Kind::Quota, Kind::BadRequest, Kind::Protocol, Kind::FirstByteTimeout, Kind::IdleTimeout] {
+    for kind in [Kind::Auth, Kind::Quota, Kind::BadRequest, Kind::FirstByteTimeout, Kind::IdleTimeout] {
         let folder = tempfile::tempdir().expect("a folder");
         let runtime = runtime(folder.path());
         let (first, second) = (model("first", [fails(kind)]), model("second", [says("never said")]));
