@@ -139,6 +139,11 @@ impl Kind {
     }
 }
 
+/// Whether `start` begins as an image does that models take.
+pub(crate) fn is_image(start: &[u8]) -> bool {
+    Kind::of(start).is_some()
+}
+
 /// Goes from marker to marker up to the first that starts a frame.
 fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut at = 2;

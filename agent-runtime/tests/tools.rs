@@ -191,6 +191,21 @@ async fn read_refuses_what_is_no_text_file_with_a_clear_error() {
 }
 
 #[tokio::test]
+async fn read_shows_an_image_whatever_its_name() {
+    let png = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &640_u32.to_be_bytes()[..], &480_u32.to_be_bytes()].concat();
+    let workspace = Workspace::new();
+    workspace.put("photo.txt", &png);
+    workspace.put("cut.png", &png[..20]);
+    workspace.put("huge.png", [&png[..], &[0; 4_000_000]].concat());
+    let output = workspace.run("read", json!({"path": "photo.txt"})).await.unwrap();
+    assert_eq!(output.text, "[`photo.txt`: png 640x480, 24 bytes]");
+    assert_eq!(output.images.iter().map(|image| &image.bytes()[..]).collect::<Vec<_>>(), [&png[..]]);
+    let error = workspace.error("read", json!({"path": "cut.png"})).await;
+    assert_eq!(error, "`cut.png` cannot be shown: the png is cut or damaged: its size cannot be read");
+    assert!(workspace.error("read", json!({"path": "huge.png"})).await.contains("the image has 4000024 bytes"));
+}
+
+#[tokio::test]
 async fn read_of_a_huge_file_is_bounded() {
     let workspace = Workspace::new();
     workspace.put("one-line", "x".repeat(20_000_000));

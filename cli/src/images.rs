@@ -22,11 +22,16 @@ pub(crate) async fn read_all(paths: Vec<PathBuf>) -> Result<Vec<Image>, CliError
     read.await.unwrap_or_else(|_| Err(CliError::failed("the runtime is shutting down")))
 }
 
-/// Reads the image in the file `path`. Blocks.
+/// The same for one image.
 ///
 /// # Errors
 /// As [`read_all`].
-pub(crate) fn read(path: &Path) -> Result<Image, CliError> {
+pub(crate) async fn read_one(path: PathBuf) -> Result<Image, CliError> {
+    let read = tokio::task::spawn_blocking(move || read(&path));
+    read.await.unwrap_or_else(|_| Err(CliError::failed("the runtime is shutting down")))
+}
+
+fn read(path: &Path) -> Result<Image, CliError> {
     let failed = |why: String| CliError::usage(format!("cannot send the image `{}`: {why}", path.display()));
     let bytes = read_file(path).map_err(|error| failed(error.to_string()))?;
     bytes.and_then(Image::new).map_err(|error| failed(error.to_string()))

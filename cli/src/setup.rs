@@ -269,6 +269,11 @@ impl Plan {
         UserInput { text: text.to_owned(), images, key: self.typed.message_id.clone() }
     }
 
+    /// The files of the images that were named for the first message.
+    pub(crate) fn image_files(&self) -> &[PathBuf] {
+        &self.typed.image
+    }
+
     /// The images that were named for the first message.
     ///
     /// # Errors

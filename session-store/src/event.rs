@@ -10,6 +10,7 @@ use crate::time::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -897,6 +898,16 @@ impl ImageRef {
         let kind = self.media_type.strip_prefix("image/").unwrap_or(&self.media_type);
         format!("{kind} {}x{}", self.width, self.height)
     }
+}
+
+/// `text` with a line before it for each image, `[image png 640x480]`: what people read of a message with images.
+#[must_use]
+pub fn with_images<'a>(text: &'a str, images: &[ImageRef]) -> Cow<'a, str> {
+    if images.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let lines = images.iter().map(|image| format!("[image {}]\n", image.label())).chain([text.to_owned()]);
+    Cow::Owned(lines.collect())
 }
 
 /// Where an item of the todo list stands.

@@ -1,13 +1,14 @@
-//! `read`: a part of a text file, with line numbers.
+//! `read`: a part of a text file, with line numbers; or an image.
 
 use super::{Stop, clip, failed, number, path::Place, push_line, reading, text, visible};
+use crate::images::{IMAGE_BYTES_MAX, Image, ImageError, is_image};
 use crate::tool::{Tool, ToolContext, ToolError, ToolOutput};
 use async_trait::async_trait;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use session_store::ToolSpec;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// Lines that are read where the model does not say how many.
@@ -29,7 +30,7 @@ impl Tool for ReadTool {
         ToolSpec {
             name: "read".into(),
             description:
-                "Read a text file. Gives its lines, each with its number and a tab in front. Reads 2,000 lines from the \
+                "Read a text file, or look at an image (png, jpeg, gif, webp). Gives the lines of a text, each with its number and a tab in front. Reads 2,000 lines from the \
                           start unless told otherwise; for the rest of a long file, call again with `offset`. Use `list` for \
                           a directory and `search` to find a place in many files."
                     .into(),
@@ -69,18 +70,29 @@ impl Tool for ReadTool {
         let count = number(&arguments, "limit", LINES_DEFAULT) as u64;
         reading(&context, move |stop| {
             let place = Place::of(text(&arguments, "path"), &at)?;
-            let mut file = open_text(&place)?;
+            let mut file = open(&place)?;
+            if let Some(image) = read_image(&mut file, &place.shown)? {
+                let text = format!("[`{}`: {}, {} bytes]", place.shown, image.reference().label(), image.reference().bytes);
+                return Ok(ToolOutput { images: vec![image], ..ToolOutput::text(text) });
+            }
+            refuse_binary(&mut file, &place.shown)?;
             read_lines(&mut file, &place.shown, Lines { from, count }, stop).map(ToolOutput::text)
         })
         .await
     }
 }
 
-/// Opens a regular file and looks at its start.
+/// Opens a text file.
 ///
 /// # Errors
 /// It is a directory, a device or a pipe, or it is not text.
 pub(super) fn open_text(place: &Place) -> Result<BufReader<File>, ToolError> {
+    let mut file = open(place)?;
+    refuse_binary(&mut file, &place.shown)?;
+    Ok(file)
+}
+
+fn open(place: &Place) -> Result<BufReader<File>, ToolError> {
     let shown = &place.shown;
     // Without O_NONBLOCK, to open a named pipe waits for its other end.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
@@ -96,12 +108,34 @@ pub(super) fn open_text(place: &Place) -> Result<BufReader<File>, ToolError> {
     if !meta.is_file() {
         return Err(ToolError(format!("`{shown}` is not a regular file")));
     }
-    let mut file = BufReader::with_capacity(64 * 1024, file);
+    Ok(BufReader::with_capacity(64 * 1024, file))
+}
+
+fn refuse_binary(file: &mut BufReader<File>, shown: &str) -> Result<(), ToolError> {
     let start = file.fill_buf().map_err(|error| failed("read", shown, &error))?;
     if start.iter().take(BINARY_CHECK_BYTES).any(|byte| *byte == 0) {
-        return Err(ToolError(format!("`{shown}` is a binary file of {} bytes", meta.len())));
+        let bytes = file.get_ref().metadata().map_err(|error| failed("read", shown, &error))?.len();
+        return Err(ToolError(format!("`{shown}` is a binary file of {bytes} bytes")));
     }
-    Ok(file)
+    Ok(())
+}
+
+/// The image in the file; nothing where it is none. Of one that is too large nothing more is read.
+///
+/// # Errors
+/// It is one that no model takes.
+fn read_image(file: &mut BufReader<File>, shown: &str) -> Result<Option<Image>, ToolError> {
+    let refused = |error: ImageError| ToolError(format!("`{shown}` cannot be shown: {error}"));
+    if !is_image(file.fill_buf().map_err(|error| failed("read", shown, &error))?) {
+        return Ok(None);
+    }
+    let size = file.get_ref().metadata().map_err(|error| failed("read", shown, &error))?.len();
+    if size > IMAGE_BYTES_MAX {
+        return Err(refused(ImageError::TooLarge { bytes: size }));
+    }
+    let mut bytes = Vec::new();
+    file.take(IMAGE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed("read", shown, &error))?;
+    Image::new(bytes).map(Some).map_err(refused)
 }
 
 #[derive(Clone, Copy)]

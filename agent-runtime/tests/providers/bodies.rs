@@ -1,7 +1,9 @@
 //! What is sent: golden bodies, and that a body is a pure function whose bytes only grow at the end.
 
 use super::*;
-use agent_runtime::SentResult;
+use agent_runtime::session_store::ImageRef;
+use agent_runtime::{Base64, SentImage, SentPart, SentResult};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 fn result(id: &str, output: &str, is_error: bool) -> SentResult {
@@ -174,4 +176,64 @@ async fn a_body_of_many_pieces_arrives_whole() {
     let long = conversation(vec![Sent::User(vec!["x".repeat(3_000_000).into()])]);
     let _ = model.call(model.body(&long).into(), &Clocks::default()).await;
     assert_eq!(server.seen()[0].body.as_bytes(), model.body(&long));
+}
+
+fn image(bytes: &[u8]) -> SentImage {
+    let image = ImageRef { media_type: "image/png".to_owned(), width: 2, height: 1, ..ImageRef::default() };
+    SentImage { image, base64: Base64::of(bytes) }
+}
+
+fn with_images(bytes: &[u8]) -> Conversation {
+    let seen = SentResult { images: vec![image(bytes)], ..result("call_4_0", "[a.png]", false) };
+    conversation(vec![
+        Sent::User(vec![SentPart::Image(image(bytes)), "What is this?".into()]),
+        Sent::Assistant { blocks: vec![called("call_4_0", "{}"), called("call_4_1", "{}")], opaque: None },
+        Sent::ToolResults(vec![seen, result("call_4_1", "no", true)]),
+        Sent::User(vec!["And this?".into(), SentPart::Image(image(bytes))]),
+    ])
+}
+
+#[test]
+fn images_have_each_protocols_own_form() {
+    let messages = |provider: &str, field: &str| {
+        let body: Value = serde_json::from_str(&body(&*model_at(provider, "m"), &with_images(b"png"))).expect("JSON");
+        body[field].clone()
+    };
+    let source = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "cG5n"}});
+    let text = |kind: &str, text: &str| json!({"type": kind, "text": text});
+    let anthropic = messages("anthropic", "messages");
+    assert_eq!(anthropic[0]["content"], json!([source, text("text", "What is this?")]));
+    let results = json!([
+        {"type": "tool_result", "tool_use_id": "call_4_0", "content": [source, text("text", "[a.png]")]},
+        {"type": "tool_result", "tool_use_id": "call_4_1", "content": "no", "is_error": true},
+        text("text", "And this?"),
+        source,
+    ]);
+    assert_eq!(anthropic[2]["content"], results);
+
+    let url = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}});
+    let openai = messages("openai", "messages");
+    assert_eq!(openai[1]["content"], json!([url, text("text", "What is this?")]));
+    assert_eq!(openai[3], json!({"role": "tool", "tool_call_id": "call_4_0", "content": "[a.png]"}));
+    let behind = text("text", "[What the tool `read` (call_4_0) returned:]");
+    assert_eq!(openai[5], json!({"role": "user", "content": [behind, url, text("text", "And this?"), url]}));
+
+    let url = json!({"type": "input_image", "image_url": "data:image/png;base64,cG5n"});
+    let responses = messages("openai-responses", "input");
+    assert_eq!(responses[0]["content"], json!([url, text("input_text", "What is this?")]));
+    let output = json!({"type": "function_call_output", "call_id": "call_4_0", "output": [url, text("input_text", "[a.png]")]});
+    assert_eq!(responses[3], output);
+}
+
+#[test]
+fn the_bytes_of_an_image_are_shared_by_all_bodies() {
+    for provider in ["anthropic", "openai", "openai-responses"] {
+        let conversation = with_images(&[7; 300_000]);
+        let Sent::User(parts) = &conversation.messages[0] else { panic!("a person's words") };
+        let SentPart::Image(image) = &parts[0] else { panic!("an image") };
+        let messages = model_at(provider, "m").messages(&conversation.messages);
+        let is_shared = |piece: &&Bytes| piece.as_ptr() == image.base64.bytes().as_ptr() && piece.len() == 400_000;
+        assert_eq!(messages.pieces().iter().filter(is_shared).count(), 1, "{provider}");
+        assert!(messages.pieces().iter().filter(|piece| piece.len() != 400_000).all(|piece| piece.len() < 1_000), "{provider}");
+    }
 }

@@ -1,5 +1,6 @@
 //! What the commands of the chat do.
 
+use super::attached::Attached;
 use super::driver::{Chat, Done, change, short_id, words};
 use super::feed::{sentence, todo_lines};
 use super::rewind::{self, Place, RewindList};
@@ -8,6 +9,7 @@ use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
 use crate::commands::sessions::export;
 use crate::commands::usage::cost_words;
 use crate::error::CliError;
+use crate::images;
 use crate::safe_text::safe_line;
 use crate::setup::SessionChoice;
 use agent_runtime::session_store::{Event, Seq, StoreError, Undoable, Usage};
@@ -80,6 +82,8 @@ impl Chat<'_> {
                     Err(error) => chat.ui.tell(&words(&error.into()), ERROR),
                 }
             }),
+            Slash::Image(None) => self.ui.detach(),
+            Slash::Image(Some(path)) => self.image(&path),
             Slash::Quit => self.leave_now(),
         }
     }
@@ -89,6 +93,13 @@ impl Chat<'_> {
             Some(session) => act(self, session),
             None => self.ui.hint("there is no session yet: it starts with the first message"),
         }
+    }
+
+    /// Reads an image for the next message.
+    fn image(&mut self, path: &str) {
+        let path = self.plan.cwd().join(path);
+        let read = async move { Ok(Attached::new(&path, images::read_one(path.clone()).await?)) };
+        self.run_job("reading the image", Box::pin(async move { Done::Image(read.await) }));
     }
 
     fn tell_error(&mut self, error: &CliError) {

@@ -2,6 +2,7 @@
 //! done. What takes a while is a [`Job`], polled by the same loop, so that typing never waits.
 
 use super::approval::{Ask, ChatApprover};
+use super::attached::Attached;
 use super::complete::{Completion, Lookup};
 use super::external_editor::ExternalEditor;
 use super::feed::sentence;
@@ -23,8 +24,12 @@ use crate::handoff;
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice, kept_words};
 use crate::signals::{Caught, Signals};
-use agent_runtime::session_store::{Clock, Event, Owner, Progress, SearchIndex, Seq, SessionId, SessionSummary, SystemClock};
-use agent_runtime::{Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome};
+use agent_runtime::session_store::{
+    Clock, Event, Owner, Progress, SearchIndex, Seq, SessionId, SessionSummary, SystemClock, with_images,
+};
+use agent_runtime::{
+    Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome, UserInput, check_images,
+};
 use crossterm::event::{Event as TerminalEvent, EventStream};
 use futures_util::future::OptionFuture;
 use futures_util::{FutureExt, StreamExt};
@@ -71,14 +76,29 @@ pub(super) enum Done {
     Shell(Ran),
     /// The session was let go of, because somebody asked for it.
     LetGo(Arc<Owner>, Result<(), String>),
+    /// An image was read.
+    Image(Result<Attached, CliError>),
     /// Something to say.
     Told(Vec<Line>),
 }
 
 /// A message on its way.
 pub(super) enum Outgoing {
-    New(String),
+    New(String, Vec<Attached>),
     Waited(Waiting),
+}
+
+impl Outgoing {
+    /// What the person sees of it.
+    fn words(&self) -> String {
+        match self {
+            Self::New(text, images) => {
+                let images: Vec<_> = images.iter().map(|attached| attached.image.reference().clone()).collect();
+                with_images(text, &images).into_owned()
+            }
+            Self::Waited(waiting) => waiting.text.clone(),
+        }
+    }
 }
 
 /// What is to be changed in a session once there is one.
@@ -157,11 +177,11 @@ impl JobControl {
 }
 
 impl<'a> Chat<'a> {
-    /// Takes the terminal and shows the first prompt.
+    /// Takes the terminal and shows the first prompt, with `images` for the first message.
     ///
     /// # Errors
     /// The terminal cannot be used, or job control not be caught.
-    pub(super) fn new(app: &'a App, plan: &'a Plan, signals: Signals) -> Result<Self, CliError> {
+    pub(super) fn new(app: &'a App, plan: &'a Plan, images: Vec<Attached>, signals: Signals) -> Result<Self, CliError> {
         let job_control = JobControl::catch()?;
         let screen = Screen::take(app).map_err(|error| CliError::failed(format!("cannot use this terminal: {error}")))?;
         let (approver, asks) = ChatApprover::new();
@@ -204,6 +224,7 @@ impl<'a> Chat<'a> {
             job_control,
             exit: None,
         };
+        images.into_iter().for_each(|image| chat.ui.attach(image));
         chat.welcome();
         chat.screen.paint(&mut chat.ui, Instant::now());
         Ok(chat)
@@ -325,7 +346,12 @@ impl<'a> Chat<'a> {
             choice => self.open(choice),
         }
         match &self.plan.prompt {
-            Some(prompt) if self.job.is_none() => self.send(Outgoing::New(prompt.clone())),
+            Some(prompt) if self.job.is_none() => {
+                let images = self.ui.take_images();
+                self.send(Outgoing::New(prompt.clone(), images));
+            }
+            // What waits has no images, so the person sends it.
+            Some(prompt) if !self.ui.attached().is_empty() => self.ui.set_input(prompt),
             Some(prompt) => self.ui.queue(prompt.clone()),
             None => {}
         }
@@ -373,7 +399,10 @@ impl<'a> Chat<'a> {
 
     async fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Send(text) => self.send(Outgoing::New(text)),
+            Effect::Send(text) => {
+                let images = self.ui.take_images();
+                self.send(Outgoing::New(text, images));
+            }
             Effect::SendWaiting(waiting) => self.send(Outgoing::Waited(waiting)),
             Effect::Withdraw(queued) => self.withdraw(queued),
             Effect::Steer(text) => self.steer(text),
@@ -476,8 +505,7 @@ impl<'a> Chat<'a> {
         if let Some(keeping) = self.keeping.take() {
             keeping.abort();
         }
-        let (Outgoing::New(text) | Outgoing::Waited(Waiting { text, .. })) = &message;
-        self.ui.said(text);
+        self.ui.said(&message.words());
         self.stop_wanted = false;
         let (plan, approver, choice) = (self.plan, Arc::clone(&self.approver), self.choice);
         let permissions = self.mode.map(|_| self.current_permissions());
@@ -636,6 +664,13 @@ impl<'a> Chat<'a> {
                 self.over(false);
             }
             Done::Shell(ran) => self.shell_ended(&ran),
+            Done::Image(read) => {
+                match read.and_then(|image| self.check_attached(image)) {
+                    Ok(image) => self.ui.attach(image),
+                    Err(error) => self.ui.tell(&words(&error), ERROR),
+                }
+                self.over(true);
+            }
             Done::Told(lines) => {
                 self.ui.print(lines);
                 self.over(true);
@@ -674,7 +709,11 @@ impl<'a> Chat<'a> {
                 self.ui.tell(&why, ERROR);
                 match message {
                     Outgoing::Waited(waiting @ Waiting { queued: Some(_), .. }) => self.ui.wait_on(waiting),
-                    Outgoing::New(text) | Outgoing::Waited(Waiting { text, .. }) => self.ui.give_back(&text),
+                    Outgoing::Waited(Waiting { text, .. }) => self.ui.give_back(&text),
+                    Outgoing::New(text, images) => {
+                        self.ui.give_back(&text);
+                        images.into_iter().for_each(|image| self.ui.attach(image));
+                    }
                 }
                 self.over(false);
             }
@@ -707,6 +746,13 @@ impl<'a> Chat<'a> {
         let (look, limit) = (self.ui.look, self.ui.size.limit());
         let lines = session.state(|state| seam::lines(state, look, limit, SystemClock.now()));
         self.ui.print_wrapped(lines);
+    }
+
+    /// Whether the next message may have this image, too.
+    fn check_attached(&self, image: Attached) -> Result<Attached, CliError> {
+        let images: Vec<_> = self.ui.attached().iter().chain([&image]).map(|attached| attached.image.clone()).collect();
+        check_images(&images)?;
+        Ok(image)
     }
 
     fn shell_ended(&mut self, ran: &Ran) {
@@ -907,7 +953,10 @@ async fn send(session: &Session, message: &Outgoing, pending: Pending) -> Result
         session.note(&note)?;
     }
     match message {
-        Outgoing::New(text) => session.send(text.as_str()).await,
+        Outgoing::New(text, images) => {
+            let images = images.iter().map(|attached| attached.image.clone()).collect();
+            session.send(UserInput { text: text.clone(), images, key: None }).await
+        }
         Outgoing::Waited(Waiting { queued: Some(queued), .. }) => session.send_queued(*queued).await,
         Outgoing::Waited(Waiting { text, .. }) => session.send_follow_up(text.as_str()).await,
     }

@@ -12,6 +12,7 @@
 //! session is created by its first message.
 
 mod approval;
+mod attached;
 mod commands;
 mod complete;
 mod driver;
@@ -32,6 +33,7 @@ mod slash;
 mod styled;
 mod ui;
 
+use self::attached::Attached;
 use self::driver::Chat;
 use crate::app::App;
 use crate::error::{CliError, Exit};
@@ -45,7 +47,9 @@ use crate::signals::Signals;
 /// The terminal cannot be used, or the session that was asked for not be opened. What could not be made durable at the end is told, and is in the exit.
 pub(crate) async fn run(app: &App, plan: Plan) -> Result<Exit, CliError> {
     let signals = Signals::catch()?;
-    let mut chat = Chat::new(app, &plan, signals)?;
+    let images = plan.images().await?.into_iter().zip(plan.image_files());
+    let images = images.map(|(image, path)| Attached::new(path, image)).collect();
+    let mut chat = Chat::new(app, &plan, images, signals)?;
     let exit = chat.run().await;
     let left = chat.leave().await;
     let kept = plan.shutdown().await;

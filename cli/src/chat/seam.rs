@@ -4,7 +4,7 @@ use super::markdown::Look;
 use super::picker::age;
 use super::styled::{BOLD, DIM, Line, OWN, PLAIN, Paragraph, WARN};
 use crate::safe_text::{safe, safe_line};
-use agent_runtime::session_store::{Message, State, Timestamp};
+use agent_runtime::session_store::{Message, State, Timestamp, with_images};
 
 /// How many of the last messages are shown, and how many lines of each.
 const MESSAGES_SHOWN: usize = 4;
@@ -55,7 +55,7 @@ fn is_whole(state: &State) -> bool {
 
 fn has_words(message: &Message) -> bool {
     match message {
-        Message::User { text, .. } => !text.trim().is_empty(),
+        Message::User { text, images, .. } => !text.trim().is_empty() || !images.is_empty(),
         Message::Assistant(answer) => !answer.text().trim().is_empty(),
         _ => false,
     }
@@ -63,7 +63,7 @@ fn has_words(message: &Message) -> bool {
 
 fn brief(message: &Message, look: Look, limit: usize) -> Vec<Line> {
     let (mark, text) = match message {
-        Message::User { text, .. } => ("> ", text.clone()),
+        Message::User { text, images, .. } => ("> ", with_images(text, images).into_owned()),
         Message::Assistant(answer) => ("  ", answer.text()),
         _ => return Vec::new(),
     };

@@ -33,6 +33,8 @@ pub(super) enum Slash {
     },
     Rename(String),
     Retry,
+    /// Adds the image in a file to the next message, or takes the last one off.
+    Image(Option<String>),
     Quit,
 }
 
@@ -68,7 +70,7 @@ const fn help(name: &'static str, arguments: &'static str, does: &'static str) -
 }
 
 /// Every command, in the order of `/help`.
-pub(super) const COMMANDS: [Help; 17] = [
+pub(super) const COMMANDS: [Help; 18] = [
     help("/help", "", "this list"),
     help("/model", "[PROVIDER/NAME]", "who answers; another one from the next message on"),
     help("/effort", "[off|low|medium|high]", "how much the model reasons"),
@@ -85,6 +87,7 @@ pub(super) const COMMANDS: [Help; 17] = [
     help("/export", "[jsonl|markdown|html] [FILE]", "write the session to a file"),
     help("/rename", "NAME", "name the session"),
     help("/retry", "", "ask the model again"),
+    help("/image", "[FILE]", "send an image with the next message; without FILE: take the last one off"),
     help("/quit", "", "leave"),
 ];
 
@@ -133,6 +136,7 @@ fn command(name: &str, rest: &str) -> Result<Slash, String> {
         "/export" => export(rest),
         "/rename" => argument.map(Slash::Rename).ok_or_else(|| "`/rename` wants a name".to_owned()),
         "/retry" => bare(Slash::Retry),
+        "/image" => Ok(Slash::Image(argument)),
         "/quit" | "/exit" => bare(Slash::Quit),
         _ => Err(unknown(name)),
     }

@@ -2,6 +2,7 @@
 //! clock; `mod.rs` connects it to them.
 
 use super::approval::{Ask, Prompt, Taken};
+use super::attached::{Attached, dropped};
 use super::complete::{self, Completion, Lookup};
 use super::editor::{Edit, Editor};
 use super::feed::{self, Above, Feed, Part};
@@ -125,6 +126,8 @@ pub(super) struct Ui {
     queue: VecDeque<Waiting>,
     /// Messages that the turn took, with their events, to be shown when the model is sent them.
     steered: Vec<(Seq, String)>,
+    /// Images for the next message.
+    images: Vec<Attached>,
     /// A word about the last key, until the next one.
     hint: Option<String>,
     candidates: Vec<String>,
@@ -153,6 +156,7 @@ impl Ui {
             is_stalled: false,
             queue: VecDeque::new(),
             steered: Vec::new(),
+            images: Vec::new(),
             hint: None,
             candidates: Vec::new(),
             last_ctrl_c: None,
@@ -206,8 +210,36 @@ impl Ui {
             return None;
         }
         self.search = None;
+        if let Some(path) = dropped(text).filter(|_| self.editor.is_empty()) {
+            self.editor.paste(&format!("/image {path}"));
+            self.hint("Enter adds the image to the next message");
+            return None;
+        }
         self.editor.paste(text);
         self.suggest()
+    }
+
+    /// This image goes with the next message.
+    pub(super) fn attach(&mut self, image: Attached) {
+        self.images.push(image);
+    }
+
+    /// The images for the next message.
+    pub(super) fn attached(&self) -> &[Attached] {
+        &self.images
+    }
+
+    /// Takes them, for a message that is sent.
+    pub(super) fn take_images(&mut self) -> Vec<Attached> {
+        std::mem::take(&mut self.images)
+    }
+
+    /// Takes the last image off.
+    pub(super) fn detach(&mut self) {
+        match self.images.pop() {
+            Some(image) => self.hint(format!("{} is not sent", image.words())),
+            None => self.hint("`/image FILE` sends an image with the next message"),
+        }
     }
 
     /// Shows a question of the runtime.
@@ -437,6 +469,7 @@ impl Ui {
             self.candidates.clear();
         }
         match key {
+            Key::Edit(Edit::Backspace) if self.editor.is_empty() && !self.images.is_empty() => self.detach(),
             Key::Edit(edit) => {
                 self.editor.edit(edit);
                 return self.suggest();
@@ -444,7 +477,7 @@ impl Ui {
             Key::NewLine => self.editor.insert("\n"),
             Key::AltEnter if !self.is_working() => self.editor.insert("\n"),
             Key::AltEnter => self.enqueue(),
-            Key::Enter if self.editor.is_empty() && !self.is_working() => {
+            Key::Enter if self.editor.is_empty() && self.images.is_empty() && !self.is_working() => {
                 return self.queue.pop_front().map(Effect::SendWaiting);
             }
             Key::Enter => return self.enter(),
@@ -556,7 +589,7 @@ impl Ui {
         }
         let content = self.editor.content();
         let text = content.trim();
-        if text.is_empty() {
+        if text.is_empty() && (self.images.is_empty() || self.is_working()) {
             return None;
         }
         // A command begins where the line begins; a space before it makes it a message.
@@ -644,7 +677,8 @@ impl Ui {
             return Frame { rows, cursor: Some(cursor) };
         }
         let (input, cursor) = self.input_rows(limit, height, now);
-        let status = self.status_rows(limit, now);
+        let mut status = self.status_rows(limit, now);
+        status.extend(self.image_rows(limit));
         let below = self.below_rows(limit);
         let mut rows = self.feed.unfinished(limit);
         // The newest rows of what is coming in are the ones to see.
@@ -700,6 +734,17 @@ impl Ui {
         let mut rows: Vec<Line> = self.queue.iter().map(row).collect();
         if !self.is_working() && !rows.is_empty() {
             rows.push(Line::new("Enter sends the first that waits, Up takes the last back", DIM).truncated(limit));
+        }
+        rows
+    }
+
+    fn image_rows(&self, limit: usize) -> Vec<Line> {
+        let row = |image: &Attached| Line::new("image: ", OWN).with(image.words(), DIM).truncated(limit);
+        let mut rows: Vec<Line> = self.images.iter().map(row).collect();
+        if !rows.is_empty() {
+            rows.push(
+                Line::new("sent with the next message; Backspace on an empty line takes the last one off", DIM).truncated(limit),
+            );
         }
         rows
     }

@@ -501,3 +501,24 @@ fn nothing_changes_by_itself_while_nothing_runs() {
     assert!(!chat.ui.is_working());
     assert_eq!(chat.ui.frame(chat.start + Duration::from_secs(3600)), before);
 }
+
+#[test]
+fn an_image_waits_above_the_input_line_until_it_is_sent_or_taken_off() {
+    let png = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &640_u32.to_be_bytes()[..], &480_u32.to_be_bytes()].concat();
+    let image =
+        || Attached::new(std::path::Path::new("/tmp/photo.png"), agent_runtime::Image::new(png.clone()).expect("an image"));
+    let mut chat = Chat::new();
+    assert_eq!(chat.ui.paste("'/tmp/my photo.png'", chat.now), None);
+    let command = Slash::Image(Some("/tmp/my photo.png".to_owned()));
+    assert_eq!(chat.code(KeyCode::Enter), Some(Effect::Command("/image /tmp/my photo.png".to_owned(), command)));
+    chat.ui.attach(image());
+    chat.ui.attach(image());
+    let screen = chat.screen();
+    assert!(screen.contains("image: photo.png (png 640x480)"), "{screen}");
+    assert_eq!(chat.code(KeyCode::Backspace), None);
+    assert_eq!(chat.ui.attached().len(), 1);
+    assert_eq!(chat.code(KeyCode::Enter), Some(Effect::Send(String::new())), "an image needs no words");
+    assert_eq!(chat.ui.take_images(), [image()]);
+    assert_eq!(chat.code(KeyCode::Enter), None);
+    assert_eq!(chat.enter("see /tmp/photo.png"), Some(Effect::Send("see /tmp/photo.png".to_owned())));
+}

@@ -7,11 +7,12 @@
 use super::Facts;
 use crate::safe_text::safe;
 use crate::transcript::{
-    Answer, Item, ItemKind, ToolEnd, call_words, capital, clock, end_words, is_trouble, outcome_words, profile_words, user_words,
+    Answer, Item, ItemKind, ToolEnd, call_words, capital, clock, end_words, is_image, is_trouble, outcome_words, profile_words,
+    user_words,
 };
 use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
-use session_store::{Block, Profile, Todo, TodoStatus, ToolCall};
+use session_store::{Block, Profile, Todo, TodoStatus, ToolCall, with_images};
 use std::fmt::Write;
 
 /// The end of the page.
@@ -40,7 +41,7 @@ pub(super) fn head(facts: &Facts) -> String {
 pub(super) fn item(item: &Item) -> String {
     match &item.kind {
         ItemKind::Profile(profile) => profile_details(item, profile),
-        ItemKind::User { text, kind } => article(item, "user", user_words(*kind), "", &plain(text)),
+        ItemKind::User { text, kind, images } => article(item, "user", user_words(*kind), "", &plain(&with_images(text, images))),
         ItemKind::Note { text } => article(item, "note", "note to the model", "", &plain(text)),
         ItemKind::Answer(answer) => answer_article(item, answer),
         ItemKind::Tool { call, end } => tool_details(item, call, end),
@@ -91,6 +92,7 @@ fn answer_article(item: &Item, answer: &Answer) -> String {
             Block::Text { text } if !text.trim().is_empty() => {
                 let _ = writeln!(body, "<div class=\"text\" dir=\"auto\">\n{}</div>", markdown(text));
             }
+            block if is_image(block) => body += "<p class=\"cut\">an image</p>\n",
             Block::Reasoning { text, .. } if !text.trim().is_empty() => {
                 let _ = writeln!(body, "<details class=\"reasoning\"><summary>Reasoning</summary>\n{}</details>", plain(text));
             }
@@ -110,10 +112,8 @@ fn tool_details(item: &Item, call: &ToolCall, end: &ToolEnd) -> String {
     let (ended, output) = match end {
         ToolEnd::Finished(finished) => {
             let ended = outcome_words(finished);
-            (
-                ended,
-                if finished.output.is_empty() { String::new() } else { format!("<h3>Result</h3>\n{}", pre(&finished.output)) },
-            )
+            let output = with_images(&finished.output, &finished.images);
+            (ended, if output.is_empty() { String::new() } else { format!("<h3>Result</h3>\n{}", pre(&output)) })
         }
         other => (end_words(other), String::new()),
     };

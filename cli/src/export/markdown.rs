@@ -6,10 +6,11 @@
 use super::Facts;
 use crate::safe_text::{safe, safe_line};
 use crate::transcript::{
-    Answer, Item, ItemKind, ToolEnd, answer_words, capital, clock, end_words, outcome_words, profile_words, todo_mark, user_words,
+    Answer, Item, ItemKind, ToolEnd, answer_words, capital, clock, end_words, is_image, outcome_words, profile_words, todo_mark,
+    user_words,
 };
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
-use session_store::{Block, Profile, ToolCall};
+use session_store::{Block, Profile, ToolCall, with_images};
 use std::fmt::Write;
 
 /// The title and the facts.
@@ -25,7 +26,9 @@ pub(super) fn head(facts: &Facts) -> String {
 pub(super) fn item(item: &Item) -> String {
     match &item.kind {
         ItemKind::Profile(profile) => profile_block(item, profile),
-        ItemKind::User { text, kind } => format!("{}{}\n", heading(item, user_words(*kind)), quote(text)),
+        ItemKind::User { text, kind, images } => {
+            format!("{}{}\n", heading(item, user_words(*kind)), quote(&with_images(text, images)))
+        }
         ItemKind::Note { text } => format!("{}{}\n", heading(item, "note to the model"), quote(text)),
         ItemKind::Answer(answer) => answer_block(item, answer),
         ItemKind::Tool { call, end } => tool_block(item, call, end),
@@ -61,6 +64,7 @@ fn answer_block(item: &Item, answer: &Answer) -> String {
             Block::Text { text } if !text.trim().is_empty() => {
                 let _ = writeln!(out, "{}\n", contained(&safe(text)));
             }
+            block if is_image(block) => out.push_str("*(an image)*\n\n"),
             Block::Reasoning { text, .. } if !text.trim().is_empty() => {
                 let _ = writeln!(out, "*Reasoning:*\n\n{}", quote(text));
             }
@@ -87,7 +91,7 @@ fn tool_block(item: &Item, call: &ToolCall, end: &ToolEnd) -> String {
         fenced("json", &call.arguments)
     );
     if let ToolEnd::Finished(finished) = end {
-        out += &fenced("text", &finished.output);
+        out += &fenced("text", &with_images(&finished.output, &finished.images));
     }
     out
 }

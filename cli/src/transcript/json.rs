@@ -2,7 +2,7 @@
 
 use super::{Item, ItemKind, ToolEnd};
 use serde::Serialize;
-use session_store::{Seq, Timestamp};
+use session_store::{ImageRef, Seq, Timestamp};
 
 /// A message, for programs.
 #[derive(Debug, Serialize, PartialEq)]
@@ -19,6 +19,9 @@ pub(crate) struct JsonMessage {
     tool_call_id: Option<String>,
     /// True where the text was cut by an interrupt or a crash, or is still coming.
     partial: bool,
+    /// The images of a user's or a tool's message.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    images: Vec<ImageRef>,
 }
 
 /// A tool call of a message, for programs.
@@ -42,11 +45,12 @@ impl JsonMessage {
             tool_calls: Vec::new(),
             tool_call_id: None,
             partial: false,
+            images: Vec::new(),
         };
         Some(match &item.kind {
             ItemKind::Profile(profile) => message("system", &profile.system),
             ItemKind::Note { text } => message("system", text),
-            ItemKind::User { text, .. } => message("user", text),
+            ItemKind::User { text, images, .. } => Self { images: images.clone(), ..message("user", text) },
             ItemKind::Answer(answer) => {
                 let tool_calls = answer
                     .tool_calls()
@@ -55,7 +59,8 @@ impl JsonMessage {
                 Self { tool_calls, partial: answer.partial, ..message("assistant", &answer.text()) }
             }
             ItemKind::Tool { end: ToolEnd::Finished(finished), .. } => {
-                Self { tool_call_id: Some(finished.call.clone()), ..message("tool", &finished.output) }
+                let (tool_call_id, images) = (Some(finished.call.clone()), finished.images.clone());
+                Self { tool_call_id, images, ..message("tool", &finished.output) }
             }
             ItemKind::Tool { .. } | ItemKind::Todos(_) | ItemKind::Remark { .. } => return None,
         })

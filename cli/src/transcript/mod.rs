@@ -17,13 +17,13 @@ mod text;
 pub(crate) use json::JsonMessage;
 pub(crate) use live::LivePrinter;
 pub(crate) use text::{
-    Painter, answer_words, call_words, capital, clock, count_words, duration_words, end_words, is_trouble, outcome_words,
-    profile_words, todo_mark, user_words,
+    Painter, answer_words, call_words, capital, clock, count_words, duration_words, end_words, is_image, is_trouble,
+    outcome_words, profile_words, todo_mark, user_words,
 };
 
 use session_store::{
-    AssistantMessage, Block, Entry, Event, InFlight, MessageQueued, Profile, Seq, State, StopReason, Timestamp, Todo, ToolCall,
-    ToolFinished, Unresolved, Usage, UserKind,
+    AssistantMessage, Block, Entry, Event, ImageRef, InFlight, MessageQueued, Profile, Seq, State, StopReason, Timestamp, Todo,
+    ToolCall, ToolFinished, Unresolved, Usage, UserKind,
 };
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(crate) enum ItemKind {
     /// The system prompt, the model or the tools, at the start or after a change.
     Profile(Arc<Profile>),
     /// A person's words.
-    User { text: String, kind: UserKind },
+    User { text: String, kind: UserKind, images: Vec<ImageRef> },
     /// The runtime's words to the model.
     Note { text: String },
     /// A model's answer, its tool calls included.
@@ -203,7 +203,7 @@ impl Transcript {
                 self.profile = Some(Arc::clone(&profile));
                 ItemKind::Profile(profile)
             }
-            Event::UserMessage(user) => ItemKind::User { text: user.text.clone(), kind: user.kind },
+            Event::UserMessage(user) => ItemKind::User { text: user.text.clone(), kind: user.kind, images: user.images.clone() },
             Event::Note(note) => ItemKind::Note { text: note.text.clone() },
             Event::ModelRequest(_) => {
                 self.asked_at = entry.at;

@@ -4,7 +4,7 @@ use super::{Answer, Item, ItemKind, ToolEnd};
 use crate::safe_text::{safe, safe_line};
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
-use session_store::{Block, Profile, Timestamp, Todo, TodoStatus, ToolCall, ToolFinished, ToolOutcome, UserKind};
+use session_store::{Block, Profile, Timestamp, Todo, TodoStatus, ToolCall, ToolFinished, ToolOutcome, UserKind, with_images};
 use std::fmt::Write;
 
 /// How many characters of a call's arguments, and of the first line of its result, stand in its line.
@@ -33,7 +33,7 @@ impl Painter {
     pub(crate) fn item(&mut self, item: &Item) -> String {
         match &item.kind {
             ItemKind::Profile(profile) => self.line(item, DIM, &profile_words(profile)),
-            ItemKind::User { text, kind } => self.message(item, user_words(*kind), text),
+            ItemKind::User { text, kind, images } => self.message(item, user_words(*kind), &with_images(text, images)),
             ItemKind::Note { text } => self.message(item, "note to the model", text),
             ItemKind::Answer(answer) => self.answer(item, answer),
             ItemKind::Tool { call, end } => {
@@ -86,6 +86,9 @@ impl Painter {
                 Block::Text { text } if !text.trim().is_empty() => {
                     let _ = writeln!(out, "{}", safe(text.trim_end()));
                 }
+                block if is_image(block) => {
+                    let _ = writeln!(out, "[image]");
+                }
                 _ => {}
             }
         }
@@ -113,6 +116,12 @@ impl Painter {
     fn styled(self, style: Style, text: &str) -> String {
         if self.colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
+}
+
+/// Whether a block of an answer is an image, in the form of whatever provider sent it.
+pub(crate) fn is_image(block: &Block) -> bool {
+    let (Block::Opaque { opaque: value } | Block::Unknown(value)) = block else { return false };
+    value["type"].as_str().is_some_and(|kind| kind.contains("image"))
 }
 
 /// Who speaks, for a person's message.
@@ -219,8 +228,9 @@ pub(crate) fn count_words(count: u64, noun: &str) -> String {
 
 fn finished_words(finished: &ToolFinished) -> String {
     let outcome = outcome_words(finished);
-    let first = finished.output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let lines = match finished.output.lines().count() {
+    let output = with_images(&finished.output, &finished.images);
+    let first = output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let lines = match output.lines().count() {
         0 | 1 => String::new(),
         lines => format!(" ({lines} lines)"),
     };

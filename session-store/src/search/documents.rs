@@ -5,7 +5,7 @@
 //! looked into, nor are the system prompt, notes and todo lists.
 
 use super::query::SearchRole;
-use crate::event::{Block, Entry, Event, ToolCall, UserKind};
+use crate::event::{Block, Entry, Event, ToolCall, UserKind, with_images};
 use crate::id::{Place, Seq};
 use crate::time::Timestamp;
 use serde_json::Value;
@@ -83,7 +83,8 @@ impl Documents {
                 if user.kind != UserKind::Steer {
                     self.end_coming(out);
                 }
-                out.push(self.document(entry, SearchRole::User, None, user.text.clone()));
+                let text = with_images(&user.text, &user.images).into_owned();
+                out.push(self.document(entry, SearchRole::User, None, text));
             }
             Event::ModelRequest(_) => {
                 self.end_coming(out);
@@ -102,7 +103,8 @@ impl Documents {
                 self.push_blocks(entry, &message.blocks, out);
             }
             Event::ToolFinished(finished) => {
-                out.push(self.document(entry, SearchRole::Tool, Some(finished.name.clone()), finished.output.clone()));
+                let text = with_images(&finished.output, &finished.images).into_owned();
+                out.push(self.document(entry, SearchRole::Tool, Some(finished.name.clone()), text));
             }
             Event::ModelError(error) if self.coming.as_ref().is_some_and(|(coming, ..)| coming.message == error.message) => {
                 self.end_coming(out);

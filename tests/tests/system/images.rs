@@ -1,7 +1,7 @@
 //! Images: from a file to the log and to each provider, and what becomes of those that cannot be sent.
 
 use crate::support::{Machine, Protocol};
-use fault_server::{Answer, Request};
+use fault_server::{Answer, Request, Terminal};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -162,4 +162,76 @@ fn a_model_that_takes_no_images_is_asked_again_without_them() {
     assert!(String::from_utf8_lossy(&requests[1].raw).contains("[an image was left out: this model takes none]"));
     let run = machine.longhand_without_key(&["replay", &machine.session(), "--verify"]).finish();
     assert!(run.stdout.contains("3 of 3 requests built again"), "{run:?}");
+}
+
+#[test]
+fn a_tool_shows_an_image_to_the_model() {
+    for protocol in Protocol::ALL {
+        let read = [Answer::tool_call("read", r#"{"path": "photo.png"}"#), Answer::text("A cat."), Answer::text("Still one.")];
+        let machine = Machine::speaking(protocol, read);
+        fs::write(machine.project().join("photo.png"), png(640, 480, 100_000)).expect("a file");
+        machine.print(&["what is in photo.png?"]).finish().assert_code(0);
+        machine.print(&["-c", "sure?"]).finish().assert_code(0);
+        let requests = machine.server.requests();
+        assert_eq!(machine.server.refusals(), Vec::<String>::new(), "{protocol:?}");
+        assert_eq!(requests.iter().map(images).collect::<Vec<_>>(), [photos(0), photos(1), photos(1)], "{protocol:?}");
+        assert_eq!(beside(&machine).len(), 1);
+        assert_eq!(machine.log().of_type("tool.finished").map(|event| &event["images"][0]["width"]).collect::<Vec<_>>(), [640]);
+        let run = machine.longhand_without_key(&["replay", &machine.session(), "--verify"]).finish();
+        assert!(run.stdout.contains("3 of 3 requests built again") && run.stdout.contains("nothing differs"), "{run:?}");
+        let cat =
+            |format: &str| machine.longhand(&["sessions", "export", &machine.session(), "--format", format]).finish().stdout;
+        assert!(cat("markdown").contains("[image png 640x480]") && cat("html").contains("[image png 640x480]"));
+    }
+}
+
+#[test]
+fn an_image_is_shown_by_its_kind_and_size_and_found_by_them() {
+    let machine = machine(Protocol::Anthropic, &["A cat."]);
+    machine.print(&["--image", "photo.png", "what is on this?"]).finish().assert_code(0);
+    let id = machine.session();
+    for command in [vec!["sessions", "show", &id], vec!["replay", &id, "--instant"], vec!["sessions", "search", "640x480"]] {
+        let run = machine.longhand(&command).finish();
+        assert!(run.stdout.contains("[image png 640x480]"), "{command:?} {run:?}");
+    }
+    let shown = machine.json(&["sessions", "show", &id, "--json"]);
+    let asked = shown["messages"].as_array().expect("messages").iter().find(|message| message["role"] == "user").expect("it");
+    assert_eq!((&asked["text"], &asked["images"][0]["media_type"]), (&json!("what is on this?"), &json!("image/png")));
+}
+
+#[test]
+fn a_line_of_a_batch_has_images() {
+    let machine = machine(Protocol::Anthropic, &["A cat."]);
+    fs::write(machine.project().join("prompts.jsonl"), r#"{"prompt": "what is on this?", "images": ["photo.png"]}"#)
+        .expect("a file");
+    fs::write(machine.project().join("bad.jsonl"), r#"{"prompt": "what is on this?", "images": ["prompts.jsonl"]}"#)
+        .expect("a file");
+    let batch = |file: &str| machine.longhand(&["batch", file, "-m", machine.model()]).finish();
+    let run = batch("bad.jsonl");
+    assert!(run.code == Some(2) && run.stderr.contains("it is no image that models take"), "{run:?}");
+    assert!(machine.server.requests().is_empty());
+    batch("prompts.jsonl").assert_code(0);
+    batch("prompts.jsonl").assert_code(0);
+    assert_eq!(machine.server.requests().iter().map(images).collect::<Vec<_>>(), [photos(1)], "it is asked once");
+}
+
+#[test]
+fn a_person_adds_an_image_to_a_message_of_the_chat() {
+    let machine = machine(Protocol::OpenAi, &["A cat.", "Yes."]);
+    fs::write(machine.project().join("other.png"), png(320, 240, 10)).expect("a file");
+    let mut run = machine.longhand(&["-m", machine.model(), "--image", "photo.png"]);
+    let command = std::mem::replace(run.command(), std::process::Command::new("true"));
+    let (mut chat, _) = Terminal::start(command, "photo.png (png 640x480)").expect("what is sent with the next message");
+    chat.wait_for("> ").expect("the prompt");
+    chat.type_keys("/image missing.png\r").expect("a terminal");
+    chat.wait_for("cannot send the image").expect("an error");
+    chat.wait_for("> ").expect("the prompt");
+    chat.type_keys("/image other.png\r").expect("a terminal");
+    chat.wait_for("other.png (png 320x240)").expect("a second one");
+    chat.wait_for("> ").expect("the prompt");
+    chat.type_keys("what is on these?\r").expect("a terminal");
+    chat.wait_for("A cat.").expect("the answer");
+    let other = ("image/png".to_owned(), 52);
+    assert_eq!(machine.server.requests().iter().map(images).collect::<Vec<_>>(), [[photos(1), vec![other]].concat()]);
+    assert_eq!(beside(&machine).len(), 2);
 }

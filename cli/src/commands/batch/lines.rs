@@ -3,6 +3,7 @@
 use crate::args::{RunArgs, SetupArgs};
 use crate::commands::sessions::checked_name;
 use crate::error::CliError;
+use crate::images;
 use crate::setup::Plan;
 use agent_runtime::session_store::sha256_hex;
 use serde_json::{Map, Value, json};
@@ -23,6 +24,8 @@ pub(super) struct Line {
     pub(super) id: String,
     /// What to say.
     pub(super) prompt: String,
+    /// The files of the images that go with it.
+    pub(super) images: Vec<PathBuf>,
     /// How its turn runs.
     pub(super) setup: SetupArgs,
     /// The key of its message, and of its session: made from the batch's name and all that the line says, and from how many equal lines
@@ -56,7 +59,7 @@ pub(super) fn read(bytes: &[u8], file: &str, batch: &str, setup: &SetupArgs) -> 
     Ok(lines)
 }
 
-/// Looks whether each line can be asked: its model, its directory, its name. Nothing is written.
+/// Looks whether each line can be asked: its model, its directory, its name, its images. Nothing is written.
 ///
 /// # Errors
 /// The first lines that cannot.
@@ -64,6 +67,8 @@ pub(super) async fn check(plan: &Plan, lines: &[Line], file: &str) -> Result<(),
     let (mut known, mut bad) = (HashSet::new(), Vec::new());
     for line in lines {
         if let Err(error) = checked_name(&line.session_name) {
+            bad.push((line.number, error.to_string()));
+        } else if let Err(error) = images::read_all(line.images.clone()).await {
             bad.push((line.number, error.to_string()));
         } else if known.insert((line.setup.model.clone(), line.setup.cd.clone())) {
             let typed = RunArgs { print: true, setup: line.setup.clone(), ..RunArgs::default() };
@@ -90,6 +95,7 @@ fn refuse(file: &str, bad: &[(usize, String)]) -> Result<(), CliError> {
 /// What a line says.
 struct Fields {
     prompt: String,
+    images: Vec<String>,
     id: Option<String>,
     model: Option<String>,
     system: Option<String>,
@@ -108,6 +114,7 @@ impl Fields {
         };
         let fields = Self {
             prompt: text(&mut object, "prompt")?.ok_or("it has no `prompt`")?,
+            images: texts(&mut object, "images")?,
             id,
             model: text(&mut object, "model")?,
             system: text(&mut object, "system")?,
@@ -122,11 +129,14 @@ impl Fields {
     }
 
     fn line(self, number: usize, batch: &str, setup: &SetupArgs, equal: &mut HashMap<String, usize>) -> Result<Line, String> {
-        let Self { prompt, id, model, system, cwd } = self;
+        let Self { prompt, images, id, model, system, cwd } = self;
         let mut setup = setup.clone();
         let cwd = cwd.map(PathBuf::from).or(setup.cd.take()).unwrap_or_else(|| PathBuf::from("."));
         let cwd = cwd.canonicalize().map_err(|error| format!("cannot work in `{}`: {error}", cwd.display()))?;
-        let said = json!(["batch", batch, id, prompt, model, system, cwd.to_string_lossy()]).to_string();
+        let mut said = json!(["batch", batch, id, prompt, model, system, cwd.to_string_lossy()]);
+        said.as_array_mut().into_iter().for_each(|said| said.extend(images.iter().map(|image| image.as_str().into())));
+        let said = said.to_string();
+        let images = images.iter().map(|image| cwd.join(image)).collect();
         let before = equal.entry(said.clone()).or_default();
         let key = format!("batch-{}", sha256_hex(format!("{said}{before}").as_bytes()));
         *before += 1;
@@ -135,8 +145,17 @@ impl Fields {
         setup.system_prompt = system.or(setup.system_prompt);
         let id = id.unwrap_or_else(|| number.to_string());
         let session_name = format!("{batch}/{id}");
-        Ok(Line { number, id, prompt, setup, key, session_name })
+        Ok(Line { number, id, prompt, images, setup, key, session_name })
     }
+}
+
+/// The texts in the array at `key`, taken out of `object`; null counts as none.
+fn texts(object: &mut Map<String, Value>, key: &str) -> Result<Vec<String>, String> {
+    let value = object.remove(key).unwrap_or_default();
+    if value.is_null() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_value(value).map_err(|_| format!("`{key}` is no array of texts"))
 }
 
 /// The text at `key`, taken out of `object`; null counts as absent.

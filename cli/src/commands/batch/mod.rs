@@ -40,6 +40,7 @@ Each line of FILE is one JSON object:
   model    who answers, instead of `--model`
   system   the system prompt, instead of `--system-prompt`
   cwd      the directory to work in, instead of `--cd`
+  images   an array of files: images that go with it
 
 Each result is the object of `-p --output-format json` with the line's `id`. A line's session is called NAME/ID.
 Run the same command again after a stop, a kill or a failure: what was answered is not asked again, and what was cut is done to its end.
@@ -322,6 +323,7 @@ async fn ask(plan: &Plan, is_stopping: &Cell<bool>, line: &Line, done: &mut Done
         print: true,
         name: Some(line.session_name.clone()),
         message_id: Some(line.key.clone()),
+        image: line.images.clone(),
         setup: line.setup.clone(),
         ..RunArgs::default()
     };
@@ -335,7 +337,7 @@ async fn ask(plan: &Plan, is_stopping: &Cell<bool>, line: &Line, done: &mut Done
         output::stderr(&format!("warning: `{}`: {notice}\n", line.id));
     }
     done.report.opened(&session, true);
-    let sent = session.send(own.message(&line.prompt, Vec::new())).await;
+    let sent = session.send(own.message(&line.prompt, own.images().await?)).await;
     if is_stopping.get() {
         // The signal came before the turn, so nobody stopped it.
         session.interrupt("shutdown");
