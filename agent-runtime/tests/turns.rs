@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_stream::StreamExt;
@@ -29,13 +29,15 @@ struct World {
     runtime: Runtime,
     /// Lets a tool go on that has put something out.
     gate: Arc<Notify>,
+    /// Ends a flood of output.
+    is_enough: Arc<AtomicBool>,
     folder: tempfile::TempDir,
 }
 
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { runtime: common::runtime(folder.path()), gate: Arc::default(), folder }
+        Self { runtime: common::runtime(folder.path()), gate: Arc::default(), is_enough: Arc::default(), folder }
     }
 
     fn setup(&self, model: &Arc<ScriptedModel>) -> Setup {
@@ -43,7 +45,7 @@ impl World {
         setup.retry = RetryPolicy { scale: 0.01, ..RetryPolicy::default() };
         setup.tools = vec![Arc::new(Echo::reader("look")), Arc::new(Echo::writer("change")), Arc::new(Panics), Arc::new(Hangs)];
         setup.tools.push(Arc::new(Reports { gate: Arc::clone(&self.gate) }));
-        setup.tools.push(Arc::new(Floods));
+        setup.tools.push(Arc::new(Floods { is_enough: Arc::clone(&self.is_enough) }));
         setup.permissions.mode = PermissionMode::Allow;
         setup
     }
@@ -144,8 +146,10 @@ impl Tool for Reports {
     }
 }
 
-/// A tool that puts out 64 MB.
-struct Floods;
+/// A tool that puts out 64 MB, and more until it is enough.
+struct Floods {
+    is_enough: Arc<AtomicBool>,
+}
 
 #[async_trait]
 impl Tool for Floods {
@@ -163,8 +167,10 @@ impl Tool for Floods {
 
     async fn run(&self, _: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
         let block = "the tide turns\n".repeat(4_096);
-        for _ in 0..1_000 {
+        let mut blocks = 0;
+        while blocks < 1_000 || !self.is_enough.load(Ordering::Relaxed) {
             context.output.write(&block);
+            blocks += 1;
             tokio::task::yield_now().await;
         }
         Ok(ToolOutput::text("done"))
@@ -247,18 +253,24 @@ async fn a_flood_of_output_fills_neither_the_log_nor_a_reader() {
     let answers = [ScriptedAnswer::new().tool_call("flood", "{}"), ScriptedAnswer::new().text("Done.")];
     let (session, _model) = world.session(answers).await;
     let mut turn = session.send("flood").await.expect("a turn");
-    let (mut end, mut largest) = (0, 0);
+    let (mut end, mut largest, mut logged) = (0, 0, 0);
     while let Some(event) = turn.next().await {
-        if let TurnEvent::ToolDelta(delta) = event {
-            assert!(delta.offset >= end);
-            end = delta.offset + delta.text.len() as u64;
-            largest = largest.max(delta.text.len());
+        match event {
+            TurnEvent::ToolDelta(delta) => {
+                assert!(delta.offset >= end);
+                end = delta.offset + delta.text.len() as u64;
+                largest = largest.max(delta.text.len());
+            }
+            TurnEvent::Entry(entry) => logged += usize::from(is(&entry, "tool.output")),
+            _ => {}
         }
+        world.is_enough.store(logged >= 3, Ordering::Relaxed);
     }
     assert!(end > 0 && largest <= 64 << 10, "{end} {largest}");
     let pieces = pieces(&world.end(session).await);
     let logged: usize = pieces.iter().map(|(_, text)| text.len()).sum();
     assert!(logged <= (1 << 20) + pieces.len() * 1024, "{logged} bytes in {} pieces", pieces.len());
+    assert!(pieces.iter().all(|(_, text)| text.len() <= 64 << 10), "a piece is larger than a sixteenth of 1 MiB");
     assert!(pieces.windows(2).all(|two| two[1].0 >= two[0].0 + two[0].1.len() as u64));
 }
 
