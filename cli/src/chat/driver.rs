@@ -809,8 +809,9 @@ impl<'a> Chat<'a> {
 
     fn turn_over(&mut self, outcome: &TurnOutcome) {
         if let Some(agent_runtime::TurnError::Store(why)) = &outcome.error
-            && !self.is_in_trouble
+            && self.progress.as_ref().is_none_or(|progress| progress.borrow().trouble.is_none())
         {
+            // It is over by now, so that nobody else tells of it.
             self.ui.tell(&format!("The session could not be stored: {why}"), ERROR);
         }
         if let Some(session) = &self.session {
@@ -831,7 +832,10 @@ impl<'a> Chat<'a> {
         if let Some(kept) = kept_words(&progress).filter(|_| !was_rescued) {
             self.is_in_trouble = progress.trouble.is_some();
             match progress.trouble {
-                Some(lost) => self.ui.tell(&format!("{} {}", sentence(&lost.to_string()), sentence(&kept)), ERROR),
+                Some(lost) => {
+                    let words = format!("{} {} `/new` starts another.", sentence(&lost.to_string()), sentence(&kept));
+                    self.ui.tell(&words, ERROR);
+                }
                 None => self.ui.tell(&format!("Nothing is lost: {kept}."), WARN),
             }
             return;

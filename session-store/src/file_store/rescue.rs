@@ -252,7 +252,7 @@ fn note(job: &Job, saved: Result<Saved, StoreError>) {
                 buffer.rescued = buffer.rescued.max(seq);
             }
             if buffer.rescue.as_ref().is_none_or(|rescue| rescue.path != file.path) {
-                let why = untold.first().map_or_else(|| "its disk does not answer".to_owned(), |(_, error)| error.to_string());
+                let why = untold.first().map_or_else(|| "it does not answer".to_owned(), |(_, error)| error.to_string());
                 buffer.rescue = Some(Arc::new(Rescued { path: file.path.clone(), why }));
             }
             *rescue = Some(Box::new(file));
