@@ -9,6 +9,8 @@
 //! acknowledged, flushed or not, cut off at that instant. A disk that loses acknowledged writes until they are flushed is not modelled here, but by the
 //! store's own crash tests, where any unsynced write may be missing.
 //!
+//! A file system that is frozen, with a process in it, is tried here as well.
+//!
 //! It needs root, loop devices and the `mkfs` of each file system; without them a test says so and passes. `LONGHAND_POWER_COPIES` is how many clones
 //! are made of each file system (5).
 
@@ -60,6 +62,68 @@ fn what_was_durable_on_btrfs_is_there_after_a_power_cut() {
 fn a_store_that_does_not_sync_is_caught() {
     if let Some(broken) = try_on("ext4", true) {
         assert!(!broken.is_empty(), "nothing was synced, and nothing is missing");
+    }
+}
+
+/// No call to a frozen file system returns: that is what a disk does that does not answer.
+#[test]
+fn a_file_system_that_does_not_answer_is_told_and_rescued_from_and_gone_on_with() {
+    let _one_at_a_time = MOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::TempDir::with_prefix("longhand-frozen-").unwrap();
+    let disk = match made_and_mounted(&folder.path().join("disk.img"), 64 << 20, "ext4", &folder.path().join("disk")) {
+        Ok(disk) => disk,
+        Err(why) => return drop(skipped("ext4", &why)),
+    };
+    runtime().block_on(async {
+        let mut options = FileStoreOptions::new(disk.path.join("home"));
+        let alone = FileStore::open(options.clone()).unwrap();
+        options.rescue_dir = Some(folder.path().join("rescue"));
+        let rescued = FileStore::open(options).unwrap();
+        let mut logs = Vec::new();
+        for store in [&alone, &rescued] {
+            let log = store.create(NewSession::default()).await.unwrap().log;
+            log.flush().await.unwrap();
+            logs.push(log);
+        }
+        let frozen = match Frozen::new(&disk.path) {
+            Ok(frozen) => frozen,
+            Err(why) => return drop(skipped("ext4", &why)),
+        };
+        let last: Vec<Seq> = logs.iter().map(|log| log.append(say(log.id(), 2)).unwrap().seq).collect();
+        soon(logs[0].progress().wait_for(|progress| progress.stalled)).await.unwrap();
+        soon(logs[1].durable(last[1])).await.unwrap();
+        let progress = logs[1].progress().borrow().clone();
+        assert!(progress.rescued.is_some() && progress.trouble.is_none() && !progress.stalled, "{progress:?}");
+        assert_eq!(logs[0].progress().borrow().durable, last[0], "nobody says that it is there");
+        drop(frozen);
+        for (store, log) in [&alone, &rescued].into_iter().zip(&logs) {
+            let is_well = |progress: &Progress| !progress.stalled && progress.rescued.is_none() && progress.durable > 2;
+            soon(log.progress().wait_for(is_well)).await.unwrap();
+            soon(store.shutdown(LIMIT)).await.unwrap();
+            assert!(store.verify(log.id()).await.unwrap().ok);
+            assert_eq!(has_all(store, log.id(), 2).await.unwrap(), None);
+        }
+        assert_eq!(fs::read_dir(folder.path().join("rescue")).unwrap().count(), 0);
+    });
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, what).await.expect("it hangs")
+}
+
+/// A file system of which no call returns that changes it, while this lives.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(path: &Path) -> Result<Self, String> {
+        run(Command::new("fsfreeze").arg("--freeze").arg(path))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0)).expect("or it never ends");
     }
 }
 

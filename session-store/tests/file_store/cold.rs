@@ -179,7 +179,8 @@ async fn the_output_of_a_tool_that_has_its_result_is_left_out_and_that_of_anothe
         }
         let (name, output) = ("shell".to_owned(), "all".to_owned());
         let (outcome, full, duration_ms) = (ToolOutcome::Ok, None, 1);
-        log.append(ToolFinished { call: "a".to_owned(), name, outcome, output, full, images: Vec::new(), duration_ms }.into()).unwrap();
+        log.append(ToolFinished { call: "a".to_owned(), name, outcome, output, full, images: Vec::new(), duration_ms }.into())
+            .unwrap();
     })
     .await;
     let before = folded(&store, id).await;
