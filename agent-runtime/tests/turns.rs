@@ -9,9 +9,9 @@ use agent_runtime::session_store::{
     ToolSpec, ToolStarted, Usage, UserKind, UserMessage,
 };
 use agent_runtime::{
-    Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, ModelFailure, ModelLimits, PermissionMode,
+    Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, Image, ModelFailure, ModelLimits, PermissionMode,
     Permissions, RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Secrets, SendError, Sent, Session, Setup, Tool,
-    ToolContext, ToolError, ToolOutput, Turn, TurnError, TurnEvent,
+    ToolContext, ToolError, ToolOutput, Turn, TurnError, TurnEvent, UserInput,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -588,7 +588,8 @@ async fn a_steering_message_that_misses_its_turn_waits_until_somebody_sends_it()
             break;
         }
     }
-    let steered = session.steer("left, not right").expect("a turn runs");
+    let map = Image::new(b"GIF89a\x80\x02\xE0\x01".to_vec()).expect("an image");
+    let steered = session.steer(UserInput::text("left, not right").with_image(map)).expect("a turn runs");
     assert_eq!(session.queued(), []);
     turn.interrupt();
     assert_eq!(turn.outcome().await.reason, EndReason::Interrupted);
@@ -608,7 +609,8 @@ async fn a_steering_message_that_misses_its_turn_waits_until_somebody_sends_it()
     let outcome = session.send_queued(waiting[0].seq).await.expect("a turn").outcome().await;
     assert_eq!(outcome.text, "To the left.");
     let requests = model.requests();
-    assert_eq!(requests[2].messages.last(), Some(&Sent::User(vec!["left, not right".into()])));
+    let sent = format!("{:?}", requests[2].messages.last());
+    assert!(sent.contains("left, not right") && sent.contains("image/gif"), "with its image: {sent}");
     assert_eq!(session.queued(), []);
     world.end(session).await;
 }
