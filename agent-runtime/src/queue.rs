@@ -1,7 +1,7 @@
 //! Messages that wait for a turn to end: in the log from the moment they are accepted, and sent by whoever holds the session, one by one. Nothing in
 //! here sends them by itself: after a restart the person decides. A message that steered and missed its turn waits like them.
 
-use crate::session::{SendError, Session};
+use crate::session::{SendError, Session, UserInput};
 use crate::turn::Turn;
 use session_store::{MessageQueued, MessageWithdrawn, QueuedMessage, Seq, UserKind, UserMessage};
 
@@ -15,12 +15,15 @@ impl Session {
         self.state(|state| state.queued.clone())
     }
 
-    /// Lets a message wait until [`Session::send_queued`] sends it. It is in the log at once, whether a turn runs or not.
+    /// Lets a message wait until [`Session::send_queued`] sends it. It is in the log at once, whether a turn runs or not. A key says nothing here. A message
+    /// with images is for a thread that may block, as with [`Session::steer`].
     ///
     /// # Errors
-    /// [`SendError::Empty`], [`SendError::QueueFull`], or the log's.
-    pub fn queue(&self, text: &str) -> Result<Seq, SendError> {
-        let queue = MessageQueued { text: self.shared.words(text)?, missed: None, images: Vec::new() };
+    /// [`SendError::Empty`], [`SendError::TooManyImages`], [`SendError::QueueFull`], or the log's.
+    pub fn queue(&self, message: impl Into<UserInput>) -> Result<Seq, SendError> {
+        let (UserMessage { text, images: references, .. }, images) = self.message(message.into(), UserKind::FollowUp)?;
+        self.shared.put_images(&images)?;
+        let queue = MessageQueued { text, missed: None, images: references };
         let appended = self.shared.append_if(|state| (state.queued.len() < QUEUED_MAX).then(|| queue.into()))?;
         let entry = appended.ok_or(SendError::QueueFull)?;
         self.shared.log.start_commit(entry.seq);

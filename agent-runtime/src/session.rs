@@ -408,7 +408,7 @@ impl Shared {
         Ok(references)
     }
 
-    fn put_images(&self, images: &[Image]) -> Result<(), AppendError> {
+    pub(crate) fn put_images(&self, images: &[Image]) -> Result<(), AppendError> {
         put_images(&*self.log, images)
     }
 
@@ -536,7 +536,7 @@ impl Session {
     }
 
     /// The event of a message, and its images.
-    fn message(
+    pub(crate) fn message(
         &self,
         UserInput { text, images, key }: UserInput,
         kind: UserKind,

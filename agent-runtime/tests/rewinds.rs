@@ -136,7 +136,7 @@ async fn a_message_that_waits_is_in_the_log_at_once_and_nobody_sends_it_after_a_
     assert!(world.sent().ends_with("first"), "{}", world.sent());
     assert_eq!(world.session.queued().iter().map(|queued| queued.seq).collect::<Vec<_>>(), [third]);
     for number in 1..QUEUED_MAX {
-        world.session.queue(&format!("number {number}")).expect("there is room");
+        world.session.queue(format!("number {number}")).expect("there is room");
     }
     assert!(matches!(world.session.queue("one too many"), Err(SendError::QueueFull)));
     world.runtime.shutdown(LONG).await.expect("everything durable");

@@ -215,7 +215,12 @@ impl Process {
         let output = format!("{id} {} ", open.last).repeat(self.rng.usize(1..60));
         let side = open.log.put_side(output.clone().into_bytes()).expect("there is room");
         let sha256 = side.sha256.clone();
-        open.append(finished(format!("call_{}", open.last), "cut".into(), Some(side)));
+        if self.rng.bool() {
+            let image = ImageRef { media_type: "image/png".into(), width: 1, height: 1, sha256: side.sha256, bytes: side.bytes };
+            open.append(UserMessage { text: "look".into(), images: vec![image], ..UserMessage::default() }.into());
+        } else {
+            open.append(finished(format!("call_{}", open.last), "cut".into(), Some(side)));
+        }
         if self.rng.bool() {
             self.commit(id).await;
             self.disk.promise(Promise::Side { id, sha256 });

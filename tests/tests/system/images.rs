@@ -235,3 +235,20 @@ fn a_person_adds_an_image_to_a_message_of_the_chat() {
     assert_eq!(machine.server.requests().iter().map(images).collect::<Vec<_>>(), [[photos(1), vec![other]].concat()]);
     assert_eq!(beside(&machine).len(), 2);
 }
+
+#[test]
+fn images_that_are_too_much_for_a_request_leave_it_with_their_messages() {
+    let machine = machine(Protocol::Anthropic, &["Three.", "Three others."]);
+    let name = |number: usize| format!("{number}.png");
+    (0..6).for_each(|number| {
+        let image = png(2_000, 2_000, 3_900_000 + number);
+        fs::write(machine.project().join(name(number)), image).expect("a file");
+    });
+    let three = |first: usize| (first..first + 3).flat_map(|number| ["--image".to_owned(), name(number)]).collect::<Vec<_>>();
+    machine.print(&[three(0), vec!["what is on these?".to_owned()]].concat()).finish().assert_code(0);
+    machine.print(&[three(3), vec!["-c".to_owned(), "and on these?".to_owned()]].concat()).finish().assert_code(0);
+    let requests = machine.server.requests();
+    assert_eq!(requests.iter().map(|request| images(request).len()).collect::<Vec<_>>(), [3, 3]);
+    assert!(requests.iter().all(|request| request.raw.len() < 30_000_000));
+    assert_eq!(machine.log().of_type("context.trimmed").map(|event| &event["reason"]).collect::<Vec<_>>(), ["request_bytes"]);
+}
