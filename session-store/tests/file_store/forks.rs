@@ -94,7 +94,8 @@ async fn what_a_crash_left_unfinished_goes_when_nobody_writes_it() {
     let fs = SimFs::new();
     let store = store(&fs);
     let id = closed(&store, conversation).await;
-    let name = |number: u32| format!("01a1ff0f-b923-72a8-8884-00000000000{number}");
+    // Of the same day, as its folder is.
+    let name = |number: u32| format!("{}00000000000{number}", &id.to_string()[..24]);
     let part = |number| log_path(id).with_file_name(name(number) + ".part");
     let side = |number| log_path(id).with_file_name(name(number)).join("5e".repeat(32));
     fs.put(&part(1), b"half a fork");
