@@ -1,7 +1,7 @@
 //! `-p`: one turn in the three output formats, with both providers, with tools.
 
-use crate::support::{Machine, Protocol};
-use fault_server::{Answer, Reply, Script, strict};
+use crate::support::{HUNG, Machine, Protocol};
+use fault_server::{Answer, Reply, Script, strict, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -48,6 +48,18 @@ fn usage_that_nobody_told_is_null_and_not_zero() {
         let result = machine.print(&["--output-format", "json", "hello"]).finish().result();
         assert_eq!(result["usage"]["output_tokens"], Value::Null, "{protocol:?} {result}");
     }
+}
+
+#[test]
+fn the_output_of_a_running_tool_is_on_standard_error_where_more_is_asked_for() {
+    let command = r"printf 'half \033[2Jway\n'; while [ ! -e go ]; do sleep 0.05; done";
+    let call = Answer::tool_call("shell", json!({"command": command}).to_string());
+    let machine = Machine::new([call, Answer::text("Done.")]);
+    let running = machine.print(&["-v", "--permission-mode", "allow", "work"]).start();
+    assert!(wait_until(HUNG, || running.stderr().contains(r"half \x1b[2Jway")), "{}", running.stderr());
+    fs::write(machine.project().join("go"), "").expect("a file");
+    let run = running.finish();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "Done.\n"), "{run:?}");
 }
 
 #[test]
