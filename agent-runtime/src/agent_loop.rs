@@ -15,6 +15,7 @@ use crate::model::ModelFailure;
 use crate::output_schema;
 use crate::projection::with_output;
 use crate::session::{SendError, Shared, lock};
+use crate::summary;
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
 use serde_json::Value;
 use session_store::{
@@ -421,12 +422,18 @@ pub(crate) async fn trim(shared: &Arc<Shared>, target: u64, reason: &str) -> Res
         let before = estimate(shared).await;
         let factor = shared.model().limits().token_factor;
         let planned = count(shared, |state, counter| {
-            let trim = plan_trim(state, counter, factor, before, target)?;
-            Some((trim_event(&trim, &state.todos, reason, before), trim.messages))
+            let summary = state.summary.as_deref().filter(|summary| summary.text.is_some());
+            let covered = summary.map_or(&[][..], |summary| &summary.covers);
+            let trim = plan_trim(state, counter, factor, before, target, covered)?;
+            Some((trim_event(&trim, summary, &state.todos, reason, before), trim.messages))
         });
         let Some((event, messages)) = planned.await else { return Ok(None) };
         match shared.append(event) {
-            Ok(_) => return Ok(Some(messages)),
+            Ok(_) => {
+                // One that is still being made would come too late.
+                summary::call_off(shared);
+                return Ok(Some(messages));
+            }
             // What came in while there was no room may change what leaves.
             Err(AppendError::Full { needed, .. }) => shared.log.reserve(needed).await?,
             Err(error) => return Err(error.into()),
@@ -436,7 +443,7 @@ pub(crate) async fn trim(shared: &Arc<Shared>, target: u64, reason: &str) -> Res
 
 /// What `look` makes of the state and its counter, once all of what it reads was counted. What is new since the last look is
 /// counted first, on a thread that may block; for all else no message is touched, copied or counted.
-async fn count<T>(shared: &Shared, look: impl FnOnce(&State, &mut TokenCounter) -> T) -> T {
+pub(crate) async fn count<T>(shared: &Shared, look: impl FnOnce(&State, &mut TokenCounter) -> T) -> T {
     loop {
         let uncounted = {
             let state = shared.state();

@@ -12,6 +12,7 @@ use crate::request::Request;
 use crate::retry::{Retry, RetryDecision, RetryPolicy};
 use crate::runtime::model_name;
 use crate::session::lock;
+use crate::summary;
 use crate::turn::{DeltaKind, TurnError};
 use futures_util::StreamExt;
 use session_store::{
@@ -66,9 +67,10 @@ impl TurnTask {
             let (message, failure) = match self.shared.breakers.admit(model.origin(), Instant::now()) {
                 Ok(admitted) => {
                     let (request, built_at) = self.fit(&model).await?;
-                    let body = request.body.clone();
+                    let (body, tokens_max) = (request.body.clone(), request.tokens_max);
                     // A message that came in meanwhile belongs into the request: it would stand before the answer in the log.
                     let Some(message) = self.log_request(&*model, request, built_at).await? else { continue };
+                    summary::consider(&self.shared, tokens_max);
                     match self.receive(&*model, body, message, admitted).await? {
                         Ok(answer) => return Ok(answer),
                         Err(failure) => (Some(message), failure),

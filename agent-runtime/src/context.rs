@@ -14,7 +14,9 @@
 use crate::images::image_tokens;
 use crate::projection::closed_step;
 use crate::tokens::count_tokens;
-use session_store::{Block, ContextTrimmed, Message, Profile, Seq, SeqRange, Slot, State, Todo, TodoStatus, ToolSpec};
+use session_store::{
+    Block, ContextSummary, ContextTrimmed, Message, Profile, Seq, SeqRange, Slot, State, Todo, TodoStatus, ToolSpec,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -215,6 +217,8 @@ fn block_size(block: &Block, size: impl Fn(&str) -> u64) -> u64 {
 pub(crate) struct Trim {
     pub(crate) removed: Vec<SeqRange>,
     pub(crate) messages: usize,
+    /// How many of them no summary stands for.
+    not_covered: usize,
     /// Without its note.
     pub(crate) tokens_after: u64,
     /// Tokens of the model for one of o200k.
@@ -222,7 +226,15 @@ pub(crate) struct Trim {
 }
 
 /// Works out a trim to at most `target` tokens (of the model; `tokens_now` is the estimate before, `factor` as for that). Nothing where nothing can leave.
-pub(crate) fn plan_trim(state: &State, counter: &mut TokenCounter, factor: f64, tokens_now: u64, target: u64) -> Option<Trim> {
+/// What a summary covers leaves as well.
+pub(crate) fn plan_trim(
+    state: &State,
+    counter: &mut TokenCounter,
+    factor: f64,
+    tokens_now: u64,
+    target: u64,
+    covered: &[SeqRange],
+) -> Option<Trim> {
     counter.catch_up(state);
     let profile = state.profile.as_deref().map_or(0, |profile| counter.profile_size(profile));
     let ratio = ratio(tokens_now, counter.all() + profile, factor);
@@ -234,7 +246,7 @@ pub(crate) fn plan_trim(state: &State, counter: &mut TokenCounter, factor: f64, 
     let mut removed: Vec<Seq> = Vec::new();
     let mut kept: BTreeSet<Seq> = state.context[keep_from..].iter().map(|slot| slot.seq).collect();
     let mut tokens = tokens_now;
-    let mut enough = false;
+    let (mut enough, mut not_covered) = (false, 0);
     // Where the step ends that began last: at the last of its results, whatever was said between them.
     let mut step_end = 0;
     for (place, slot) in state.context[..keep_from].iter().enumerate() {
@@ -245,16 +257,18 @@ pub(crate) fn plan_trim(state: &State, counter: &mut TokenCounter, factor: f64, 
         let is_inside = !is_answer && place < step_end;
         let is_user = matches!(slot.message.as_deref(), Some(Message::User { .. }));
         let said_in_turn = opening.is_some_and(|opening| slot.seq == opening || (slot.seq > opening && is_user));
-        enough |= !is_inside && tokens <= target;
+        let is_covered = covered.iter().any(|range| range.contains(slot.seq));
+        enough |= !is_inside && !is_covered && tokens <= target;
         if enough || said_in_turn {
             kept.insert(slot.seq);
             continue;
         }
         removed.push(slot.seq);
+        not_covered += usize::from(!is_covered);
         tokens = tokens.saturating_sub(scale(counter.sums[place + 1] - counter.sums[place], ratio));
     }
     let only_a_note = removed.len() == 1 && matches!(state.context[0].message.as_deref(), Some(Message::Note { .. }));
-    let trim = Trim { messages: removed.len(), removed: ranges(&removed, &kept), tokens_after: tokens, ratio };
+    let trim = Trim { messages: removed.len(), removed: ranges(&removed, &kept), not_covered, tokens_after: tokens, ratio };
     (trim.messages > 0 && !only_a_note).then_some(trim)
 }
 
@@ -287,9 +301,21 @@ fn last_user(context: &[Slot]) -> Option<Seq> {
     context.iter().rfind(|slot| matches!(slot.message.as_deref(), Some(Message::User { .. }))).map(|slot| slot.seq)
 }
 
-/// The event of a trim.
-pub(crate) fn trim_event(trim: &Trim, todos: &Arc<Vec<Todo>>, reason: &str, tokens_before: u64) -> ContextTrimmed {
+/// The event of a trim, with a summary of what leaves in its note, where there is one.
+pub(crate) fn trim_event(
+    trim: &Trim,
+    summary: Option<&ContextSummary>,
+    todos: &Arc<Vec<Todo>>,
+    reason: &str,
+    tokens_before: u64,
+) -> ContextTrimmed {
     let mut note = format!("[{} earlier messages were left out of this conversation to fit the context window.", trim.messages);
+    if let Some(text) = summary.and_then(|summary| summary.text.as_deref()) {
+        let _ = write!(note, " What they said, in short:\n\n{text}\n\n");
+        if trim.not_covered > 0 {
+            let _ = write!(note, "The last {} of them came after that was written.", trim.not_covered);
+        }
+    }
     if !todos.is_empty() {
         note.push_str(" The todo list stands at:");
         for todo in todos.iter() {
@@ -305,7 +331,8 @@ pub(crate) fn trim_event(trim: &Trim, todos: &Arc<Vec<Todo>>, reason: &str, toke
     note.push(']');
     // Four bytes of English are a token, and three of most other scripts.
     let tokens_after = trim.tokens_after + scale(note.len() as u64 / 3 + MESSAGE_OVERHEAD, trim.ratio);
-    ContextTrimmed { removed: trim.removed.clone(), note, reason: reason.to_owned(), tokens_before, tokens_after }
+    let summary = summary.filter(|summary| summary.text.is_some()).map(|summary| summary.seq);
+    ContextTrimmed { removed: trim.removed.clone(), note, reason: reason.to_owned(), tokens_before, tokens_after, summary }
 }
 
 #[cfg(test)]
@@ -363,8 +390,8 @@ mod tests {
         let usage = Usage { input_tokens: Some(ours / 2), output_tokens: Some(0), ..Usage::default() };
         let mut state = state(events().chain([note(&text), answer(Some(usage)), note("more")]));
         let now = counter.estimate(&state, &profile(), 9.0);
-        let trim = plan_trim(&state, &mut counter, 0.5, now, now / 2).expect("much can leave");
-        let event = trim_event(&trim, &Arc::default(), "budget", now);
+        let trim = plan_trim(&state, &mut counter, 0.5, now, now / 2, &[]).expect("much can leave");
+        let event = trim_event(&trim, None, &Arc::default(), "budget", now);
         let after = event.tokens_after;
         assert!((now / 3..now / 2 + 30).contains(&after), "{now} became {after}");
         state.apply(&Entry::new(state.next_seq, Timestamp::from_ms(0), event));
@@ -391,7 +418,7 @@ mod tests {
         let mut counter = TokenCounter::new();
         let now = counter.estimate(&state, &profile(), 1.0);
         // Enough has left after the first result.
-        let trim = plan_trim(&state, &mut counter, 1.0, now, now - 80).expect("a step can leave");
+        let trim = plan_trim(&state, &mut counter, 1.0, now, now - 80, &[]).expect("a step can leave");
         assert_eq!(trim.removed, [SeqRange(0, 4)]);
     }
 

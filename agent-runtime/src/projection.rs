@@ -40,6 +40,22 @@ pub fn project(state: &State, profile: &Arc<Profile>, images: &Images, target: &
     Conversation { profile: Arc::clone(profile), max_output_tokens, messages: projection.sent }
 }
 
+/// What [`project`] gives, with a last text behind it that asks for something.
+pub(crate) fn project_asking(
+    state: &State,
+    profile: &Arc<Profile>,
+    images: &Images,
+    target: &Origin,
+    max_output_tokens: u64,
+    ask: &str,
+) -> Conversation {
+    let before = HashSet::new();
+    let mut projection = Projection::new(state, images, target, &before, Vec::new());
+    projection.steps(&state.context);
+    projection.text(ask);
+    Conversation { profile: Arc::clone(profile), max_output_tokens, messages: projection.sent }
+}
+
 fn is_answer(slot: &Slot) -> bool {
     matches!(slot.message.as_deref(), Some(Message::Assistant(_)))
 }

@@ -59,6 +59,9 @@ pub struct Setup {
     pub max_output_tokens: Option<u64>,
     /// The most tokens of the context, answer included. Absent: the model's window.
     pub context_window: Option<u64>,
+    /// Whether a model sums up what leaves the context window: asked in the background once three quarters of it are taken, so that the summary is there when a trim
+    /// is due. Such calls count and cost like others; where one fails, messages leave without a summary.
+    pub summarize: bool,
     /// The JSON Schema that the last answer of each turn has to fit ([`check_output_schema`](crate::check_output_schema)). One that does not is asked for once more; then the
     /// turn fails with [`TurnError::Misfit`](crate::TurnError::Misfit). Absent: answers are free, also in a session that had a schema.
     pub output_schema: Option<Value>,
@@ -100,6 +103,7 @@ impl Setup {
             effort: None,
             max_output_tokens: None,
             context_window: None,
+            summarize: false,
             output_schema: None,
             max_model_calls: None,
             spending: None,

@@ -16,6 +16,7 @@ use crate::projection::PROJECTION_VERSION;
 use crate::request::{RequestBuilder, Resting};
 use crate::runtime::{Setup, origin_name};
 use crate::spent::Spending;
+use crate::summary::{self, Summarizer};
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
@@ -73,6 +74,15 @@ impl<T: Into<String>> From<T> for UserInput {
     fn from(text: T) -> Self {
         Self::text(text)
     }
+}
+
+/// What became of [`Session::compact`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// How many messages left the context.
+    pub messages: usize,
+    /// Why there is no summary of them, where there is none.
+    pub without_summary: Option<String>,
 }
 
 /// A message was not taken.
@@ -166,12 +176,14 @@ pub(crate) struct Shared {
     /// How many of the models could not answer in this turn: 0, the first one is asked; 1, the first fallback; ...
     fallback: AtomicUsize,
     running: Mutex<Option<Running>>,
+    pub(crate) summarizer: Mutex<Summarizer>,
     /// Held while a message with a key is sent: of two with the same key, the second finds the first.
     sending: tokio::sync::Mutex<()>,
 }
 
-/// The turn that runs, or the last one.
+/// The turn that runs, or the last one; or somebody who makes room in the context, as [`Session::compact`] does.
 struct Running {
+    is_turn: bool,
     /// The event that it began with.
     first: Seq,
     interrupt: Interrupt,
@@ -226,6 +238,7 @@ impl Shared {
             spending: Mutex::default(),
             fallback: AtomicUsize::new(0),
             running: Mutex::new(None),
+            summarizer: Mutex::default(),
             sending: tokio::sync::Mutex::default(),
         }
     }
@@ -565,7 +578,7 @@ impl Session {
         if let Some(Message::User { text, images, .. }) = self.message_at(sent.message).await?.as_deref() {
             is_same(text, images)?;
         }
-        if let Some(running) = lock(&self.shared.running).as_ref().filter(|running| running.is_busy()) {
+        if let Some(running) = lock(&self.shared.running).as_ref().filter(|running| running.is_turn && running.is_busy()) {
             return Ok(Some(Turn::new(self.clone(), running.first, running.outcome.clone())));
         }
         self.start(None, |shared| {
@@ -655,7 +668,7 @@ impl Session {
         let by = Arc::default();
         let task = TurnTask::new(Arc::clone(&self.shared), interrupt.clone(), Arc::clone(&by), first, not_before);
         let task = tokio::spawn(task.run(report));
-        *running = Some(Running { first, interrupt, by, outcome: outcome.clone(), task: Some(task) });
+        *running = Some(Running { is_turn: true, first, interrupt, by, outcome: outcome.clone(), task: Some(task) });
         drop(running);
         Ok(Turn::new(self.clone(), first, outcome))
     }
@@ -710,6 +723,7 @@ impl Session {
             lock(&running.by).get_or_insert_with(|| by.to_owned());
             running.interrupt.raise();
         }
+        summary::call_off(&self.shared);
     }
 
     /// The interrupt of the turn that runs, for a signal handler that can only set a flag.
@@ -797,6 +811,38 @@ impl Session {
         Ok(crate::agent_loop::trim(&self.shared, 0, "user").await?.unwrap_or(0))
     }
 
+    /// Lets a model sum up what can leave the context, above all what is to be kept, and then trims it as deep as it goes, with the summary in the trim's
+    /// note. Where there is none (a failed call, a budget that is used up), it is trimmed without. Like a turn it is stopped by [`Session::interrupt`], which
+    /// leaves the context as it is, and nothing else can be sent meanwhile. Dropping the future stops it as well.
+    ///
+    /// # Errors
+    /// [`SendError::Busy`], or the log's.
+    pub async fn compact(&self, keep: Option<&str>) -> Result<Compacted, SendError> {
+        let interrupt = Interrupt::new();
+        let (busy, outcome) = watch::channel(None);
+        {
+            let mut running = lock(&self.shared.running);
+            if running.as_ref().is_some_and(Running::is_busy) {
+                return Err(SendError::Busy);
+            }
+            self.shared.update_profile()?;
+            let (first, by, interrupt) = (self.shared.state().next_seq, Arc::default(), interrupt.clone());
+            *running = Some(Running { is_turn: false, first, interrupt, by, outcome, task: None });
+        }
+        self.shared.begin_with_first_model();
+        if let Some(task) = summary::call_off(&self.shared) {
+            let _ = task.await;
+        }
+        let keep = keep.map(|keep| self.shared.hide(keep.to_owned()));
+        let made = summary::make(&self.shared, &interrupt, keep, 0).await;
+        let mut compacted = Compacted { messages: 0, without_summary: made.err() };
+        if !interrupt.is_raised() {
+            compacted.messages = crate::agent_loop::trim(&self.shared, 0, "user").await?.unwrap_or(0);
+        }
+        drop(busy);
+        Ok(compacted)
+    }
+
     /// About how many tokens the next request takes, and how many there is room for.
     pub async fn context_size(&self) -> (u64, u64) {
         (crate::agent_loop::estimate(&self.shared).await, self.shared.budget().input)
@@ -833,6 +879,9 @@ impl Session {
         let task = lock(&self.shared.running).as_mut().and_then(|running| running.task.take());
         if let Some(task) = task {
             // A panic in the task was already told as the turn's outcome.
+            let _ = task.await;
+        }
+        if let Some(task) = summary::call_off(&self.shared) {
             let _ = task.await;
         }
     }

@@ -3,7 +3,7 @@
 use crate::models::ModelTable;
 use crate::session::{Shared, lock};
 use serde::Serialize;
-use session_store::{AssistantMessage, Entry, Event, Seq, StoreError, Usage};
+use session_store::{AssistantMessage, Entry, Event, Origin, Seq, StoreError, Usage};
 use std::sync::Arc;
 
 /// What some calls used and cost. A log says what was used; the cost is worked out when it is asked for, by the prices of a [`ModelTable`] as it is then.
@@ -23,13 +23,26 @@ pub struct Spent {
 impl Spent {
     /// Adds an answer.
     pub fn add(&mut self, answer: &AssistantMessage, table: &ModelTable) {
+        self.add_call(&answer.origin, answer.usage.as_ref(), table);
+    }
+
+    fn add_call(&mut self, origin: &Origin, usage: Option<&Usage>, table: &ModelTable) {
         self.calls += 1;
-        if let Some(usage) = &answer.usage {
+        if let Some(usage) = usage {
             self.usage.add(usage);
         }
-        match answer.usage.and_then(|usage| table.cost(&answer.origin, &usage)) {
+        match usage.and_then(|usage| table.cost(origin, usage)) {
             Some(cost) => self.cost_usd += cost,
             None => self.unpriced_calls += 1,
+        }
+    }
+
+    /// Adds the call that `event` is the end of, if it is one: an answer, or a summary.
+    pub fn take_in(&mut self, event: &Event, table: &ModelTable) {
+        match event {
+            Event::AssistantMessage(answer) => self.add(answer, table),
+            Event::ContextSummarized(summary) => self.add_call(&summary.origin, summary.usage.as_ref(), table),
+            _ => {}
         }
     }
 
@@ -83,9 +96,7 @@ impl Spending {
             return;
         }
         self.next = entry.seq + 1;
-        if let Event::AssistantMessage(answer) = &entry.event {
-            self.spent.add(answer, models);
-        }
+        self.spent.take_in(&entry.event, models);
     }
 
     /// How often the limit has been spent.

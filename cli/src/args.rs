@@ -208,6 +208,9 @@ pub(crate) struct SetupArgs {
     /// Tokens that the context may take, the answer included [default: the model's window]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) context_window: Option<u64>,
+    /// Let the model sum up what leaves the context window
+    #[arg(long, help_heading = "Limits")]
+    pub(crate) summarize: bool,
     /// Wait for as long as a server asks; with `-c`: go on waiting
     #[arg(long, help_heading = "Limits")]
     pub(crate) wait: bool,

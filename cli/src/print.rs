@@ -274,6 +274,10 @@ impl Print {
                 "the context was trimmed from about {} to {} tokens\n",
                 trim.tokens_before, trim.tokens_after
             )),
+            Event::ContextSummarized(summarized) if self.is_verbose => output::stderr(&match &summarized.error {
+                Some(why) => format!("there is no summary of old messages: {why}\n"),
+                None => "a summary of old messages was made\n".to_owned(),
+            }),
             Event::Error(error) => output::stderr(&format!("{}\n", error.message)),
             _ => {}
         }

@@ -430,6 +430,7 @@ impl Plan {
         setup.effort = typed.setup.effort.map(|effort| effort.as_str().to_owned());
         setup.max_output_tokens = typed.setup.max_output_tokens;
         setup.context_window = typed.setup.context_window;
+        setup.summarize = typed.setup.summarize;
         setup.output_schema.clone_from(&self.output_schema);
         setup.max_model_calls = typed.setup.max_turns;
         setup.spending = self.spending(&*setup.model)?;

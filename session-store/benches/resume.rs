@@ -126,7 +126,7 @@ impl Writer {
             let half = self.state.context.len() / 2;
             let removed = self.state.context[..half].iter().map(|slot| SeqRange(slot.seq, slot.seq)).collect();
             let (note, reason) = (prose(300, number), "budget".to_owned());
-            self.add(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0 })?;
+            self.add(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0, summary: None })?;
             self.context /= 2;
         }
         if self.state.checkpoint_due() {

@@ -201,6 +201,10 @@ events! {
     "context.rewound" => ContextRewound,
     /// A trim or a rewind was undone.
     "context.restored" => ContextRestored,
+    /// A model is asked what the messages said that are to leave the context window.
+    "context.summarizing" => ContextSummarizing,
+    /// What it answered, or why there is no answer.
+    "context.summarized" => ContextSummarized,
     /// A copy of the fold's state, so that opening need not read the whole log; only a cache.
     "checkpoint" => Checkpoint,
     /// Somebody stopped the turn.
@@ -944,16 +948,19 @@ pub struct TodosChanged {
 pub struct ContextTrimmed {
     /// The messages that left, as ranges of their `seq`.
     pub removed: Vec<SeqRange>,
-    /// What the model sees in their place (the todo list is in it).
+    /// What the model sees in their place (the todo list is in it, and a summary where there is one).
     pub note: String,
     /// Why: `budget`, `context_too_long`, `user`.
     pub reason: String,
     /// The estimate before, in tokens.
     #[serde(default)]
     pub tokens_before: u64,
-    /// The estimate after, in tokens.
+    /// The estimate after, in tokens, the note included.
     #[serde(default)]
     pub tokens_after: u64,
+    /// The [`ContextSummarized`] whose text is in the note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Seq>,
 }
 
 /// `context.rewound`: every message after `to` is not sent from here on.
@@ -968,6 +975,38 @@ pub struct ContextRewound {
 pub struct ContextRestored {
     /// The `seq` of the event that is undone.
     pub undo: Seq,
+}
+
+/// `context.summarizing`: a request for a summary, as a [`ModelRequest`]: the conversation as it stands here without its images, and a last message that
+/// asks for the summary. It is no part of a turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextSummarizing {
+    /// What was asked of whom.
+    #[serde(flatten)]
+    pub request: ModelRequest,
+    /// The messages that the summary is to stand for, as ranges of their `seq`.
+    pub covers: Vec<SeqRange>,
+    /// What a person wants to be in it, where one said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<String>,
+}
+
+/// `context.summarized`: the end of a request for a summary. The next trim puts the text into its note, if it takes these messages out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextSummarized {
+    /// Its [`ContextSummarizing`].
+    pub request: Seq,
+    /// Who answered.
+    pub origin: Origin,
+    /// The summary; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// What the call used, where the provider said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Why there is no summary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// `checkpoint`: a cache of the fold.

@@ -142,6 +142,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             reason: "budget".to_owned(),
             tokens_before: 120_400,
             tokens_after: 60_100,
+            summary: None,
         }
         .into(),
         ContextRestored { undo: 17 }.into(),
@@ -194,6 +195,28 @@ pub(crate) fn every_event() -> Vec<Event> {
         MessageQueued { text: "And then write it down.".to_owned(), missed: None, images: Vec::new() }.into(),
         MessageWithdrawn { queued: 32 }.into(),
         ToolOutputPiece { call: "call_7_0".to_owned(), offset: 0, text: "running 12 tests\n".to_owned() }.into(),
+        ContextSummarizing {
+            request: ModelRequest {
+                origin: origin(),
+                profile: sha256_hex(b"the profile"),
+                context: vec![SeqRange(5, 6), SeqRange(11, 15)],
+                body_sha256: sha256_hex(b"the body"),
+                body_bytes: 391_804,
+                limits: None,
+                learned: Vec::new(),
+            },
+            covers: vec![SeqRange(5, 6)],
+            keep: None,
+        }
+        .into(),
+        ContextSummarized {
+            request: 34,
+            origin: origin(),
+            text: "Ada asked for a table of high water.".to_owned(),
+            usage: Some(usage),
+            error: None,
+        }
+        .into(),
     ]
 }
 
@@ -390,8 +413,20 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
             reason: word(1),
             tokens_before: n[2],
             tokens_after: n[3],
+            summary: n[0].is_multiple_of(2).then_some(n[1]),
         }
         .into(),
+        "context.summarizing" => {
+            let ranges = vec![SeqRange(n[0], n[1]); (n[2] % 3) as usize];
+            let (profile, body_sha256, body_bytes) = (word(0), word(1), n[3]);
+            let context = ranges.clone();
+            let request =
+                ModelRequest { origin, profile, context, body_sha256, body_bytes, limits: None, learned: words[..2].to_vec() };
+            ContextSummarizing { request, covers: ranges, keep: some(3) }.into()
+        }
+        "context.summarized" => {
+            ContextSummarized { request: n[0], origin, text: word(0), usage: number(1).map(|_| usage), error: some(2) }.into()
+        }
         "context.rewound" => ContextRewound { to: n[0] }.into(),
         "context.restored" => ContextRestored { undo: n[0] }.into(),
         "checkpoint" => {

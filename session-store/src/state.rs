@@ -12,8 +12,9 @@
 //! by every reader at the same event.
 
 use crate::event::{
-    AssistantMessage, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event, ImageRef, MessageQueued, Opened,
-    Origin, Profile, StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage, UserKind, UserMessage,
+    AssistantMessage, Block, ContextRestored, ContextRewound, ContextSummarized, ContextTrimmed, Entry, Event, ImageRef,
+    MessageQueued, Opened, Origin, Profile, StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage, UserKind,
+    UserMessage,
 };
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
@@ -229,6 +230,17 @@ pub struct QueuedMessage {
     pub images: Vec<ImageRef>,
 }
 
+/// A summary of messages in the context, for the note of the trim that takes them out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextSummary {
+    /// Its `context.summarizing`, and once it is there its `context.summarized`.
+    pub seq: Seq,
+    /// The messages that it stands for.
+    pub covers: Vec<SeqRange>,
+    /// Its text; nothing while it is being made.
+    pub text: Option<String>,
+}
+
 /// A trim or a rewind that can be undone, or the undoing of a rewind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Undoable {
@@ -345,6 +357,8 @@ pub struct State {
     /// How many tokens of its model the context took as of an event: what a complete call reported of all that is sent again, up to its
     /// message; or what a trim left of that. Nothing where nobody knows.
     pub counted: Option<(Seq, u64)>,
+    /// The summary that the next trim puts into its note.
+    pub summary: Option<Arc<ContextSummary>>,
     /// The last event that changed what stands before messages already sent (a trim, its undo, another profile): reasoning made
     /// before it is bound to a prefix that is no longer sent.
     pub prefix_changed: Option<Seq>,
@@ -466,6 +480,11 @@ impl State {
                 self.todos = Arc::clone(&changed.todos);
                 self.todos_seq = Some(entry.seq);
             }
+            Event::ContextSummarizing(asked) => {
+                let covers = asked.covers.clone();
+                self.summary = Some(Arc::new(ContextSummary { seq: entry.seq, covers, text: None }));
+            }
+            Event::ContextSummarized(summarized) => self.summarized(entry.seq, summarized),
             Event::ContextTrimmed(trim) => self.trimmed(entry, trim),
             Event::ContextRewound(rewind) => self.rewound(entry.seq, rewind),
             Event::ContextRestored(restored) => self.restored(entry.seq, restored),
@@ -606,6 +625,8 @@ impl State {
     fn opened(&mut self, opened: &Opened) {
         self.end_in_flight();
         self.turn = None;
+        // Who was making one is gone.
+        self.summary.take_if(|summary| summary.text.is_none());
         self.epoch = opened.epoch;
         self.owner = Some(opened.clone());
     }
@@ -732,6 +753,19 @@ impl State {
         self.context.push(Slot { order, ..slot });
     }
 
+    fn summarized(&mut self, seq: Seq, summarized: &ContextSummarized) {
+        if let Some(usage) = &summarized.usage {
+            self.usage.add(usage);
+        }
+        // One that came too late, behind a trim, stands for nothing that is still there.
+        if let Some(asked) = self.summary.take_if(|summary| summary.text.is_none() && summary.seq == summarized.request)
+            && !summarized.text.is_empty()
+        {
+            let text = Some(summarized.text.clone());
+            self.summary = Some(Arc::new(ContextSummary { seq, covers: asked.covers.clone(), text }));
+        }
+    }
+
     fn trimmed(&mut self, entry: &Entry, trim: &ContextTrimmed) {
         let leaves = |slot: &Slot| trim.removed.iter().any(|range| range.contains(slot.seq));
         let (removed, kept): (Vec<Slot>, Vec<Slot>) = std::mem::take(&mut self.context).into_iter().partition(leaves);
@@ -743,6 +777,7 @@ impl State {
         let place = self.context.partition_point(|slot| slot.order < order);
         self.context.insert(place, note);
         self.put_aside(entry.seq, None, away(removed, None));
+        self.summary = None;
         let was_counted = self.counted.is_some() && trim.tokens_after > 0;
         self.change_prefix(entry.seq);
         self.counted = was_counted.then_some((entry.seq, trim.tokens_after));
@@ -763,11 +798,13 @@ impl State {
         self.put_aside(by, Some(rewind.to), removed);
         self.last_usage = None;
         self.counted = None;
+        self.summary = None;
         self.rewrites.0 += 1;
     }
 
     fn restored(&mut self, by: Seq, restored: &ContextRestored) {
         self.end_in_flight();
+        self.summary = None;
         let Some(place) = self.set_aside.iter().position(|aside| aside.by == restored.undo) else { return };
         let aside = self.set_aside.remove(place);
         if let Some(to) = aside.rewound_to {

@@ -259,6 +259,7 @@ impl Writer {
                         reason: "budget".to_owned(),
                         tokens_before: 2,
                         tokens_after: 1,
+                        summary: None,
                     });
                 }
             }

@@ -16,6 +16,10 @@ const HELP: &str = "I understand a few requests by fixed rules: `what is in this
 /// Lines of a README that are looked at.
 const README_LINES: usize = 60;
 
+/// Of what the person said, how many messages are in a summary, and how many characters of each.
+const SUMMARY_LINES: usize = 20;
+const SUMMARY_LINE: usize = 120;
+
 /// What is wanted.
 enum Request<'a> {
     Folder,
@@ -28,6 +32,9 @@ enum Request<'a> {
 
 /// The answer: a pure function of what is seen.
 pub(super) fn reply(view: &View<'_>) -> Reply {
+    if view.is_to_sum_up {
+        return Reply::say(summary(view));
+    }
     if let Some(command) = view.prompt.strip_prefix("offline:") {
         return commands::reply(command.trim(), view);
     }
@@ -46,6 +53,17 @@ pub(super) fn reply(view: &View<'_>) -> Reply {
         reply.text.insert_str(0, INTRODUCTION);
     }
     reply
+}
+
+/// The start of what the person said each time: no more can be said without a language model.
+fn summary(view: &View<'_>) -> String {
+    let mut summary = "*No language model was asked for this summary.* The user said, in this order:\n".to_owned();
+    let said = view.earlier.iter().filter(|text| !text.starts_with('['));
+    for line in said.filter_map(|text| text.lines().find(|line| !line.trim().is_empty())).take(SUMMARY_LINES) {
+        summary.push_str("\n- ");
+        summary.extend(line.trim().chars().take(SUMMARY_LINE));
+    }
+    summary
 }
 
 impl<'a> Request<'a> {

@@ -1,6 +1,7 @@
 //! The conversation as the offline model looks at it.
 
 use crate::model::{Conversation, Sent, SentPart};
+use crate::summary::ASK_START;
 use session_store::Block;
 
 /// What it sees.
@@ -18,6 +19,8 @@ pub(super) struct View<'a> {
     /// How often a tool was called in the whole conversation.
     pub(super) calls_so_far: usize,
     tools: Vec<&'a str>,
+    /// Whether the program wants a summary of all that.
+    pub(super) is_to_sum_up: bool,
 }
 
 /// A call and its result.
@@ -37,6 +40,7 @@ impl<'a> View<'a> {
             has_answered: false,
             calls_so_far: 0,
             tools: conversation.profile.tools.iter().map(|tool| tool.name.as_str()).collect(),
+            is_to_sum_up: false,
         };
         let newest = conversation.messages.iter().rposition(|message| matches!(message, Sent::User(_))).unwrap_or(0);
         for (place, message) in conversation.messages.iter().enumerate() {
@@ -63,8 +67,10 @@ impl<'a> View<'a> {
 
     /// The prompt is the last text of the newest message that is no note of the runtime.
     fn user(&mut self, parts: &'a [SentPart], is_newest: bool) {
+        let last = parts.last().and_then(SentPart::text).unwrap_or_default();
+        self.is_to_sum_up = is_newest && last.starts_with(ASK_START);
         self.earlier.extend(parts.iter().filter_map(SentPart::text).filter(|text| !is_trim_note(text)));
-        if is_newest {
+        if is_newest && !self.is_to_sum_up {
             self.prompt = self.earlier.pop().unwrap_or_default().trim();
         }
     }

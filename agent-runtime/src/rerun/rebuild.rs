@@ -8,9 +8,10 @@ use crate::model::{Body, Conversation, FailureKind, Model, ModelFailure, ModelLi
 use crate::projection::project;
 use crate::request::RequestBuilder;
 use crate::session::lock;
+use crate::summary::asking;
 use async_trait::async_trait;
 use bytes::Bytes;
-use session_store::{Entry, Event, ModelRequest, Origin, SideRef, State};
+use session_store::{ContextSummarizing, Entry, Event, ModelRequest, Origin, SideRef, State, sha256_hex};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -64,6 +65,13 @@ impl Rebuilder {
                 }
                 all.push((at, self.check(&state, request, &mut builder)));
             }
+            if let Event::ContextSummarizing(asked) = &entry.event {
+                if is_cancelled() {
+                    break;
+                }
+                hydrate(&mut state, entries);
+                all.push((at, self.check_summary(&state, asked)));
+            }
             state.apply(entry);
         }
         all
@@ -79,6 +87,14 @@ impl Rebuilder {
             None => Rebuilt::NotRecorded(built.sha256),
             Some(_) => Rebuilt::Changed(built.sha256),
         }
+    }
+
+    fn check_summary(&self, state: &State, asked: &ContextSummarizing) -> Rebuilt {
+        let request = &asked.request;
+        let Some((model, output)) = self.model_and_output(state, request) else { return Rebuilt::NoModel };
+        let Some(profile) = &state.profile else { return Rebuilt::Changed(String::new()) };
+        let sha256 = sha256_hex(&model.body(&asking(state, profile, &request.origin, output, asked.keep.as_deref())));
+        if sha256 == request.body_sha256 { Rebuilt::Same } else { Rebuilt::Changed(sha256) }
     }
 
     /// What `request` was built from, and its body, with `state` as it was before and its `images`; nothing where nobody knows how such a model is

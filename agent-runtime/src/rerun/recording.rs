@@ -48,6 +48,8 @@ struct Turn {
     request: Option<usize>,
     interrupt: Interrupt,
     stop: Option<Stop>,
+    /// The recorded event before which all that came from outside has to be put in; nothing: before the next request.
+    put_in_before: Option<usize>,
     requests: u64,
 }
 
@@ -402,6 +404,16 @@ impl SessionLog for Recording {
                 }
                 self.counterpart(&turn, &event)
             }
+            // What leaves, and what its note says, depends on what was there by then.
+            Event::ContextTrimmed(_) => {
+                let at = self.counterpart(&turn, &event);
+                let is_early = |input: usize| at.is_some_and(|at| input < at) && self.is_due(&turn, input);
+                if turn.step.clone().any(is_early) {
+                    turn.put_in_before = at;
+                    return Err(AppendError::Full { bytes: 0, needed: 0 });
+                }
+                at
+            }
             event => self.counterpart(&turn, event),
         };
         if let Some(at) = at {
@@ -425,7 +437,8 @@ impl SessionLog for Recording {
             self.stopped.notify_waiters();
             std::future::pending::<()>().await;
         }
-        self.put_in(|_| true);
+        let before = self.turn().put_in_before.take().unwrap_or(usize::MAX);
+        self.put_in(|at| at < before);
         Ok(())
     }
 

@@ -5,14 +5,14 @@ use super::driver::{Chat, Done, change, short_id, words};
 use super::feed::{sentence, todo_lines};
 use super::rewind::{self, Place, RewindList};
 use super::slash::{COMMANDS, ExportFormat, Slash};
-use super::styled::{BOLD, DIM, ERROR, Line, PLAIN};
+use super::styled::{BOLD, DIM, ERROR, Line, PLAIN, WARN};
 use crate::commands::sessions::export;
 use crate::commands::usage::cost_words;
 use crate::error::CliError;
 use crate::images;
 use crate::safe_text::safe_line;
 use crate::setup::SessionChoice;
-use agent_runtime::session_store::{Event, Seq, StoreError, Undoable, Usage};
+use agent_runtime::session_store::{Seq, StoreError, Undoable, Usage};
 use agent_runtime::{PermissionMode, Permissions, Session, Spent};
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -69,7 +69,7 @@ impl Chat<'_> {
             }),
             Slash::Tools => self.tools(),
             Slash::Permissions(mode) => self.permissions(mode),
-            Slash::Compact => self.with_session(Self::compact),
+            Slash::Compact(keep) => self.with_session(|chat, session| chat.compact(session, keep)),
             Slash::Export { format, path } => self.with_session(|chat, session| chat.export(&session, format, path)),
             Slash::Rename(name) => self.rename(name),
             Slash::Retry => self.with_session(|chat, session| {
@@ -192,6 +192,13 @@ impl Chat<'_> {
                         lines.push(row(what, format!("{all} messages, in {} steps; {back}", changes().count())));
                     }
                 }
+                if let Some(summary) = session.state(|state| state.summary.clone()) {
+                    let words = match &summary.text {
+                        Some(text) => format!("ready for the next trim, {} words", text.split_whitespace().count()),
+                        None => "being made".to_owned(),
+                    };
+                    lines.push(row("summary of old steps", words));
+                }
                 lines.push(row("session", session.id().to_string()));
                 Done::Told(lines)
             }),
@@ -254,9 +261,7 @@ impl Chat<'_> {
                     let mut spent = Spent::default();
                     let mut entries = plan.runtime().store().read(session.id(), 0).await?;
                     while let Some(entry) = entries.next().await? {
-                        if let Event::AssistantMessage(answer) = &entry.event {
-                            spent.add(answer, plan.model_table());
-                        }
+                        spent.take_in(&entry.event, plan.model_table());
                     }
                     Ok::<_, StoreError>(spent)
                 };
@@ -268,15 +273,26 @@ impl Chat<'_> {
         );
     }
 
-    fn compact(&mut self, session: Session) {
+    fn compact(&mut self, session: Session, keep: Option<String>) {
         self.run_job(
-            "trimming the context",
+            "summing up what leaves the context",
             Box::pin(async move {
-                Done::Told(vec![match session.trim().await {
-                    Ok(0) => Line::plain("There is nothing that could leave the context."),
-                    Ok(count) => Line::plain(format!("{count} messages left the context; the log has them all.")),
-                    Err(error) => Line::new(safe_line(&error.to_string()), ERROR),
-                }])
+                let mut lines = Vec::new();
+                match session.compact(keep.as_deref()).await {
+                    Ok(compacted) => {
+                        if let Some(why) = &compacted.without_summary {
+                            lines.push(Line::new(safe_line(&format!("There is no summary: {}", sentence(why))), WARN));
+                        }
+                        lines.push(match compacted.messages {
+                            0 => Line::plain("Nothing left the context."),
+                            count => Line::plain(format!(
+                                "{count} messages left the context; the log has them all, and `/context undo` brings them back."
+                            )),
+                        });
+                    }
+                    Err(error) => lines.push(Line::new(safe_line(&error.to_string()), ERROR)),
+                }
+                Done::Told(lines)
             }),
         );
     }

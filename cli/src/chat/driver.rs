@@ -559,6 +559,10 @@ impl<'a> Chat<'a> {
             self.interrupt("user");
         } else if self.job.is_some() {
             self.stop_wanted = true;
+            // A session that is summed up stops as a turn does.
+            if self.session.as_ref().is_some_and(Session::is_busy) {
+                self.interrupt("user");
+            }
             if std::mem::take(&mut self.is_shell) {
                 // Dropping it kills the command.
                 self.job = None;

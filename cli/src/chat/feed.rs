@@ -245,8 +245,17 @@ impl Feed {
             }
             Event::ContextTrimmed(trim) => {
                 let (before, after) = (trim.tokens_before, trim.tokens_after);
-                let words = format!("Older steps left the context: about {before} tokens became {after}. The log has them all.");
+                let summed_up = if trim.summary.is_some() { ", with a summary of them" } else { "" };
+                let words = format!(
+                    "Older steps left the context{summed_up}: about {before} tokens became {after}. The log has them all."
+                );
                 notice(&words, DIM, limit, above);
+            }
+            Event::ContextSummarized(summarized) => {
+                if let Some(why) = &summarized.error {
+                    let words = format!("There is no summary of older steps: {}", sentence(why));
+                    notice(&words, WARN, limit, above);
+                }
             }
             Event::Error(error) => notice(&format!("{}: {}", error.scope, error.message), ERROR, limit, above),
             Event::TurnEnded(ended) => self.ended(ended, limit, above),

@@ -26,7 +26,8 @@ pub(super) enum Slash {
     Tools,
     /// Shows who may run what, or changes the mode.
     Permissions(Option<PermissionMode>),
-    Compact,
+    /// Sums up old steps and takes them out, keeping above all what is named.
+    Compact(Option<String>),
     Export {
         format: ExportFormat,
         path: Option<String>,
@@ -83,7 +84,7 @@ pub(super) const COMMANDS: [Help; 18] = [
     help("/usage", "", "tokens used, and what they cost"),
     help("/tools", "", "what the model can call"),
     help("/permissions", "[ask|read-only|allow]", "which tools run without asking"),
-    help("/compact", "", "take old steps out of the context"),
+    help("/compact", "[what to keep]", "sum up old steps, and take them out of the context"),
     help("/export", "[jsonl|markdown|html] [FILE]", "write the session to a file"),
     help("/rename", "NAME", "name the session"),
     help("/retry", "", "ask the model again"),
@@ -132,7 +133,7 @@ fn command(name: &str, rest: &str) -> Result<Slash, String> {
             "allow" => Ok(Slash::Permissions(Some(PermissionMode::Allow))),
             _ => Err("`/permissions` is one of `ask`, `read-only` and `allow`".to_owned()),
         },
-        "/compact" => bare(Slash::Compact),
+        "/compact" => Ok(Slash::Compact(argument)),
         "/export" => export(rest),
         "/rename" => argument.map(Slash::Rename).ok_or_else(|| "`/rename` wants a name".to_owned()),
         "/retry" => bare(Slash::Retry),

@@ -12,7 +12,7 @@ use crate::table::{Column, table};
 use crate::units::{When, parse_when};
 use agent_runtime::{ModelTable, Spent};
 use serde::Serialize;
-use session_store::{Event, SessionId, SessionStore, Timestamp, UserKind};
+use session_store::{AssistantMessage, ContextSummarized, Event, SessionId, SessionStore, Timestamp, UserKind};
 use std::collections::BTreeMap;
 
 #[derive(Debug, clap::Args)]
@@ -105,15 +105,18 @@ async fn add_session(
         match &entry.event {
             Event::SessionForked(_) => own.clear(),
             Event::UserMessage(user) if user.kind != UserKind::Steer => turn = entry.seq,
-            Event::AssistantMessage(answer) if since.is_none_or(|since| entry.at >= since) => {
+            Event::AssistantMessage(AssistantMessage { origin, .. })
+            | Event::ContextSummarized(ContextSummarized { origin, .. })
+                if since.is_none_or(|since| entry.at >= since) =>
+            {
                 let key = match args.by {
                     By::Turn => format!("{id}:{turn}"),
                     By::Session => id.to_string(),
                     By::Day => entry.at.to_string().chars().take(10).collect(),
-                    By::Model if answer.origin.provider == answer.origin.model => answer.origin.model.clone(),
-                    By::Model => format!("{}/{}", answer.origin.provider, answer.origin.model),
+                    By::Model if origin.provider == origin.model => origin.model.clone(),
+                    By::Model => format!("{}/{}", origin.provider, origin.model),
                 };
-                own.entry(key).or_default().add(answer, models);
+                own.entry(key).or_default().take_in(&entry.event, models);
             }
             _ => {}
         }

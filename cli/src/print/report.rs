@@ -269,6 +269,9 @@ fn hint(outcome: &TurnOutcome) -> Option<&'static str> {
             _ if outcome.retry_at.is_some() => Some("`longhand -p -c --wait` waits until then, and asks again"),
             Kind::Auth => Some("check the key: `longhand doctor` says which one is set"),
             Kind::Quota => Some("the provider wants to be paid first; another model can go on: `longhand -c -m PROVIDER/NAME`"),
+            Kind::ContextTooLong => {
+                Some("choose a model with a larger context window, or say how large it is: `--context-window TOKENS`")
+            }
             Kind::NotFound => Some("check the name of the model and the endpoint"),
             Kind::Connect => Some("check the network and the endpoint; the session is kept: `longhand -c` goes on"),
             _ => Some("the session is kept: `longhand -c` goes on"),

@@ -327,11 +327,16 @@ fn remark(event: &Event) -> Option<(String, bool)> {
         }
         Event::ContextTrimmed(trim) => {
             let reason = if trim.reason.is_empty() { String::new() } else { format!(" ({})", trim.reason) };
-            (format!("older messages left the context window{reason}; they stay in the log"), false)
+            let summed_up = if trim.summary.is_some() { ", and the summary is sent in their place" } else { "" };
+            (format!("older messages left the context window{reason}{summed_up}; they stay in the log"), false)
         }
         Event::MessageQueued(MessageQueued { text, missed: Some(_), .. }) => {
             (format!("came too late for the turn, and waits: \"{text}\""), false)
         }
+        Event::ContextSummarized(summarized) => match &summarized.error {
+            Some(why) => (format!("there is no summary of older messages: {why}"), true),
+            None => (format!("a summary of older messages, for the next trim: {}", summarized.text), false),
+        },
         Event::MessageQueued(queued) => (format!("waits for the turn to end: \"{}\"", queued.text), false),
         Event::MessageWithdrawn(_) => ("a message that waited was taken back".to_owned(), false),
         Event::ContextRewound(rewound) => (format!("the conversation went back to event {}", rewound.to), false),

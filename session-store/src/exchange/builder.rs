@@ -214,7 +214,8 @@ impl<'a> Builder<'a> {
             return self.note(summary);
         }
         let (reason, note) = ("imported".to_owned(), summary.to_owned());
-        self.summary = Some(self.append(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0 }.into())?);
+        self.summary =
+            Some(self.append(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0, summary: None }.into())?);
         self.messages.drain(..leaves);
         Ok(())
     }

@@ -83,6 +83,11 @@ impl Tally {
                     self.summary.usage.add(usage);
                 }
             }
+            Event::ContextSummarized(summarized) => {
+                if let Some(usage) = &summarized.usage {
+                    self.summary.usage.add(usage);
+                }
+            }
             Event::ModelError(error) if self.in_flight.is_none_or(|answer| answer.message != error.message) => {}
             Event::ToolFinished(_) => self.summary.messages += 1,
             Event::Opened(_)

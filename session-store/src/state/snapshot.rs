@@ -10,7 +10,7 @@
 //!
 //! A state with an answer in flight has no snapshot: that passes.
 
-use super::{Away, Hint, KeyedMessage, OpenTurn, ProfileSlot, QueuedMessage, SetAside, Slot, State, Unresolved};
+use super::{Away, ContextSummary, Hint, KeyedMessage, OpenTurn, ProfileSlot, QueuedMessage, SetAside, Slot, State, Unresolved};
 use crate::event::{Checkpoint, Entry, Event, Opened, RawJson, Summary, Todo, TurnEnded, Usage};
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::side::sha256_hex;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 6;
+pub(crate) const FOLD_VERSION: u32 = 7;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
@@ -110,6 +110,8 @@ struct Snapshot {
     last_usage: Option<(Seq, Usage)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counted: Option<(Seq, u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    summary: Option<ContextSummary>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prefix_changed: Option<Seq>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,6 +274,7 @@ impl State {
             last_request: self.last_request,
             last_usage: self.last_usage,
             counted: self.counted,
+            summary: self.summary.as_deref().cloned(),
             prefix_changed: self.prefix_changed,
             todos_seq: self.todos_seq,
             todos: self.todos.to_vec(),
@@ -320,6 +323,7 @@ impl State {
             last_request: snapshot.last_request,
             last_usage: snapshot.last_usage,
             counted: snapshot.counted,
+            summary: snapshot.summary.map(Arc::new),
             prefix_changed: snapshot.prefix_changed,
             messages: snapshot.messages,
             set_aside,

@@ -71,7 +71,14 @@ impl Log {
 
     fn trim(&mut self, from: Seq, to: Seq) -> Seq {
         let (note, reason) = ("left out".to_owned(), "user".to_owned());
-        self.add(ContextTrimmed { removed: vec![SeqRange(from, to)], note, reason, tokens_before: 0, tokens_after: 0 })
+        self.add(ContextTrimmed {
+            removed: vec![SeqRange(from, to)],
+            note,
+            reason,
+            tokens_before: 0,
+            tokens_after: 0,
+            summary: None,
+        })
     }
 
     fn rewind(&mut self, to: Seq) -> Seq {
@@ -168,6 +175,7 @@ fn ranges_of_the_context_hold_its_messages_and_no_others() {
         reason: "budget".to_owned(),
         tokens_before: 0,
         tokens_after: 0,
+        summary: None,
     });
     assert_eq!(log.state().context_ranges(), [SeqRange(first, first), SeqRange(trim, trim), SeqRange(all[3], last)]);
     let after = log.add(note("after"));
@@ -417,6 +425,7 @@ fn a_trim_undone_beneath_a_later_trim_stays_beneath_it() {
         reason: String::new(),
         tokens_before: 0,
         tokens_after: 0,
+        summary: None,
     });
     assert_eq!(log.context(), [third, 6, 7, 8, 9]);
     log.undo(first);
@@ -564,7 +573,7 @@ fn many_trims(trims: usize) -> Log {
         }
         let removed = state.context[..3].iter().map(|slot| SeqRange(slot.seq, slot.seq)).collect();
         let (note, reason) = ("left out".to_owned(), "budget".to_owned());
-        log.add(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0 });
+        log.add(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0, summary: None });
         state.apply(&log.entries[log.entries.len() - 1]);
     }
     log

@@ -777,7 +777,15 @@ fn event_of(entries: &[Arc<Entry>], kind: u8, pick: u16, text: &str) -> Event {
         .into(),
         21 => {
             let removed = vec![SeqRange(seq / 2, seq)];
-            ContextTrimmed { removed, note: text.to_owned(), reason: "user".to_owned(), tokens_before: 2, tokens_after: 1 }.into()
+            ContextTrimmed {
+                removed,
+                note: text.to_owned(),
+                reason: "user".to_owned(),
+                tokens_before: 2,
+                tokens_after: 1,
+                summary: None,
+            }
+            .into()
         }
         22 => ContextRewound { to: seq }.into(),
         23 => ContextRestored { undo: seq }.into(),

@@ -34,6 +34,7 @@ async fn session(fs: &SimFs) -> SessionId {
         reason: "budget".to_owned(),
         tokens_before: 2,
         tokens_after: 1,
+        summary: None,
     };
     log.append(trim.into()).unwrap();
     soon(log.close()).await.unwrap();

@@ -94,7 +94,7 @@ impl Log {
 
     fn trim(&mut self, removed: Vec<SeqRange>) -> Seq {
         let (note, reason) = ("left out".to_owned(), "budget".to_owned());
-        self.add(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0 })
+        self.add(ContextTrimmed { removed, note, reason, tokens_before: 0, tokens_after: 0, summary: None })
     }
 
     fn put(&self) -> SimFs {
