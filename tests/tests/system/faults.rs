@@ -305,18 +305,20 @@ fn a_server_that_always_fails_is_tried_five_times_in_all() {
 }
 
 #[test]
-fn an_answer_that_is_none_of_this_protocol_fails_for_good() {
+fn an_answer_that_is_none_of_this_protocol_is_asked_for_again_and_then_fails() {
     for protocol in Protocol::ALL {
-        let machine = Machine::speaking(protocol, [Answer::broken("one two", 1, Flaw::MalformedJson)]);
+        let spoilt = Answer::broken("one two", 1, Flaw::MalformedJson);
+        let machine = Machine::speaking(protocol, [spoilt.clone(), spoilt.clone(), spoilt]);
         let run = machine.print(&["hello"]).finish();
         run.assert_code(3);
         let log = machine.log();
         log.assert_sound();
         assert!(log.answers().starts_with("one"), "what came before the lie is kept: {}", log.answers());
         machine.assert_goes_on();
-        let page = turn(protocol, [Answer::WrongContentType], &[]);
-        page.run.assert_code(3);
-        assert!(page.result["error"].as_str().is_some_and(|error| error.contains("text/html")), "{}", page.result);
+        let pages = turn(protocol, [Answer::WrongContentType, Answer::WrongContentType, Answer::WrongContentType], &[]);
+        pages.run.assert_code(3);
+        assert!(pages.result["error"].as_str().is_some_and(|error| error.contains("text/html")), "{}", pages.result);
+        turn(protocol, [Answer::WrongContentType, Answer::text("well")], &[]).run.assert_code(0);
     }
 }
 
