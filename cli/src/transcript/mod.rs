@@ -335,7 +335,10 @@ fn remark(event: &Event) -> Option<(String, bool)> {
         }
         Event::ContextSummarized(summarized) => match &summarized.error {
             Some(why) => (format!("there is no summary of older messages: {why}"), true),
-            None => (format!("a summary of older messages, for the next trim: {}", summarized.text), false),
+            None => {
+                let words: Vec<&str> = summarized.text.split_whitespace().collect();
+                (format!("a summary of older messages, for the next trim: {}", words.join(" ")), false)
+            }
         },
         Event::MessageQueued(queued) => (format!("waits for the turn to end: \"{}\"", queued.text), false),
         Event::MessageWithdrawn(_) => ("a message that waited was taken back".to_owned(), false),
