@@ -36,7 +36,7 @@ const BEHIND_MAX: usize = 64;
 /// How often an endpoint may answer in something else than its protocol and be asked again: it may be a wrong address, of which somebody should hear soon.
 const PROTOCOL_MAX: u32 = 2;
 /// How many parameters an endpoint may refuse one after the other.
-const LEARNED_MAX: u32 = 6;
+pub(crate) const LEARNED_MAX: u32 = 6;
 
 const GO_ON: &str =
     "The connection broke while you were answering. Go on exactly where your text stopped, without repeating any of it.";

@@ -836,9 +836,11 @@ impl Session {
         let keep = keep.map(|keep| self.shared.hide(keep.to_owned()));
         let made = summary::make(&self.shared, &interrupt, keep, 0).await;
         let mut compacted = Compacted { messages: 0, without_summary: made.err() };
-        if !interrupt.is_raised() {
-            compacted.messages = crate::agent_loop::trim(&self.shared, 0, "user").await?.unwrap_or(0);
-        }
+        compacted.messages = tokio::select! {
+            biased;
+            () = interrupt.raised() => 0,
+            trimmed = crate::agent_loop::trim(&self.shared, 0, "user") => trimmed?.unwrap_or(0),
+        };
         drop(busy);
         Ok(compacted)
     }

@@ -15,6 +15,7 @@
 //! every request.
 
 use crate::agent_loop::{count, estimate, hydrate};
+use crate::answer::LEARNED_MAX;
 use crate::context::{TokenCounter, plan_trim, tokens_at_most};
 use crate::images::Images;
 use crate::interrupt::Interrupt;
@@ -29,9 +30,6 @@ use session_store::{
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-
-/// How many parameters an endpoint may refuse one after the other.
-const LEARNED_MAX: u32 = 6;
 
 /// How the message begins that asks for a summary.
 pub(crate) const ASK_START: &str = "[This is a request of the program";
@@ -118,19 +116,20 @@ pub(crate) fn call_off(shared: &Shared) -> Option<JoinHandle<()>> {
 
 /// Makes a summary of all that a trim to `leave` tokens takes out of the context; false where nothing would leave. It is in the state then.
 pub(crate) async fn make(shared: &Arc<Shared>, interrupt: &Interrupt, keep: Option<String>, leave: u64) -> Result<bool, String> {
-    if shared.is_spent().await.map_err(|error| error.to_string())? {
-        return Err("the session has used up its budget".to_owned());
-    }
-    hydrate(&shared.store, shared).await.map_err(|_| "what it is about cannot be read".to_owned())?;
+    let prepare = async {
+        if shared.is_spent().await.map_err(|error| error.to_string())? {
+            return Err("the session has used up its budget".to_owned());
+        }
+        hydrate(&shared.store, shared).await.map_err(|_| "what it is about cannot be read".to_owned())
+    };
+    unless_called_off(interrupt, prepare).await??;
     let model = shared.model();
     for _ in 0..=LEARNED_MAX {
-        let Some((request, body)) = request(shared, &model, keep.as_deref(), leave).await? else { return Ok(false) };
-        let answer = tokio::select! {
-            biased;
-            () = interrupt.raised() => Err(Failed { why: "it was called off".to_owned(), ..Failed::default() }),
-            answer = answer(shared, &*model, body, request) => answer,
-        };
-        let answer = answer.and_then(|answer| check(shared, answer));
+        let built = unless_called_off(interrupt, request(shared, &model, keep.as_deref(), leave)).await??;
+        let Some((request, body)) = built else { return Ok(false) };
+        let answer = unless_called_off(interrupt, answer(shared, &*model, body, request)).await;
+        let called_off = |why| Err(Failed { why, ..Failed::default() });
+        let answer = answer.unwrap_or_else(called_off).and_then(|answer| check(shared, answer));
         let (text, usage, failed) = match answer {
             Ok((text, usage)) => (text, usage, None),
             Err(Failed { is_learned: true, .. }) => continue,
@@ -142,6 +141,15 @@ pub(crate) async fn make(shared: &Arc<Shared>, interrupt: &Interrupt, keep: Opti
         return failed.map_or(Ok(true), Err);
     }
     Err("the endpoint refuses one parameter after the other".to_owned())
+}
+
+/// Waits until the summary is called off.
+async fn unless_called_off<T>(interrupt: &Interrupt, wait: impl Future<Output = T>) -> Result<T, String> {
+    tokio::select! {
+        biased;
+        () = interrupt.raised() => Err("it was called off".to_owned()),
+        done = wait => Ok(done),
+    }
 }
 
 /// Why there is no summary.

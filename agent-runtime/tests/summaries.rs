@@ -1,9 +1,9 @@
 //! Summaries of what leaves the context window: made beside the turn, in the note of the trim once that comes, and never in the way.
 
+mod common;
+
 use agent_runtime::rerun::{Present, rerun};
-use agent_runtime::session_store::{
-    ContextSummarized, ContextTrimmed, Entry, Event, FileStore, FileStoreOptions, Origin, SessionId, Usage,
-};
+use agent_runtime::session_store::{ContextSummarized, ContextTrimmed, Entry, Event, Origin, Usage};
 use agent_runtime::{
     Body, Clocks, Conversation, EndReason, FailureKind, Model, ModelFailure, ModelLimits, ModelStream, RetryPolicy, Runtime,
     ScriptedAnswer, ScriptedModel, Secrets, SendError, Sent, Session, Setup, SpendingLimit, Spent,
@@ -59,9 +59,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = FileStore::open(FileStoreOptions::new(folder.path())).expect("a store");
         let model = Arc::new(Both { turns: ScriptedModel::new([]), summaries: ScriptedModel::new([]) });
-        Self { runtime: Runtime::new(Arc::new(store)), model, folder }
+        Self { runtime: common::runtime(folder.path()), model, folder }
     }
 
     fn setup(&self) -> Setup {
@@ -81,17 +80,16 @@ impl World {
         self.model.turns.push(ScriptedAnswer::new().text(format!("answer {number}: {words}")));
         let outcome = session.send(&format!("message {number}")).await.expect("a turn").outcome().await;
         assert_eq!(outcome.reason, EndReason::Done, "{:?}", outcome.error);
-        // What goes on beside a turn has a moment to end.
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
-    async fn entries(&self, id: SessionId) -> Vec<Arc<Entry>> {
-        let mut reader = self.runtime.store().read(id, 0).await.expect("a reader");
-        let mut entries = Vec::new();
-        while let Some(entry) = reader.next().await.expect("an entry") {
-            entries.push(entry);
+    /// A turn, and then, where a summary was asked for in it or before, what `is_ready` waits for: the next turns may be too fast for it.
+    async fn turn_until(&self, session: &Session, number: usize, is_ready: impl Fn() -> bool) {
+        let trims = || session.state(|state| state.undoable().count());
+        let ((tokens, room), before) = (session.context_size().await, trims());
+        self.turn(session, number).await;
+        while tokens > room / 4 * 3 && trims() == before && !is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        entries
     }
 
     /// Ends the test: each request, those for summaries among them, is built again from the log, and the loop sends the same ones again.
@@ -104,7 +102,7 @@ impl World {
         let again = again.expect("it can be read");
         assert!(again.is_same(), "{}\n{again:#?}", again.difference.as_ref().map_or("", |difference| &difference.diff));
         assert_eq!((again.rebuilt, again.left_out.len()), (again.requests, 0));
-        let entries = self.entries(session.id()).await;
+        let entries = common::entries(&self.runtime, session.id()).await;
         self.runtime.shutdown(LONG).await.expect("everything durable");
         entries
     }
@@ -129,8 +127,9 @@ async fn a_summary_is_made_beside_the_turns_and_is_in_the_note_when_the_trim_com
         world.model.summaries.push(ScriptedAnswer::new().text(format!("SUMMARY {number}")).usage(used(1_000, 7)));
     }
     let session = world.session(world.setup()).await;
+    let is_ready = || session.state(|state| state.summary.as_ref().is_some_and(|summary| summary.text.is_some()));
     for number in 0..40 {
-        world.turn(&session, number).await;
+        world.turn_until(&session, number, is_ready).await;
     }
     let (used, model) = (session.state(|state| state.usage), Arc::clone(&world.model));
     let entries = world.end(session).await;
@@ -161,9 +160,10 @@ async fn a_summary_that_fails_leaves_the_plain_note_and_is_asked_for_once() {
     // A call is tried five times.
     (0..5).for_each(|_| world.model.summaries.push(failed()));
     let session = world.session(world.setup()).await;
+    let has_failed = || world.model.summaries.requests().len() == 5 && session.state(|state| state.summary.is_none());
     let mut number = 0;
     while session.state(|state| state.undoable().count()) == 0 {
-        world.turn(&session, number).await;
+        world.turn_until(&session, number, has_failed).await;
         number += 1;
     }
     assert_eq!(world.model.summaries.requests().len(), 5);
@@ -180,7 +180,7 @@ async fn a_trim_does_not_wait_for_a_summary_and_calls_it_off() {
     let session = world.session(world.setup()).await;
     let mut number = 0;
     while session.state(|state| state.undoable().count()) == 0 {
-        world.turn(&session, number).await;
+        world.turn_until(&session, number, || !world.model.summaries.requests().is_empty()).await;
         number += 1;
     }
     let entries = world.end(session).await;

@@ -231,8 +231,7 @@ impl Writing<'_> {
             context: self.state.context_ranges(),
             body_sha256: material.hex(64),
             body_bytes: self.written,
-            limits: None,
-            learned: Vec::new(),
+            ..ModelRequest::default()
         };
         let message = self.say(request.into());
         let thought = if material.number(3) == 0 { material.prose(60) } else { String::new() };

@@ -140,15 +140,8 @@ impl Writer {
             Origin { provider: "anthropic".to_owned(), endpoint: "https://api.anthropic.com".to_owned(), ..Origin::default() };
         let (profile, body_sha256) = ("af9540f4a1b22390d3f3a612f8c79dcc".to_owned(), sha256_hex(b"the body"));
         let context = self.state.context_ranges();
-        let request = ModelRequest {
-            origin: origin.clone(),
-            profile,
-            context,
-            body_sha256,
-            body_bytes: 90_000,
-            limits: None,
-            learned: Vec::new(),
-        };
+        let request =
+            ModelRequest { origin: origin.clone(), profile, context, body_sha256, body_bytes: 90_000, ..ModelRequest::default() };
         let message = self.add(request)?;
         let text = prose(1_200, number);
         for offset in (0..text.len()).step_by(300) {

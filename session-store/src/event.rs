@@ -540,7 +540,7 @@ impl Origin {
 }
 
 /// `model.request`: what was asked of a model, so that it can be built again byte for byte.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelRequest {
     /// Who is asked.
     pub origin: Origin,

@@ -358,15 +358,7 @@ fn go_on(mut entries: Vec<Entry>) -> Vec<Entry> {
     push(Opened { epoch: 2, writer: uuid::Uuid::from_u128(2), format: 1, owner: Owner::default() }.into());
     push(UserMessage { text: "And the day after?".to_owned(), ..UserMessage::default() }.into());
     let mut answer = |blocks, stop| {
-        let request = ModelRequest {
-            origin: origin.clone(),
-            profile: String::new(),
-            context: Vec::new(),
-            body_sha256: String::new(),
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        };
+        let request = ModelRequest { origin: origin.clone(), ..ModelRequest::default() };
         let message = push(request.into());
         let (origin, usage) = (origin.clone(), None);
         push(AssistantMessage { message, origin, blocks, stop, partial: false, usage, opaque: None }.into());

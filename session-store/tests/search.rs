@@ -44,16 +44,7 @@ fn profile(model: &str) -> Event {
 }
 
 fn request() -> Event {
-    ModelRequest {
-        origin: Origin::default(),
-        profile: String::new(),
-        context: Vec::new(),
-        body_sha256: String::new(),
-        body_bytes: 0,
-        limits: None,
-        learned: Vec::new(),
-    }
-    .into()
+    ModelRequest { ..ModelRequest::default() }.into()
 }
 
 fn piece(message: u64, text: &str) -> Event {

@@ -296,15 +296,8 @@ impl Writer {
     fn answer(&mut self, reasoning: bool, text: usize, calls: &[Call], end: &End) {
         let body = self.body(self.asked);
         let origin = self.models[self.asked].origin().clone();
-        let message = self.push(ModelRequest {
-            origin: origin.clone(),
-            profile: String::new(),
-            context: self.state.context_ranges(),
-            body_sha256: String::new(),
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        });
+        let message =
+            self.push(ModelRequest { origin: origin.clone(), context: self.state.context_ranges(), ..ModelRequest::default() });
         *self.sent.last_mut().expect("just pushed") = Some(body.clone());
         let text = self.text(text);
         if reasoning {

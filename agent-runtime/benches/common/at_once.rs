@@ -110,15 +110,7 @@ pub(crate) fn earlier_turns(messages: usize, first: Seq) -> Vec<Event> {
     for turn in 0..messages / 2 {
         let message = first + events.len() as u64 + 1;
         let text = words(turn);
-        let request = ModelRequest {
-            origin: origin(),
-            profile: String::new(),
-            context: Vec::new(),
-            body_sha256: String::new(),
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        };
+        let request = ModelRequest { origin: origin(), ..ModelRequest::default() };
         let answer = AssistantMessage {
             message,
             origin: origin(),

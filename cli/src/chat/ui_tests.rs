@@ -121,15 +121,7 @@ fn origin() -> Origin {
 }
 
 fn request() -> ModelRequest {
-    ModelRequest {
-        origin: origin(),
-        profile: String::new(),
-        context: Vec::new(),
-        body_sha256: String::new(),
-        body_bytes: 0,
-        limits: None,
-        learned: Vec::new(),
-    }
+    ModelRequest { origin: origin(), ..ModelRequest::default() }
 }
 
 fn answer(blocks: Vec<Block>) -> AssistantMessage {

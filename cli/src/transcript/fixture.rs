@@ -20,16 +20,7 @@ pub(crate) fn steer(text: &str) -> Event {
 }
 
 pub(crate) fn request() -> Event {
-    ModelRequest {
-        origin: origin(),
-        profile: String::new(),
-        context: Vec::new(),
-        body_sha256: String::new(),
-        body_bytes: 0,
-        limits: None,
-        learned: Vec::new(),
-    }
-    .into()
+    ModelRequest { origin: origin(), ..ModelRequest::default() }.into()
 }
 
 pub(crate) fn piece(message: Seq, offset: u64, text: &str) -> Event {

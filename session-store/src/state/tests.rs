@@ -29,15 +29,7 @@ impl Log {
 
     fn request(&mut self) -> Seq {
         let origin = Origin { provider: "offline".to_owned(), ..Origin::default() };
-        self.add(ModelRequest {
-            origin,
-            profile: String::new(),
-            context: Vec::new(),
-            body_sha256: String::new(),
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        })
+        self.add(ModelRequest { origin, ..ModelRequest::default() })
     }
 
     fn piece(&mut self, message: Seq, offset: u64, text: &str) -> Seq {

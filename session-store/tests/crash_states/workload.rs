@@ -74,15 +74,7 @@ impl Open {
     fn turn(&mut self, rng: &mut Rng) {
         let origin = Origin { provider: "anthropic".into(), model: "m".into(), ..Origin::default() };
         self.append(say("please look"));
-        let request = ModelRequest {
-            origin: origin.clone(),
-            profile: String::new(),
-            context: Vec::new(),
-            body_sha256: String::new(),
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        };
+        let request = ModelRequest { origin: origin.clone(), ..ModelRequest::default() };
         let message = self.append(request.into());
         self.append(AssistantText { message, offset: 0, text: "I will ".into() }.into());
         if rng.u8(..8) == 0 {

@@ -22,16 +22,7 @@ fn origin() -> Origin {
 }
 
 fn request() -> Event {
-    ModelRequest {
-        origin: origin(),
-        profile: String::new(),
-        context: Vec::new(),
-        body_sha256: String::new(),
-        body_bytes: 0,
-        limits: None,
-        learned: Vec::new(),
-    }
-    .into()
+    ModelRequest { origin: origin(), ..ModelRequest::default() }.into()
 }
 
 fn answer(message: Seq, text: &str, partial: bool) -> Event {

@@ -50,15 +50,7 @@ async fn session(fs: &SimFs) -> SessionId {
 fn add_turn(log: &dyn SessionLog, is_whole: bool) {
     log.append(say("a question")).unwrap();
     let origin = Origin { provider: "offline".to_owned(), ..Origin::default() };
-    let request = ModelRequest {
-        origin: origin.clone(),
-        profile: String::new(),
-        context: Vec::new(),
-        body_sha256: String::new(),
-        body_bytes: 0,
-        limits: None,
-        learned: Vec::new(),
-    };
+    let request = ModelRequest { origin: origin.clone(), ..ModelRequest::default() };
     let message = log.append(request.into()).unwrap().seq;
     log.append(AssistantText { message, offset: 0, text: "I ".to_owned() }.into()).unwrap();
     let call = |index| ToolCall { id: format!("call_{message}_{index}"), name: "shell".to_owned(), ..ToolCall::default() };

@@ -61,15 +61,7 @@ impl Log {
     fn request(&mut self) -> Seq {
         let (profile, body_sha256) = (String::new(), String::new());
         let origin = Origin { provider: "offline".to_owned(), ..Origin::default() };
-        self.add(ModelRequest {
-            origin,
-            profile,
-            context: Vec::new(),
-            body_sha256,
-            body_bytes: 0,
-            limits: None,
-            learned: Vec::new(),
-        })
+        self.add(ModelRequest { origin, profile, body_sha256, ..ModelRequest::default() })
     }
 
     fn piece(&mut self, message: Seq, offset: u64, text: &str) {
