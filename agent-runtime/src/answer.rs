@@ -27,6 +27,8 @@ use tokio::time::Instant;
 pub(crate) const PIECE_WINDOW: Duration = Duration::from_millis(250);
 /// A piece is logged at this size at once.
 const PIECE_BYTES: usize = 64 * 1024;
+/// How many events of an answer that are there at once are taken in before anybody else has a turn: its readers, and who stops it.
+const AT_ONCE_MAX: usize = 64;
 /// How often a request is trimmed because the provider says that it is too long.
 const TOO_LONG_MAX: u32 = 3;
 /// The most that a request may have in bytes: below what the providers take.
@@ -315,14 +317,21 @@ impl TurnTask {
             Ok(stream) => stream,
             Err(failure) => return Ok(Err(failure)),
         };
-        let mut has_begun = false;
+        let (mut has_begun, mut at_once) = (false, 0);
         loop {
-            let due = incoming.waiting_since.map_or(PIECE_WINDOW, |since| PIECE_WINDOW.saturating_sub(since.elapsed()));
-            let Ok(event) = tokio::time::timeout(due, self.guard(stream.next())).await else {
-                self.log_pieces(incoming).await?;
-                continue;
+            if at_once == AT_ONCE_MAX {
+                self.guard(self.tell_readers(&mut at_once, tokio::task::yield_now())).await?;
+            }
+            let event = tokio::select! {
+                biased;
+                event = stream.next(), if !self.interrupt.is_raised() => event,
+                due = self.guard(self.tell_readers(&mut at_once, incoming.piece_due())) => {
+                    due?;
+                    self.log_pieces(incoming).await?;
+                    continue;
+                }
             };
-            let event = event?;
+            at_once += 1;
             if !has_begun && matches!(event, Some(Ok(_))) {
                 has_begun = true;
                 admitted.answered();
@@ -337,6 +346,14 @@ impl TurnTask {
                 Some(Ok(event)) => self.take_in(event, incoming).await?,
             }
         }
+    }
+
+    /// Readers hear of what came `at_once`, and then it is waited.
+    async fn tell_readers(&self, at_once: &mut usize, wait: impl Future<Output = ()>) {
+        if std::mem::take(at_once) > 0 {
+            self.shared.bump();
+        }
+        wait.await;
     }
 
     async fn take_in(&self, event: ModelEvent, incoming: &mut Incoming) -> Result<(), Stop> {
@@ -354,18 +371,16 @@ impl TurnTask {
     }
 
     async fn show(&self, kind: DeltaKind, text: &str, incoming: &mut Incoming) -> Result<(), Stop> {
-        lock(&self.shared.live).push(kind, text);
-        self.shared.bump();
+        let unlogged = {
+            let mut live = lock(&self.shared.live);
+            live.push(kind, text);
+            live.since(DeltaKind::Text, incoming.logged[0]).len() + live.since(DeltaKind::Reasoning, incoming.logged[1]).len()
+        };
         let since = *incoming.waiting_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= PIECE_WINDOW || self.unlogged(incoming) >= PIECE_BYTES {
+        if since.elapsed() >= PIECE_WINDOW || unlogged >= PIECE_BYTES {
             self.log_pieces(incoming).await?;
         }
         Ok(())
-    }
-
-    fn unlogged(&self, incoming: &Incoming) -> usize {
-        let live = lock(&self.shared.live);
-        live.since(DeltaKind::Text, incoming.logged[0]).len() + live.since(DeltaKind::Reasoning, incoming.logged[1]).len()
     }
 
     /// Logs what came since the last pieces.
@@ -475,6 +490,15 @@ impl Incoming {
             waiting_since: None,
             calls: 0,
             usage: None,
+        }
+    }
+
+    /// Returns when what came has waited for a [`PIECE_WINDOW`].
+    fn piece_due(&self) -> impl Future<Output = ()> + use<> {
+        let since = self.waiting_since;
+        async move {
+            let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+            tokio::time::sleep(PIECE_WINDOW.saturating_sub(waited)).await;
         }
     }
 
