@@ -17,12 +17,15 @@ use crate::projection::with_output;
 use crate::session::{SendError, Shared, lock};
 use crate::summary;
 use crate::turn::{Denial, EndReason, TurnError, TurnOutcome};
+use futures_util::FutureExt;
 use serde_json::Value;
 use session_store::{
     AppendError, AssistantMessage, Entry, Error, Event, Interrupted, Message, Note, Seq, SessionLog, SessionStore, State,
     StopReason, StoreError, Timestamp, ToolFinished, ToolOutcome, TurnEnded, Usage, UserKind,
 };
+use std::any::Any;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -122,12 +125,12 @@ impl TurnTask {
         let shared = Arc::clone(&self.shared);
         let mut task = self;
         let first = task.first;
-        // A task of its own, so that a panic anywhere in the turn becomes the turn's outcome.
-        let running = tokio::spawn(async move { task.run_to_end().await });
-        let outcome = match running.await {
+        // A panic anywhere in the turn becomes the turn's outcome; each lock and the log are whole after it.
+        let outcome = match AssertUnwindSafe(task.run_to_end()).catch_unwind().await {
             Ok(outcome) => outcome,
-            Err(panic) => end_after_panic(&shared, first, &panic),
+            Err(panic) => end_after_panic(&shared, first, &*panic),
         };
+        drop(task);
         // Where the log does not take it, it is tried again before the next turn.
         let _ = shared.put_missed_back();
         shared.resting.rest(&shared);
@@ -395,8 +398,9 @@ fn turn_ended(outcome: &TurnOutcome) -> TurnEnded {
     }
 }
 
-fn end_after_panic(shared: &Shared, first: Seq, panic: &tokio::task::JoinError) -> TurnOutcome {
-    let message = format!("the turn ended by a defect in the runtime: {panic}");
+fn end_after_panic(shared: &Shared, first: Seq, panic: &(dyn Any + Send)) -> TurnOutcome {
+    let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let message = format!("the turn ended by a defect in the runtime: {}", words.unwrap_or("it panicked without a word"));
     tracing::error!(session = %shared.log.id(), "{message}");
     lock(&shared.live).end();
     let _ = shared.append(Error { scope: "runtime".to_owned(), message: message.clone() });

@@ -155,6 +155,8 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<dyn SessionLog>,
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) setup: Mutex<Setup>,
+    /// The profile that was made for the setup as it is, once that was looked at.
+    profile: Mutex<Option<KnownProfile>>,
     state: Mutex<State>,
     pub(crate) counter: Arc<Mutex<TokenCounter>>,
     pub(crate) todos: TodoCache,
@@ -179,6 +181,20 @@ pub(crate) struct Shared {
     pub(crate) summarizer: Mutex<Summarizer>,
     /// Held while a message with a key is sent: of two with the same key, the second finds the first.
     sending: tokio::sync::Mutex<()>,
+}
+
+/// A profile that holds, and its size: nothing of it is looked at again until it is another one.
+struct KnownProfile {
+    profile: Arc<Profile>,
+    /// Its system text and the schemas of its tools, in bytes.
+    bytes: usize,
+}
+
+impl KnownProfile {
+    fn new(profile: &Arc<Profile>) -> Self {
+        let tools = profile.tools.iter().map(|tool| tool.parameters.to_string().len()).sum::<usize>();
+        Self { profile: Arc::clone(profile), bytes: profile.system.len() + tools }
+    }
 }
 
 /// The turn that runs, or the last one; or somebody who makes room in the context, as [`Session::compact`] does.
@@ -224,6 +240,7 @@ impl Shared {
             log,
             store,
             setup: Mutex::new(setup),
+            profile: Mutex::default(),
             state: Mutex::new(state),
             counter: Arc::default(),
             todos,
@@ -389,13 +406,26 @@ impl Shared {
 
     /// Writes a `profile` if what requests are built with has changed.
     fn update_profile(&self) -> Result<(), AppendError> {
-        let setup = lock(&self.setup).clone();
         let before = self.state().profile.clone();
+        if self.known_profile_bytes(before.as_ref()).is_some() {
+            return Ok(());
+        }
+        let setup = lock(&self.setup).clone();
         let profile = next_profile(&setup, before.as_deref());
         if before.is_none_or(|before| before.hash != profile.hash) {
             self.append(profile)?;
         }
+        *lock(&self.profile) = self.state().profile.as_ref().map(KnownProfile::new);
         Ok(())
+    }
+
+    /// The size of `profile`, where it is the one that was made for the setup.
+    fn known_profile_bytes(&self, profile: Option<&Arc<Profile>>) -> Option<usize> {
+        let known = lock(&self.profile);
+        known
+            .as_ref()
+            .filter(|known| profile.is_some_and(|profile| Arc::ptr_eq(profile, &known.profile)))
+            .map(|known| known.bytes)
     }
 
     /// `text` without known secrets, as it may be logged and sent.
@@ -679,9 +709,8 @@ impl Session {
         let images: u64 = message.images.iter().map(image_tokens).sum();
         let budget = self.shared.budget();
         let profile = self.state(|state| state.profile.clone());
-        let fixed = profile.map_or(0, |profile| {
-            profile.system.len() + profile.tools.iter().map(|tool| tool.parameters.to_string().len()).sum::<usize>()
-        });
+        let known = self.shared.known_profile_bytes(profile.as_ref());
+        let fixed = known.unwrap_or_else(|| profile.map_or(0, |profile| KnownProfile::new(&profile).bytes));
         if (text.len() + fixed) as u64 + images <= budget.input {
             return Ok(());
         }
@@ -797,6 +826,7 @@ impl Session {
             return Err(SendError::Busy);
         }
         change(&mut lock(&self.shared.setup));
+        *lock(&self.shared.profile) = None;
         Ok(())
     }
 

@@ -9,11 +9,12 @@ use agent_runtime::session_store::{
     ToolSpec, ToolStarted, Usage, UserKind, UserMessage,
 };
 use agent_runtime::{
-    Approval, ApprovalRequest, Approver, DeltaKind, EndReason, FailureKind, Image, ModelFailure, ModelLimits, PermissionMode,
-    Permissions, RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel, Secrets, SendError, Sent, Session, Setup, Tool,
-    ToolContext, ToolError, ToolOutput, Turn, TurnError, TurnEvent, UserInput,
+    Approval, ApprovalRequest, Approver, Body, Clocks, Conversation, DeltaKind, EndReason, FailureKind, Image, Model,
+    ModelFailure, ModelLimits, ModelStream, PermissionMode, Permissions, RetryPolicy, Runtime, ScriptedAnswer, ScriptedModel,
+    Secrets, SendError, Sent, Session, Setup, Tool, ToolContext, ToolError, ToolOutput, Turn, TurnError, TurnEvent, UserInput,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -527,6 +528,46 @@ async fn a_panic_in_a_tool_ends_its_turn_and_no_other() {
     assert_eq!(next.text, "Alive.");
     let entries = world.end(session).await;
     assert!(entries.iter().any(|entry| is(entry, "error")));
+}
+
+/// A model whose client has a defect.
+struct PanicsOnce {
+    model: ScriptedModel,
+    has_panicked: AtomicBool,
+}
+
+#[async_trait]
+impl Model for PanicsOnce {
+    fn origin(&self) -> &Origin {
+        self.model.origin()
+    }
+
+    fn limits(&self) -> ModelLimits {
+        self.model.limits()
+    }
+
+    fn body(&self, conversation: &Conversation) -> Bytes {
+        self.model.body(conversation)
+    }
+
+    async fn call(&self, body: Body, clocks: &Clocks) -> Result<ModelStream, ModelFailure> {
+        assert!(self.has_panicked.swap(true, Ordering::SeqCst), "a defect of the client");
+        self.model.call(body, clocks).await
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_the_runtime_ends_its_turn_and_no_other() {
+    let world = World::new();
+    let mut setup = world.setup(&Arc::new(ScriptedModel::new([])));
+    setup.model = Arc::new(PanicsOnce { model: ScriptedModel::new([answer("Alive.")]), has_panicked: AtomicBool::new(false) });
+    let session = world.runtime.create(setup).await.expect("a session");
+    let outcome = session.send("panic").await.expect("a turn").outcome().await;
+    assert!(matches!(&outcome.error, Some(TurnError::Panic(why)) if why.contains("a defect of the client")), "{outcome:?}");
+    let next = session.send("still there?").await.expect("another turn").outcome().await;
+    assert_eq!(next.text, "Alive.");
+    let entries = world.end(session).await;
+    assert_eq!(entries.iter().filter(|entry| is(entry, "turn.ended")).count(), 2);
 }
 
 #[tokio::test]

@@ -1,15 +1,15 @@
 //! A model that answers at once, and sessions with long histories of it.
 
 use agent_runtime::session_store::{
-    AssistantMessage, Block, Event, ModelRequest, NewSession, Origin, Seq, StopReason, TurnEnded, Usage, UserMessage,
+    AssistantMessage, Block, Event, ModelRequest, NewSession, Origin, Profile, Seq, StopReason, TurnEnded, Usage, UserMessage,
 };
 use agent_runtime::{
-    Body, Clocks, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Runtime, Sent, Session, Setup, tools,
-    whole_body,
+    BODY_END, Body, Clocks, Conversation, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Runtime, Sent, Session,
+    Setup, tools, whole_body,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde_json::json;
+use serde::Serialize;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +33,14 @@ impl AtOnce {
     }
 }
 
+/// A body before its messages are in it.
+#[derive(Serialize)]
+struct Head<'a> {
+    profile: &'a Profile,
+    max_output_tokens: u64,
+    messages: [(); 0],
+}
+
 #[async_trait]
 impl Model for AtOnce {
     fn origin(&self) -> &Origin {
@@ -48,9 +56,9 @@ impl Model for AtOnce {
     }
 
     fn head(&self, conversation: &Conversation) -> Option<Vec<u8>> {
-        let head = json!({"profile": conversation.profile, "max_output_tokens": conversation.max_output_tokens, "messages": []});
-        let head = head.to_string();
-        Some(head.strip_suffix("]}").expect("the messages come last").into())
+        let head = Head { profile: &conversation.profile, max_output_tokens: conversation.max_output_tokens, messages: [] };
+        let head = serde_json::to_vec(&head).expect("a profile has a JSON form");
+        Some(head.strip_suffix(BODY_END).expect("the messages come last").to_vec())
     }
 
     fn messages(&self, sent: &[Sent]) -> Body {
