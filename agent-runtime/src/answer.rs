@@ -8,16 +8,18 @@ use crate::breaker::Admitted;
 use crate::context::tokens_at_most;
 use crate::images::Base64;
 use crate::model::{Body, Cure, FailureKind, Model, ModelEvent, ModelFailure};
+use crate::refused_images::{IMAGES_REFUSED_MAX, REASON_BYTES_MAX, refused};
 use crate::request::Request;
 use crate::retry::{Retry, RetryDecision, RetryPolicy};
 use crate::runtime::model_name;
 use crate::session::lock;
 use crate::summary;
+use crate::tokens::floor_char_boundary;
 use crate::turn::{DeltaKind, TurnError};
 use futures_util::StreamExt;
 use session_store::{
-    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ImageRef, ModelError, ModelFallback,
-    ModelRequest, ModelWaiting, Note, Origin, Seq, StopReason, Timestamp, Usage,
+    AppendError, AssistantMessage, AssistantReasoning, AssistantText, Block, Error, Event, ImageRef, ImagesRefused, ModelError,
+    ModelFallback, ModelRequest, ModelWaiting, Note, Origin, Seq, StopReason, Timestamp, Usage,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,27 +61,34 @@ struct Incoming {
 }
 
 impl TurnTask {
-    /// One answer, whatever it takes: retries, waits, other models, trims, parameters left out. Gives the `seq` of its message, and the message.
+    /// One answer, whatever it takes: retries, waits, other models, trims, parameters and images left out. Gives the `seq` of its message, and the message.
     pub(crate) async fn ask(&mut self) -> Result<(Seq, AssistantMessage), Stop> {
         let policy = lock(&self.shared.setup).retry;
         let mut tries = Tries::new(policy);
         loop {
             let model = self.shared.model();
             let seam = self.before_seam.len();
-            let (message, failure) = match self.shared.breakers.admit(model.origin(), Instant::now()) {
+            let (message, mut failure, images) = match self.shared.breakers.admit(model.origin(), Instant::now()) {
                 Ok(admitted) => {
                     let (request, built_at) = self.fit(&model).await?;
                     let (body, tokens_max) = (request.body.clone(), request.tokens_max);
                     // A message that came in meanwhile belongs into the request: it would stand before the answer in the log.
                     let Some(message) = self.log_request(&*model, request, built_at).await? else { continue };
                     summary::consider(&self.shared, tokens_max);
-                    match self.receive(&*model, body, message, admitted).await? {
+                    match self.receive(&*model, body.clone(), message, admitted).await? {
                         Ok(answer) => return Ok(answer),
-                        Err(failure) => (Some(message), failure),
+                        Err(failure) => {
+                            let images = self.images_refused(&model, body, message, &failure, tries.images + 1).await?;
+                            (Some(message), failure, images)
+                        }
                     }
                 }
-                Err(refusal) => (None, refusal),
+                Err(refusal) => (None, refusal, None),
             };
+            if failure.kind == FailureKind::ImageRefused && images.is_none() {
+                // There was none in it: another try would be the same.
+                failure.kind = FailureKind::BadRequest;
+            }
             let decision = tries.next(&failure, self.shared.has_fallback());
             let other = match decision {
                 RetryDecision::After(_) => None,
@@ -101,6 +110,9 @@ impl TurnTask {
                 (RetryDecision::After(pause), None) => {
                     if failure.kind == FailureKind::ContextTooLong {
                         self.shorten_by_a_fifth(&failure).await?;
+                    }
+                    if let Some(images) = images {
+                        self.append(images).await?;
                     }
                     if failure.kind == FailureKind::BreakerOpen {
                         self.log_wait(&*model, &failure, self.in_a_while(pause)).await?;
@@ -225,6 +237,30 @@ impl TurnTask {
             return Err(Stop::Failed(TurnError::TooLong(why)));
         }
         Ok(())
+    }
+
+    /// The images that leave the requests to `model`, where it refused the request `message` for one of them: the `times`th time for this answer.
+    async fn images_refused(
+        &self,
+        model: &Arc<dyn Model>,
+        body: Body,
+        message: Seq,
+        failure: &ModelFailure,
+        times: u32,
+    ) -> Result<Option<ImagesRefused>, Stop> {
+        if failure.kind != FailureKind::ImageRefused {
+            return Ok(None);
+        }
+        let (state, images) = (self.shared.state().clone(), lock(&self.shared.requests).images().clone());
+        let (origin, words) = (model.origin().clone(), failure.detail.clone());
+        let chosen = tokio::task::spawn_blocking(move || refused(&state, &images, &origin, &body, &words, times));
+        let chosen = self.guard(chosen).await?.map_err(|panic| Stop::Failed(TurnError::Panic(panic.to_string())))?;
+        if chosen.images.is_empty() {
+            return Ok(None);
+        }
+        let reason = failure.detail[..floor_char_boundary(&failure.detail, REASON_BYTES_MAX)].to_owned();
+        let (images, answered) = (chosen.images, chosen.answered);
+        Ok(Some(ImagesRefused { message, origin: model.origin().clone(), images, reason, answered }))
     }
 
     /// Logs the request; nothing where the log went on since `built_at`, so that it has to be built again.
@@ -452,19 +488,21 @@ struct Tries {
     retry: Retry,
     too_long: u32,
     learned: u32,
+    images: u32,
     protocol: u32,
 }
 
 impl Tries {
     fn new(policy: RetryPolicy) -> Self {
-        Self { retry: Retry::new(policy), too_long: 0, learned: 0, protocol: 0 }
+        Self { retry: Retry::new(policy), too_long: 0, learned: 0, images: 0, protocol: 0 }
     }
 
     /// What to do after `failure`.
     fn next(&mut self, failure: &ModelFailure, has_fallback: bool) -> RetryDecision {
-        let times = match failure.kind {
-            FailureKind::Learned => &mut self.learned,
-            FailureKind::ContextTooLong => &mut self.too_long,
+        let (times, most) = match failure.kind {
+            FailureKind::Learned => (&mut self.learned, LEARNED_MAX),
+            FailureKind::ContextTooLong => (&mut self.too_long, TOO_LONG_MAX),
+            FailureKind::ImageRefused => (&mut self.images, IMAGES_REFUSED_MAX),
             FailureKind::Protocol if self.protocol == PROTOCOL_MAX => return RetryDecision::No,
             FailureKind::Protocol => {
                 self.protocol += 1;
@@ -474,7 +512,6 @@ impl Tries {
             _ => return self.retry.next(failure),
         };
         *times += 1;
-        let most = if failure.kind == FailureKind::Learned { LEARNED_MAX } else { TOO_LONG_MAX };
         if *times <= most { RetryDecision::After(Duration::ZERO) } else { RetryDecision::No }
     }
 }

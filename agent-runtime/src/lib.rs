@@ -45,6 +45,7 @@ mod permissions;
 mod projection;
 pub mod providers;
 mod queue;
+mod refused_images;
 mod request;
 pub mod rerun;
 mod retry;

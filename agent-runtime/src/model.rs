@@ -372,6 +372,8 @@ pub enum FailureKind {
     BadRequest,
     /// A 400 that named a parameter; it is learned, and the next body leaves it out. Try again at once.
     Learned,
+    /// An image of the request was refused. The loop leaves it out of the next one.
+    ImageRefused,
     /// What came is no answer of this protocol (wrong content type, malformed JSON).
     Protocol,
     /// Nobody was asked: the endpoint failed several times in a row, and is left alone for now.
@@ -380,7 +382,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ConnectTimeout,
         Self::FirstByteTimeout,
         Self::IdleTimeout,
@@ -397,6 +399,7 @@ impl FailureKind {
         Self::NotFound,
         Self::BadRequest,
         Self::Learned,
+        Self::ImageRefused,
         Self::Protocol,
         Self::BreakerOpen,
     ];
@@ -421,6 +424,7 @@ impl FailureKind {
             Self::NotFound => "not_found",
             Self::BadRequest => "bad_request",
             Self::Learned => "learned",
+            Self::ImageRefused => "image_refused",
             Self::Protocol => "protocol",
             Self::BreakerOpen => "breaker_open",
         }
@@ -455,7 +459,8 @@ impl FailureKind {
             | Self::BadRequest
             // The loop sends another body at once, so many times and no more.
             | Self::ContextTooLong
-            | Self::Learned => Cure::Nothing,
+            | Self::Learned
+            | Self::ImageRefused => Cure::Nothing,
         }
     }
 }

@@ -203,8 +203,11 @@ impl<'a> Projection<'a> {
         }
     }
 
-    /// The image, or words in its place where it is gone.
+    /// The image, or words in its place where it was refused or is gone.
     fn image(&self, image: &ImageRef) -> SentPart {
+        if let Some(reason) = self.state.refused_image(self.target, image) {
+            return SentPart::Text(format!("[an image was left out ({}): it was refused: {reason}]", image.label()));
+        }
         match self.images.get(image) {
             Some(base64) => SentPart::Image(SentImage { image: image.clone(), base64: base64.clone() }),
             None => SentPart::Text(format!("[An image was here ({}). It is missing now.]", image.label())),

@@ -17,7 +17,7 @@ use crate::output;
 use crate::setup::{Manner, Opened, Plan};
 use crate::signals::Signals;
 use crate::stdin;
-use crate::transcript::model_name;
+use crate::transcript::{images_words, model_name};
 use agent_runtime::session_store::{AssistantMessage, Entry, Event, ModelError, ModelFallback, Progress, Seq, StoreError};
 use agent_runtime::{Approver, DeltaKind, Session, ToolDelta, Turn, TurnEvent, UserInput};
 use futures_util::StreamExt;
@@ -267,6 +267,9 @@ impl Print {
             }
             Event::ModelFallback(ModelFallback { to, detail, .. }) => {
                 output::stderr(&format!("{detail}; {} is asked instead\n", model_name(to)));
+            }
+            Event::ImagesRefused(refused) => {
+                output::stderr(&format!("{} left out from here on\n", images_words(&refused.images)));
             }
             Event::ToolStarted(started) if self.is_verbose => output::stderr(&format!("running `{}`\n", started.name)),
             Event::ToolDenied(denied) => output::stderr(&format!("a tool call was refused: {}\n", denied.reason)),

@@ -177,6 +177,8 @@ events! {
     "model.waiting" => ModelWaiting,
     /// Another model is asked in the place of one that could not answer.
     "model.fallback" => ModelFallback,
+    /// A model refused images, and is not sent them from here on.
+    "images.refused" => ImagesRefused,
     /// A piece of an assistant's text as it came.
     "assistant.text" => AssistantText,
     /// A piece of an assistant's reasoning as it came.
@@ -617,6 +619,22 @@ pub struct ModelFallback {
     pub reason: String,
     /// What happened, in a sentence.
     pub detail: String,
+}
+
+/// `images.refused`: from here on `origin` is sent a note in the place of these images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImagesRefused {
+    /// The `seq` of the [`ModelRequest`] that had them.
+    pub message: Seq,
+    /// Who refused them.
+    pub origin: Origin,
+    /// The images, each once.
+    pub images: Vec<ImageRef>,
+    /// Why, in the server's words: a part of the note.
+    pub reason: String,
+    /// Whether an answer was given to one of them before: what a model said since is bound to a prefix that is no longer sent.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub answered: bool,
 }
 
 /// `assistant.text`: the bytes `offset..offset + text.len()` of the message's text so far.

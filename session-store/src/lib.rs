@@ -61,8 +61,8 @@ pub use search::{
 };
 pub use side::{hexadecimal, sha256_hex};
 pub use state::{
-    ContextRanges, ContextSummary, InFlight, KEY_BYTES_MAX, KEYED_MAX, KeyedMessage, Message, OpenTurn, QueuedMessage, Slot,
-    State, TOOL_OUTPUT_KEPT, UNDO_MAX, UNDO_MESSAGES_MAX, Undoable, Unresolved,
+    ContextRanges, ContextSummary, InFlight, KEY_BYTES_MAX, KEYED_MAX, KeyedMessage, Message, OpenTurn, QueuedMessage,
+    REFUSED_IMAGES_MAX, RefusedImage, Slot, State, TOOL_OUTPUT_KEPT, UNDO_MAX, UNDO_MESSAGES_MAX, Undoable, Unresolved,
 };
 pub use stats::{Histogram, StoreStats};
 pub use store::{

@@ -217,6 +217,20 @@ pub(crate) fn every_event() -> Vec<Event> {
             error: None,
         }
         .into(),
+        ImagesRefused {
+            message: 7,
+            origin: origin(),
+            images: vec![ImageRef {
+                media_type: "image/png".to_owned(),
+                width: 640,
+                height: 480,
+                sha256: sha256_hex(b"the image"),
+                bytes: 100_029,
+            }],
+            reason: "anthropic at api.anthropic.com answered 400: invalid_request_error: Could not process image".to_owned(),
+            answered: false,
+        }
+        .into(),
     ]
 }
 
@@ -365,6 +379,9 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         "model.fallback" => {
             ModelFallback { from: origin.clone(), to: Origin { model: word(3), ..origin }, reason: word(1), detail: word(2) }
                 .into()
+        }
+        "images.refused" => {
+            ImagesRefused { message: n[0], origin, images, reason: word(0), answered: n[1].is_multiple_of(2) }.into()
         }
         "message.queued" => MessageQueued { text: word(0), missed: number(0), images: Vec::new() }.into(),
         "message.withdrawn" => MessageWithdrawn { queued: n[0] }.into(),

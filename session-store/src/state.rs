@@ -13,8 +13,8 @@
 
 use crate::event::{
     AssistantMessage, Block, ContextRestored, ContextRewound, ContextSummarized, ContextTrimmed, Entry, Event, ImageRef,
-    MessageQueued, Opened, Origin, Profile, StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage, UserKind,
-    UserMessage,
+    ImagesRefused, MessageQueued, Opened, Origin, Profile, StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage,
+    UserKind, UserMessage,
 };
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
@@ -39,6 +39,8 @@ pub const KEYED_MAX: usize = 256;
 pub const KEY_BYTES_MAX: usize = 256;
 /// How much is kept of the output of a tool call that has no result, in bytes: the end of it.
 pub const TOOL_OUTPUT_KEPT: usize = 8 * 1024;
+/// How many images are remembered that a model refused: the newest.
+pub const REFUSED_IMAGES_MAX: usize = 256;
 /// How a turn ends that answered its message, whatever the answer is; any other end leaves it to be asked again.
 const ANSWERED: [&str; 5] = ["done", "max_turns", "max_tokens", "refusal", "denied"];
 
@@ -290,6 +292,17 @@ pub struct KeyedMessage {
     pub answered: Option<Seq>,
 }
 
+/// An image that a model refused, and is not sent any more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RefusedImage {
+    /// Who refused it.
+    pub origin: Origin,
+    /// The image: SHA-256 of its bytes.
+    pub sha256: String,
+    /// Why, in the server's words.
+    pub reason: String,
+}
+
 /// What helps to find something in a log and is no part of what a state is: all values are equal.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hint<T>(T);
@@ -369,6 +382,8 @@ pub struct State {
     pub keyed: Vec<KeyedMessage>,
     /// The messages that wait to be sent, oldest first.
     pub queued: Vec<QueuedMessage>,
+    /// The newest images that a model refused, oldest first.
+    pub refused_images: Vec<RefusedImage>,
     /// The trims and rewinds that can be undone, oldest first, by the `seq` of their events.
     set_aside: Vec<SetAside>,
     /// The messages that were forgotten with older trims and rewinds, as ranges of events in which no other message is. What lies
@@ -501,6 +516,7 @@ impl State {
                     self.end_in_flight();
                 }
             }
+            Event::ImagesRefused(refused) => self.images_refused(entry.seq, refused),
             Event::ToolApproved(_)
             | Event::ModelWaiting(_)
             | Event::ModelFallback(_)
@@ -604,6 +620,13 @@ impl State {
     #[must_use]
     pub fn rewrites(&self) -> u64 {
         self.rewrites.0
+    }
+
+    /// Why `origin` refused the image, where it did.
+    #[must_use]
+    pub fn refused_image(&self, origin: &Origin, image: &ImageRef) -> Option<&str> {
+        let is_it = |refused: &&RefusedImage| refused.sha256 == image.sha256 && refused.origin == *origin;
+        self.refused_images.iter().find(is_it).map(|refused| refused.reason.as_str())
     }
 
     /// The trims and rewinds that can be undone, oldest first.
@@ -854,6 +877,20 @@ impl State {
         let is_in = |aside: &SetAside| aside.slots.iter().any(|away| away.slot.seq == trim.by) && self.is_live_trim(aside);
         let is_in_context = || self.context.iter().any(|slot| slot.seq == trim.by);
         trim.rewound_to.is_none() && (is_in_context() || self.set_aside.iter().any(is_in))
+    }
+
+    fn images_refused(&mut self, by: Seq, refused: &ImagesRefused) {
+        for image in &refused.images {
+            let (origin, sha256, reason) = (refused.origin.clone(), image.sha256.clone(), refused.reason.clone());
+            self.refused_images.push(RefusedImage { origin, sha256, reason });
+        }
+        let old = self.refused_images.len().saturating_sub(REFUSED_IMAGES_MAX);
+        self.refused_images.drain(..old);
+        if refused.answered {
+            self.change_prefix(by);
+        } else {
+            self.rewrites.0 += 1;
+        }
     }
 
     fn change_prefix(&mut self, by: Seq) {

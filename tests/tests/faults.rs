@@ -718,6 +718,7 @@ fn page(rows: &[Row], cells: usize) -> String {
             Cure::Nothing => match kind {
                 FailureKind::ContextTooLong => "a trim, three times at most",
                 FailureKind::Learned => "the same without the parameter that was refused, at once",
+                FailureKind::ImageRefused => "the same without the image, at once; four times at most",
                 _ => "none",
             },
         };

@@ -59,7 +59,8 @@ impl Client {
         headers.extend(protocol.headers);
         let request = Request { peer: Arc::clone(&self.peer), url: self.url.clone(), headers, body: body.clone() };
         send(&self.http, request, clocks, protocol.decoder).await.map_err(|Refusal { failure, error }| {
-            let refused = failure.kind == FailureKind::BadRequest && matches!(failure.status, Some(400 | 422));
+            let refused = matches!(failure.kind, FailureKind::BadRequest | FailureKind::ImageRefused);
+            let refused = refused && matches!(failure.status, Some(400 | 422));
             match error {
                 Some(error) if refused && self.learned.learn(protocol.learnable, &body, &error) => {
                     ModelFailure { kind: FailureKind::Learned, ..failure }

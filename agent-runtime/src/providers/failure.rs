@@ -5,6 +5,7 @@
 //! (some servers repeat it).
 
 use super::endpoint::Secret;
+use super::images::BAD_IMAGE;
 use crate::model::{Body, FailureKind, ModelFailure};
 use crate::tokens::floor_char_boundary;
 use serde_json::Value;
@@ -185,6 +186,9 @@ fn kind_of(status: Option<u16>, error: &ServerError) -> FailureKind {
     }
     if matches!(told, None | Some(400 | 402 | 403 | 429)) && says(&QUOTA_WORDS) {
         return FailureKind::Quota;
+    }
+    if matches!(told, None | Some(400 | 422 | 500)) && says(BAD_IMAGE) {
+        return FailureKind::ImageRefused;
     }
     match told {
         Some(401 | 403) => FailureKind::Auth,
@@ -475,6 +479,101 @@ mod tests {
             ("a proxy", 503, "upstream: prompt is too long to be queued", FailureKind::Server),
         ] {
             assert_eq!(kind(status, body), expected, "{who}: {body}");
+        }
+    }
+
+    #[test]
+    fn each_server_says_in_its_own_words_that_it_does_not_take_an_image() {
+        for (who, status, body) in [
+            (
+                "anthropic",
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Could not process image"}}"#,
+            ),
+            (
+                "anthropic, by bytes",
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages.58.content.2.image.source.base64: image exceeds 5 MB maximum: 6500712 bytes > 5242880 bytes"}}"#,
+            ),
+            (
+                "anthropic, by pixels",
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages.88.content.1.image.source.base64.data: At least one of the image dimensions exceed max allowed size for many-image requests: 2000 pixels"}}"#,
+            ),
+            (
+                "anthropic, by kind",
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages.83.content.0.tool_result.content.1.image.source.base64: The image was specified using the image/jpeg media type, but the image appears to be a image/png image"}}"#,
+            ),
+            (
+                "bedrock by a proxy",
+                400,
+                r#"{"message":"ValidationException: The model returned the following errors: Could not process image"}"#,
+            ),
+            (
+                "openai",
+                400,
+                r#"{"error":{"message":"You uploaded an unsupported image. Please make sure your image has of one the following formats: ['png', 'jpeg', 'gif', 'webp'].","type":"invalid_request_error","param":null,"code":"invalid_image_format"}}"#,
+            ),
+            (
+                "openai responses",
+                400,
+                r#"{"error":{"message":"The image data you provided does not represent a valid image. Please check your input and try again with one of the supported image formats: ['image/jpeg', 'image/png', 'image/gif', 'image/webp'].","type":"invalid_request_error","param":"input","code":"invalid_value"}}"#,
+            ),
+            (
+                "openai responses, by place",
+                400,
+                r#"{"error":{"type":"invalid_request_error","code":"invalid_value","message":"Invalid 'input[108].content[14].image_url'. Expected a base64-encoded data URL with an image MIME type (e.g. 'data:image/png;base64,aW1nIGJ5dGVzIGhlcmU='), but got empty base64-encoded bytes.","param":"input[108].content[14].image_url"}}"#,
+            ),
+            ("openai, of old", 400, r#"{"error":{"message":"Invalid image.","type":"invalid_request_error","code":null}}"#),
+            ("xai", 400, r#"{"code":"Client specified an invalid argument","error":"Invalid PNG image"}"#),
+            ("google", 400, r#"[{"error":{"code":400,"message":"Provided image is not valid.","status":"INVALID_ARGUMENT"}}]"#),
+            (
+                "google, through a gateway",
+                400,
+                r#"{"error":{"message":"Unable to process input image. Please retry or report","type":"","code":400}}"#,
+            ),
+            ("vllm", 400, r#"{"object":"error","message":"cannot identify image file <_io.BytesIO>","code":400}"#),
+            (
+                "llama.cpp",
+                400,
+                r#"{"error":{"code":400,"message":"Failed to load image or audio file","type":"invalid_request_error"}}"#,
+            ),
+            (
+                "llama.cpp, older",
+                500,
+                r#"{"error":{"code":500,"message":"Failed to load image or audio file","type":"server_error"}}"#,
+            ),
+            ("ollama", 400, r#"{"error":"illegal base64 data at input byte 5"}"#),
+        ] {
+            assert_eq!(kind(status, body), FailureKind::ImageRefused, "{who}: {body}");
+        }
+        let in_a_stream = r#"{"type":"error","error":{"code":"image_parse_error","message":"The image could not be parsed."}}"#;
+        assert_eq!(kind_of(None, &ServerError::parse(in_a_stream.as_bytes())), FailureKind::ImageRefused);
+    }
+
+    #[test]
+    fn what_is_said_of_something_else_is_no_refusal_of_an_image() {
+        for (status, body, expected) in [
+            (
+                400,
+                r#"{"error":{"type":"invalid_request_error","message":"tools.0.input_schema: JSON schema of `image` is invalid"}}"#,
+                FailureKind::BadRequest,
+            ),
+            (
+                400,
+                r#"{"error":{"type":"invalid_request_error","message":"messages.3.content.0.tool_use.id: String should match pattern"}}"#,
+                FailureKind::BadRequest,
+            ),
+            (403, r#"{"error":{"message":"Invalid image.","code":"invalid_image"}}"#, FailureKind::Auth),
+            (429, r#"{"error":{"type":"rate_limit_error","message":"too many images in a minute"}}"#, FailureKind::RateLimit),
+            (
+                413,
+                r#"{"error":{"type":"request_too_large","message":"Request exceeds the maximum size"}}"#,
+                FailureKind::ContextTooLong,
+            ),
+        ] {
+            assert_eq!(kind(status, body), expected, "{body}");
         }
     }
 

@@ -9,7 +9,7 @@ pub const IMAGES: &str = "images";
 
 pub(super) const IMAGE_LEFT_OUT: &str = "[an image was left out: this model takes none]";
 
-/// How servers say that a model takes no images at all. That one image is bad, or too large, is said in other words, and is not learned.
+/// How servers say that a model takes no images at all; looked for before [`BAD_IMAGE`].
 pub(super) const NO_IMAGES: &[&str] = &[
     // OpenAI
     "image_url is only supported by certain models",
@@ -32,6 +32,45 @@ pub(super) const NO_IMAGES: &[&str] = &[
     "not support image input",
     "not enabled for image",
     "no endpoints found that support image input",
+];
+
+/// How servers say that they do not take one of the images: one that cannot be read, is too large, or of another kind than was said.
+pub(super) const BAD_IMAGE: &[&str] = &[
+    // Anthropic, and Bedrock with its models. A path to the image stands before most of its words.
+    ".image.source",
+    "could not process image",
+    "image exceeds",
+    "image dimensions exceed",
+    "does not match the provided media type",
+    "too many images",
+    // OpenAI: words and codes
+    "uploaded an unsupported image",
+    "does not represent a valid image",
+    "expected a base64-encoded data url",
+    "invalid_image",
+    "invalid_base64_image",
+    "image_parse_error",
+    "image_too_large",
+    "image_too_small",
+    "image_file_too_large",
+    "unsupported_image_media_type",
+    "empty_image_file",
+    "image_content_policy_violation",
+    // OpenAI, LiteLLM, gateways
+    "invalid image",
+    // xAI
+    "invalid png image",
+    "invalid jpeg image",
+    "provided image cannot be decoded",
+    // Google
+    "unable to process input image",
+    "provided image is not valid",
+    // vLLM and SGLang, llama.cpp, Ollama
+    "cannot identify image file",
+    "failed to load image",
+    "failed to decode image",
+    "image: unknown format",
+    "illegal base64 data",
 ];
 
 /// The output of a tool, with a note for each image of it.

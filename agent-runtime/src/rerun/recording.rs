@@ -341,6 +341,7 @@ pub(super) fn is_output(event: &Event) -> bool {
         Event::ModelRequest(_)
             | Event::ModelError(_)
             | Event::ModelFallback(_)
+            | Event::ImagesRefused(_)
             | Event::AssistantMessage(_)
             | Event::ToolApproved(_)
             | Event::ToolDenied(_)

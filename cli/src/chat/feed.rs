@@ -7,7 +7,7 @@ use super::markdown::{Look, Markdown};
 use super::styled::{BOLD, DIM, ERROR, GOOD, Line, OWN, PLAIN, Paragraph, WARN};
 use crate::local_time::local_time;
 use crate::safe_text::{safe, safe_line};
-use crate::transcript::model_name;
+use crate::transcript::{images_words, model_name};
 use agent_runtime::session_store::{
     AssistantMessage, Event, ModelError, Todo, TodoStatus, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded,
 };
@@ -234,6 +234,9 @@ impl Feed {
                 let (detail, to) = (sentence(&fallback.detail), model_name(&fallback.to));
                 let words = format!("{detail} {to} is asked instead, until the end of this turn.");
                 notice(&words, WARN, limit, above);
+            }
+            Event::ImagesRefused(refused) => {
+                notice(&sentence(&format!("{} left out from here on", images_words(&refused.images))), WARN, limit, above);
             }
             Event::AssistantMessage(message) => self.answered(message, limit, above),
             Event::ToolStarted(started) => self.started(started, above),

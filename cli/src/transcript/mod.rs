@@ -287,6 +287,14 @@ fn cut_answer(answer: InFlight, at: Timestamp, coming: bool) -> Option<Item> {
     shown.then(|| Item { seq: answer.message, at, sound: true, kind: ItemKind::Answer(answer) })
 }
 
+/// The images as the start of a sentence.
+pub(crate) fn images_words(images: &[ImageRef]) -> String {
+    match images {
+        [one] => format!("an image ({}) is", one.label()),
+        many => format!("{} images are", many.len()),
+    }
+}
+
 /// Who is asked, as `--model` takes it.
 pub(crate) fn model_name(origin: &session_store::Origin) -> String {
     match (origin.provider.as_str(), origin.model.as_str()) {
@@ -324,6 +332,9 @@ fn remark(event: &Event) -> Option<(String, bool)> {
         Event::ModelFallback(fallback) => {
             let (from, to) = (model_name(&fallback.from), model_name(&fallback.to));
             (format!("{from} could not answer ({}): {to} is asked instead", fallback.reason), true)
+        }
+        Event::ImagesRefused(refused) => {
+            (format!("{} left out from here on, because {}", images_words(&refused.images), refused.reason), true)
         }
         Event::ContextTrimmed(trim) => {
             let reason = if trim.reason.is_empty() { String::new() } else { format!(" ({})", trim.reason) };

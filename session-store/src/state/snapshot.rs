@@ -10,7 +10,10 @@
 //!
 //! A state with an answer in flight has no snapshot: that passes.
 
-use super::{Away, ContextSummary, Hint, KeyedMessage, OpenTurn, ProfileSlot, QueuedMessage, SetAside, Slot, State, Unresolved};
+use super::{
+    Away, ContextSummary, Hint, KeyedMessage, OpenTurn, ProfileSlot, QueuedMessage, RefusedImage, SetAside, Slot, State,
+    Unresolved,
+};
 use crate::event::{Checkpoint, Entry, Event, Opened, RawJson, Summary, Todo, TurnEnded, Usage};
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::side::sha256_hex;
@@ -20,7 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 7;
+pub(crate) const FOLD_VERSION: u32 = 8;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
@@ -124,6 +127,8 @@ struct Snapshot {
     keyed: Vec<KeyedMessage>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     queued: Vec<QueuedMessage>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    refused_images: Vec<RefusedImage>,
     next_order: u64,
     context: Rows,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -281,6 +286,7 @@ impl State {
             unresolved: self.unresolved.clone(),
             keyed: self.keyed.clone(),
             queued: self.queued.clone(),
+            refused_images: self.refused_images.clone(),
             next_order: self.next_order,
             context: Rows::of(self.context.iter()),
             set_aside: self.set_aside.iter().map(rows_of).collect(),
@@ -317,6 +323,7 @@ impl State {
             unresolved: snapshot.unresolved,
             keyed: snapshot.keyed,
             queued: snapshot.queued,
+            refused_images: snapshot.refused_images,
             todos: Arc::new(snapshot.todos),
             todos_seq: snapshot.todos_seq,
             usage: snapshot.usage,

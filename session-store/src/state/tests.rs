@@ -681,3 +681,35 @@ fn a_message_with_a_key_is_known_until_256_others_came() {
     state.apply(&Entry::new(log.entries.len() as Seq, Timestamp::from_ms(0), state.checkpoint().expect("a checkpoint")));
     assert_eq!(State::from_checkpoint(&log.state().checkpoint().expect("a checkpoint")).expect("it is read").keyed, state.keyed);
 }
+
+#[test]
+fn an_image_that_was_refused_stays_so_for_its_model_after_a_rewind_and_in_a_checkpoint() {
+    let mut log = Log::default();
+    let first = log.user("look", UserKind::Prompt);
+    let message = log.request();
+    let (origin, image) = (Origin { model: "m".to_owned(), ..Origin::default() }, |sha256: &str| ImageRef {
+        sha256: sha256.to_owned(),
+        ..ImageRef::default()
+    });
+    let refused = |images: Vec<ImageRef>, answered| ImagesRefused {
+        message,
+        origin: origin.clone(),
+        images,
+        reason: "why".to_owned(),
+        answered,
+    };
+    log.add(refused(vec![image("a")], false));
+    assert_eq!(log.state().prefix_changed, None);
+    log.answer(message, "I see.", &[]);
+    log.rewind(first);
+    let state = log.state();
+    assert_eq!(state.refused_image(&origin, &image("a")), Some("why"));
+    assert_eq!(state.refused_image(&origin, &image("b")), None);
+    assert_eq!(state.refused_image(&Origin::default(), &image("a")), None, "another model may take it");
+    let checkpoint = state.checkpoint().expect("no answer comes in");
+    assert_eq!(State::from_checkpoint(&checkpoint).expect("of this version").refused_images, state.refused_images);
+    let seq = log.add(refused((0..REFUSED_IMAGES_MAX).map(|number| image(&number.to_string())).collect(), true));
+    let state = log.state();
+    assert_eq!((state.refused_images.len(), state.prefix_changed), (REFUSED_IMAGES_MAX, Some(seq)));
+    assert_eq!(state.refused_image(&origin, &image("a")), None, "the oldest is forgotten");
+}

@@ -164,6 +164,127 @@ fn a_model_that_takes_no_images_is_asked_again_without_them() {
     assert!(run.stdout.contains("3 of 3 requests built again"), "{run:?}");
 }
 
+/// What each provider says of an image that it cannot read.
+fn refusal(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Anthropic => "Could not process image",
+        Protocol::OpenAi => "You uploaded an unsupported image. Please make sure your image is valid.",
+        Protocol::Responses => "The image data you provided does not represent a valid image.",
+    }
+}
+
+fn counts(machine: &Machine) -> Vec<usize> {
+    machine.server.requests().iter().map(|request| images(request).len()).collect()
+}
+
+/// Each request of the session is built again from its log, and the program does the same again.
+#[track_caller]
+fn assert_same_again(machine: &Machine) {
+    let run = machine.longhand_without_key(&["replay", &machine.session(), "--verify"]).finish();
+    let requests = machine.server.requests().len();
+    assert!(run.stdout.contains(&format!("{requests} of {requests} requests built again")), "{run:?}");
+    assert!(run.stdout.contains("nothing differs"), "{run:?}");
+}
+
+#[test]
+fn an_image_that_is_refused_is_left_out_and_its_session_goes_on() {
+    for protocol in Protocol::ALL {
+        let answers =
+            [Answer::text("A cat."), Answer::error(400, refusal(protocol)), Answer::text("I see one."), Answer::text("Yes.")];
+        let machine = Machine::speaking(protocol, answers);
+        fs::write(machine.project().join("photo.png"), png(640, 480, 100_000)).expect("a file");
+        fs::write(machine.project().join("bad.png"), png(320, 240, 100)).expect("a file");
+        machine.print(&["--image", "photo.png", "what is on this?"]).finish().assert_code(0);
+        let run = machine.print(&["-c", "--image", "bad.png", "and on this?"]).finish();
+        assert_eq!((run.code, run.stdout.as_str()), (Some(0), "I see one.\n"), "{protocol:?} {run:?}");
+        assert_eq!(run.stderr.matches("an image (png 320x240) is left out").count(), 1, "{run:?}");
+        let run = machine.print(&["-c", "sure?"]).finish();
+        assert!(run.code == Some(0) && !run.stderr.contains("left out"), "{run:?}");
+        assert_eq!(counts(&machine), [1, 2, 1, 1], "{protocol:?}: it is not asked with again");
+        assert_eq!((machine.server.refusals(), beside(&machine).len()), (Vec::new(), 2));
+        let note = format!(
+            "[an image was left out (png 320x240): it was refused: {}",
+            machine.model().split('/').next().expect("a name")
+        );
+        for request in &machine.server.requests()[2..] {
+            let body = String::from_utf8_lossy(&request.raw);
+            assert!(body.contains(&note) && body.contains(refusal(protocol)), "{protocol:?} {body}");
+        }
+        let refused: Vec<Value> =
+            machine.log().of_type("images.refused").map(|event| event["images"][0]["width"].clone()).collect();
+        assert_eq!(refused, [320]);
+        assert_same_again(&machine);
+        let shown = machine.longhand(&["sessions", "show", &machine.session()]).finish();
+        assert!(shown.stdout.contains("an image (png 320x240) is left out"), "{shown:?}");
+        machine.assert_goes_on();
+    }
+}
+
+#[test]
+fn the_image_that_a_refusal_names_is_left_out_and_no_other() {
+    for (protocol, words) in [
+        (
+            Protocol::Anthropic,
+            "messages.0.content.1.image.source.base64.data: At least one of the image dimensions exceed max allowed size",
+        ),
+        (
+            Protocol::OpenAi,
+            "Invalid 'messages[1].content[1].image_url'. Expected a base64-encoded data URL with an image MIME type",
+        ),
+        (
+            Protocol::Responses,
+            "Invalid 'input[0].content[1].image_url'. Expected a base64-encoded data URL with an image MIME type",
+        ),
+    ] {
+        let machine = Machine::speaking(protocol, [Answer::error(400, words), Answer::text("Two cats.")]);
+        let names = ["one.png", "two.png", "three.png"];
+        for (name, width) in names.iter().zip([100, 200, 300]) {
+            fs::write(machine.project().join(name), png(width, 240, 100)).expect("a file");
+        }
+        let images: Vec<&str> = names.iter().flat_map(|name| ["--image", name]).collect();
+        machine.print(&[&images[..], &["what is on these?"]].concat()).finish().assert_code(0);
+        assert_eq!(counts(&machine), [3, 2], "{protocol:?}");
+        assert!(String::from_utf8_lossy(&machine.server.requests()[1].raw).contains("left out (png 200x240)"), "{protocol:?}");
+        assert_same_again(&machine);
+    }
+}
+
+#[test]
+fn an_image_that_was_answered_leaves_only_where_that_is_what_is_refused() {
+    // Where many images are in a request, smaller ones are refused than were taken before.
+    for protocol in Protocol::ALL {
+        let refused = || Answer::error(400, "Too many images in the request.");
+        let answers = [Answer::text("A cat."), refused(), refused(), Answer::text("None.")];
+        let machine = Machine::speaking(protocol, answers);
+        fs::write(machine.project().join("photo.png"), png(640, 480, 100)).expect("a file");
+        fs::write(machine.project().join("other.png"), png(320, 240, 100)).expect("a file");
+        machine.print(&["--image", "photo.png", "what is on this?"]).finish().assert_code(0);
+        machine.print(&["-c", "--image", "other.png", "and on this?"]).finish().assert_code(0);
+        assert_eq!(counts(&machine), [1, 2, 1, 0], "{protocol:?}");
+        assert_eq!(machine.server.refusals(), Vec::<String>::new());
+        assert_same_again(&machine);
+        machine.assert_goes_on();
+    }
+}
+
+#[test]
+fn a_request_that_is_refused_for_something_else_keeps_its_images() {
+    for protocol in Protocol::ALL {
+        let machine = Machine::speaking(
+            protocol,
+            [Answer::error(400, "tools.0: the name of a tool is not allowed"), Answer::text("A cat.")],
+        );
+        fs::write(machine.project().join("photo.png"), png(640, 480, 100)).expect("a file");
+        machine.print(&["--image", "photo.png", "what is on this?"]).finish().assert_code(3);
+        machine.print(&["-c", "and now?"]).finish().assert_code(0);
+        assert_eq!(counts(&machine), [1, 1], "{protocol:?}");
+        // Nor is a request without images asked again.
+        let machine = Machine::speaking(protocol, [Answer::error(400, refusal(protocol)), Answer::text("Hello.")]);
+        machine.print(&["hello"]).finish().assert_code(3);
+        assert_eq!(counts(&machine), [0], "{protocol:?}");
+    }
+}
+
 #[test]
 fn a_tool_shows_an_image_to_the_model() {
     for protocol in Protocol::ALL {
