@@ -145,6 +145,7 @@ impl Print {
             output::stderr(&format!("warning: {notice}\n"));
         }
         self.report.opened(&session, plan.is_kept());
+        report::tell_waiting(&session);
         // A long message is counted first, which takes its time; until then nothing of it is in the log.
         let started = async {
             match (message, waiting) {

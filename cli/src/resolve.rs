@@ -7,6 +7,11 @@ use std::fmt::Write;
 /// How many sessions are named where what was typed fits none or many.
 const CANDIDATES_MAX: usize = 8;
 
+/// As much of an id as is its time of creation, which is one session a millisecond: its start for people.
+pub(crate) fn short_id(id: SessionId) -> String {
+    id.to_string().chars().take(13).collect()
+}
+
 /// The session that `text` means. A whole id is looked up without looking at any other session; a name goes before the start
 /// of an id.
 ///

@@ -1,7 +1,7 @@
 //! What the commands of the chat do.
 
 use super::attached::Attached;
-use super::driver::{Chat, Done, change, short_id, words};
+use super::driver::{Chat, Done, change, words};
 use super::feed::{sentence, todo_lines};
 use super::rewind::{self, Place, RewindList};
 use super::slash::{COMMANDS, ExportFormat, Slash};
@@ -10,6 +10,7 @@ use crate::commands::sessions::export;
 use crate::commands::usage::cost_words;
 use crate::error::CliError;
 use crate::images;
+use crate::resolve::short_id;
 use crate::safe_text::safe_line;
 use crate::setup::SessionChoice;
 use agent_runtime::session_store::{Seq, StoreError, Undoable, Usage};

@@ -21,6 +21,7 @@ use super::ui::{Effect, Start, TICK, Ui, Waiting, Work};
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::handoff;
+use crate::resolve::short_id;
 use crate::safe_text::safe_line;
 use crate::setup::{Opened, Plan, SessionChoice, kept_words};
 use crate::signals::{Caught, Signals};
@@ -976,11 +977,6 @@ pub(super) fn words(error: &CliError) -> String {
         CliError::Told { message, hint: Some(hint), .. } => format!("{message}\n{hint}"),
         other => other.to_string(),
     }
-}
-
-/// As much of an id as is its time of creation: one session a millisecond.
-pub(super) fn short_id(id: SessionId) -> String {
-    id.to_string().chars().take(13).collect()
 }
 
 async fn next_key(keys: &mut Option<EventStream>) -> Option<std::io::Result<TerminalEvent>> {

@@ -4,6 +4,7 @@ use crate::args::OutputFormat;
 use crate::error::{CliError, Exit};
 use crate::local_time::local_time;
 use crate::output;
+use crate::resolve::short_id;
 use crate::safe_text::safe;
 use crate::transcript::model_name;
 use agent_runtime::session_store::{Origin, SessionId, Timestamp, Usage};
@@ -31,6 +32,8 @@ pub(crate) struct Report {
     model_calls: u64,
     usage: Usage,
     denials: Vec<Denial>,
+    /// How many messages wait in the session.
+    waiting: usize,
 }
 
 /// The object of `--output-format json`. Programs rely on its fields and their meaning.
@@ -55,6 +58,9 @@ struct ResultObject<'a> {
     model_calls: u64,
     usage: Usage,
     permission_denials: Vec<DenialObject<'a>>,
+    /// How many messages wait in the session, and were not sent; absent where none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_messages: Option<usize>,
     duration_ms: u64,
     model: Option<&'a str>,
 }
@@ -83,6 +89,7 @@ impl Report {
             model_calls: 0,
             usage: Usage::default(),
             denials: Vec::new(),
+            waiting: 0,
         }
     }
 
@@ -111,6 +118,7 @@ impl Report {
         self.is_structured =
             session.state(|state| state.profile.as_ref().is_some_and(|profile| profile.parameters.output_schema.is_some()));
         self.model = session.state(|state| state.profile.as_ref().map(|profile| profile.model.clone()));
+        self.waiting = session.queued().len();
     }
 
     /// Another model is asked from here on.
@@ -197,6 +205,7 @@ impl Report {
             permission_denials: denials
                 .map(|denial| DenialObject { tool: &denial.tool, arguments: &denial.arguments, reason: &denial.reason })
                 .collect(),
+            waiting_messages: Some(self.waiting).filter(|waiting| *waiting > 0),
             duration_ms: u64::try_from(self.took.unwrap_or_else(|| self.started.elapsed()).as_millis()).unwrap_or(u64::MAX),
             model: self.model.as_deref(),
         }
@@ -228,6 +237,17 @@ pub(crate) fn exit_of(outcome: &TurnOutcome, is_stdout_closed: bool) -> Exit {
         _ => Exit::Failed,
     };
     turn.or(refused)
+}
+
+/// Says on standard error that messages wait in the session: only a person sends them.
+pub(crate) fn tell_waiting(session: &Session) {
+    let words = match session.queued().len() {
+        0 => return,
+        1 => "a message waits in this session and is not sent".to_owned(),
+        count => format!("{count} messages wait in this session and are not sent"),
+    };
+    let id = short_id(session.id());
+    output::stderr(&format!("warning: {words}: `longhand -r {id}` lists what waits, to be sent or taken back\n"));
 }
 
 /// Says on standard error what a program reads from the result.

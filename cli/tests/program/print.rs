@@ -2,6 +2,7 @@
 
 use crate::common::{World, code, snapshot, stderr, stdout};
 use serde_json::Value;
+use session_store::{FileStore, FileStoreOptions, MessageQueued, SessionId, SessionStore};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -53,6 +54,27 @@ fn a_session_goes_on_by_directory_id_and_name_and_in_a_copy() {
     let (exit, copy) = result(&world, &["-p", "--output-format", "json", "-r", id, "--fork-session", "offline: repeat three"]);
     assert_eq!(exit, 0);
     assert_ne!(copy["session_id"].as_str(), Some(id));
+}
+
+#[test]
+fn messages_that_wait_in_the_session_are_told_and_not_sent() {
+    let world = World::new();
+    let (_, first) = result(&world, &["-p", "--output-format", "json", "-m", "offline", "offline: repeat one"]);
+    assert_eq!(first["waiting_messages"], Value::Null, "{first}");
+    let id: SessionId = first["session_id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let store = FileStore::open(FileStoreOptions::new(world.home())).expect("the store");
+        let log = store.open(id).await.expect("it opens").log;
+        let waits = MessageQueued { text: "offline: repeat later".to_owned(), missed: None, images: Vec::new() };
+        log.append(waits.into()).expect("it is taken");
+        log.close().await.expect("it closes");
+    });
+    let output = world.run(&["-p", "--output-format", "json", "-c", "offline: repeat two"]);
+    let next: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((code(&output), next["result"].as_str(), next["waiting_messages"].as_u64()), (0, Some("two"), Some(1)), "{next}");
+    let told = format!("a message waits in this session and is not sent: `longhand -r {}`", &id.to_string()[..13]);
+    assert!(stderr(&output).contains(&told), "{}", stderr(&output));
 }
 
 #[test]
