@@ -15,14 +15,16 @@ impl Session {
         self.state(|state| state.queued.clone())
     }
 
-    /// Lets a message wait until [`Session::send_queued`] sends it. It is in the log at once, whether a turn runs or not. A key says nothing here. A message
-    /// with images is for a thread that may block, as with [`Session::steer`].
+    /// Lets a message wait until [`Session::send_queued`] sends it. It is in the log at once, whether a turn runs or not. A key says nothing here. Waits and
+    /// is cancel-safe as [`Session::steer`] is.
     ///
     /// # Errors
-    /// [`SendError::Empty`], [`SendError::TooManyImages`], [`SendError::QueueFull`], or the log's.
-    pub fn queue(&self, message: impl Into<UserInput>) -> Result<Seq, SendError> {
-        let (UserMessage { text, images: references, .. }, images) = self.message(message.into(), UserKind::FollowUp)?;
-        self.shared.put_images(&images)?;
+    /// [`SendError::Empty`], [`SendError::TooLong`], [`SendError::TooManyImages`], [`SendError::QueueFull`], or the log's; the message is not in the log then.
+    pub async fn queue(&self, message: impl Into<UserInput>) -> Result<Seq, SendError> {
+        let (message, images) = self.message(message.into(), UserKind::FollowUp)?;
+        self.check_length(&message).await?;
+        self.shared.keep_images(images).await?;
+        let UserMessage { text, images: references, .. } = message;
         let queue = MessageQueued { text, missed: None, images: references };
         let appended = self.shared.append_if(|state| (state.queued.len() < QUEUED_MAX).then(|| queue.into()))?;
         let entry = appended.ok_or(SendError::QueueFull)?;

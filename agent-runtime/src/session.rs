@@ -445,14 +445,11 @@ impl Shared {
         if !images.is_empty() {
             let log = Arc::clone(&self.log);
             // An error would be a panic; nothing in there does.
-            let kept = tokio::task::spawn_blocking(move || put_images(&*log, &images)).await;
+            let put = move || images.iter().try_for_each(|image| log.put_side(image.bytes().to_vec()).map(drop));
+            let kept = tokio::task::spawn_blocking(put).await;
             kept.map_err(|error| AppendError::NotOpen { why: error.to_string() })??;
         }
         Ok(references)
-    }
-
-    pub(crate) fn put_images(&self, images: &[Image]) -> Result<(), AppendError> {
-        put_images(&*self.log, images)
     }
 
     fn is_busy(&self) -> bool {
@@ -464,10 +461,6 @@ impl Shared {
         let running = lock(&self.running);
         (!running.as_ref().is_some_and(Running::is_busy)).then_some(running)
     }
-}
-
-fn put_images(log: &dyn SessionLog, images: &[Image]) -> Result<(), AppendError> {
-    images.iter().try_for_each(|image| log.put_side(image.bytes().to_vec()).map(drop))
 }
 
 /// The profile for `setup`; what it leaves open stays as it was `before`.
@@ -704,7 +697,7 @@ impl Session {
     }
 
     /// Refuses a message that cannot fit even alone; a message whose bytes fit is not counted.
-    async fn check_length(&self, message: &UserMessage) -> Result<(), SendError> {
+    pub(crate) async fn check_length(&self, message: &UserMessage) -> Result<(), SendError> {
         let text = &message.text;
         let images: u64 = message.images.iter().map(image_tokens).sum();
         let budget = self.shared.budget();
@@ -725,16 +718,19 @@ impl Session {
 
     /// Gives a message to the turn that runs: it is in the log at once, and the model sees it after the current tools. One that comes too late, because the turn
     /// is stopped or fails before it asks again, is not sent by itself: from the end of the turn on it waits, as one of [`Session::queued`]. A key
-    /// says nothing here. Each MB of an image takes some milliseconds: a message with images is for a thread that may block.
+    /// says nothing here. Waits only where a text is so long that it has to be counted, or for images. Cancel-safe: when the future is dropped, the message was
+    /// taken or it was not.
     ///
     /// # Errors
-    /// [`SendError::Idle`] where no turn runs, [`SendError::Empty`], [`SendError::TooManyImages`], or the log's.
-    pub fn steer(&self, message: impl Into<UserInput>) -> Result<Seq, SendError> {
+    /// [`SendError::Idle`] where no turn runs, [`SendError::Empty`], [`SendError::TooLong`], [`SendError::TooManyImages`], or the log's; the message is not in
+    /// the log then.
+    pub async fn steer(&self, message: impl Into<UserInput>) -> Result<Seq, SendError> {
         let (message, images) = self.message(UserInput { key: None, ..message.into() }, UserKind::Steer)?;
         if self.state(|state| state.turn.is_none()) {
             return Err(SendError::Idle);
         }
-        self.shared.put_images(&images)?;
+        self.check_length(&message).await?;
+        self.shared.keep_images(images).await?;
         let message = Event::from(message);
         // After `turn.ended` nobody would answer it, also while the turn's task is still at its end.
         let entry = self.shared.append_if(|state| state.turn.is_some().then_some(message))?.ok_or(SendError::Idle)?;

@@ -73,7 +73,7 @@ async fn a_message_may_have_images_by_every_way_in() {
     let (session, model) = world.session(["One.", "Two.", "Three."].map(|text| ScriptedAnswer::new().text(text))).await;
     let [first, second, third] = [image(1), image(2), image(3)];
     session.send(UserInput::text("").with_image(first.clone())).await.expect("an image needs no words").outcome().await;
-    let queued = session.queue(UserInput::text("two").with_image(second.clone())).expect("it waits");
+    let queued = session.queue(UserInput::text("two").with_image(second.clone())).await.expect("it waits");
     session.send_queued(queued).await.expect("it is sent").outcome().await;
     let last = UserInput::text("three").with_image(third.clone()).with_image(first.clone());
     session.send(last).await.expect("it is sent").outcome().await;
@@ -92,9 +92,7 @@ async fn an_image_may_steer_a_turn() {
         [ScriptedAnswer::new().wait(Duration::from_millis(500)).text("I see."), ScriptedAnswer::new().text("That too.")];
     let (session, model) = world.session(answers).await;
     let turn = session.send("What is this?").await.expect("it is sent");
-    let steered = session.clone();
-    let steered = tokio::task::spawn_blocking(move || steered.steer(UserInput::text("").with_image(image(7))));
-    steered.await.expect("it ends").expect("the turn runs");
+    session.steer(UserInput::text("").with_image(image(7))).await.expect("the turn runs");
     turn.outcome().await;
     let sent = sent(&model);
     assert_eq!(sent.last(), Some(&names(&[&image(7)])), "{sent:?}");

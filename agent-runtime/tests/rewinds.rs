@@ -111,9 +111,9 @@ async fn a_message_that_waits_is_in_the_log_at_once_and_nobody_sends_it_after_a_
     let world = World::new().await;
     world.model.push(ScriptedAnswer::new().text("I think").wait(LONG));
     let turn = world.session.send("wait").await.expect("a turn");
-    let first = world.session.queue("first").expect("it waits");
-    let second = world.session.queue("second").expect("it waits");
-    let third = world.session.queue("second").expect("it waits");
+    let first = world.session.queue("first").await.expect("it waits");
+    let second = world.session.queue("second").await.expect("it waits");
+    let third = world.session.queue("second").await.expect("it waits");
     assert_eq!(world.session.withdraw(second).expect("it is taken back"), "second");
     assert!(matches!(world.session.withdraw(second), Err(SendError::NotQueued(seq)) if seq == second));
     assert!(matches!(world.session.send_queued(first).await, Err(SendError::Busy)));
@@ -136,8 +136,8 @@ async fn a_message_that_waits_is_in_the_log_at_once_and_nobody_sends_it_after_a_
     assert!(world.sent().ends_with("first"), "{}", world.sent());
     assert_eq!(world.session.queued().iter().map(|queued| queued.seq).collect::<Vec<_>>(), [third]);
     for number in 1..QUEUED_MAX {
-        world.session.queue(format!("number {number}")).expect("there is room");
+        world.session.queue(format!("number {number}")).await.expect("there is room");
     }
-    assert!(matches!(world.session.queue("one too many"), Err(SendError::QueueFull)));
+    assert!(matches!(world.session.queue("one too many").await, Err(SendError::QueueFull)));
     world.runtime.shutdown(LONG).await.expect("everything durable");
 }

@@ -583,7 +583,7 @@ async fn dropping_the_turn_detaches_and_a_second_send_is_busy() {
     };
     tokio::time::timeout(LONG, waited).await.expect("the detached turn ends");
     assert!(matches!(session.send(" \n").await, Err(SendError::Empty)));
-    assert!(matches!(session.steer("late"), Err(SendError::Idle)));
+    assert!(matches!(session.steer("late").await, Err(SendError::Idle)));
     let entries = world.end(session).await;
     let message = entries
         .iter()
@@ -607,7 +607,7 @@ async fn a_steering_message_is_in_the_log_at_once_and_answered_in_the_same_turn(
     let mut turn = session.send("count").await.expect("a turn");
     while let Some(event) = turn.next().await {
         if matches!(event, TurnEvent::Delta(_)) {
-            session.steer("go on").expect("a turn runs");
+            session.steer("go on").await.expect("a turn runs");
             break;
         }
     }
@@ -630,7 +630,7 @@ async fn a_steering_message_that_misses_its_turn_waits_until_somebody_sends_it()
         }
     }
     let map = Image::new(b"GIF89a\x80\x02\xE0\x01".to_vec()).expect("an image");
-    let steered = session.steer(UserInput::text("left, not right").with_image(map)).expect("a turn runs");
+    let steered = session.steer(UserInput::text("left, not right").with_image(map)).await.expect("a turn runs");
     assert_eq!(session.queued(), []);
     turn.interrupt();
     assert_eq!(turn.outcome().await.reason, EndReason::Interrupted);
@@ -666,7 +666,7 @@ async fn a_steering_message_whose_process_died_waits_in_the_next_one() {
             break;
         }
     }
-    let steered = session.steer("left, not right").expect("a turn runs");
+    let steered = session.steer("left, not right").await.expect("a turn runs");
     session.flush().await.expect("a flush");
     // As a process finds it that comes after a crash.
     let copy = world.runtime.fork(session.id(), Some(steered), world.setup(&model)).await.expect("a copy");
@@ -675,6 +675,34 @@ async fn a_steering_message_whose_process_died_waits_in_the_next_one() {
     assert!(!format!("{:?}", model.requests()).contains("left, not right"), "nobody sent it");
     turn.interrupt();
     turn.outcome().await;
+    world.end(session).await;
+}
+
+#[tokio::test]
+async fn a_message_that_no_request_has_room_for_is_refused_by_every_way_in() {
+    let world = World::new();
+    let model = Arc::new(ScriptedModel::new([answer("").tool_call("hangs", "{}")]));
+    let mut setup = world.setup(&model);
+    setup.context_window = Some(4_000);
+    let session = world.runtime.create(setup).await.expect("a session");
+    let too_long = "word ".repeat(5_000);
+    let is_refused = |refused: Result<_, SendError>| match refused {
+        Err(SendError::TooLong { tokens, room }) => tokens > room && room > 0,
+        _ => false,
+    };
+    assert!(is_refused(session.send(too_long.as_str()).await.map(drop)));
+    let mut turn = session.send("go").await.expect("a turn");
+    while let Some(event) = turn.next().await {
+        if matches!(&event, TurnEvent::Entry(entry) if is(entry, "tool.started")) {
+            break;
+        }
+    }
+    let before = session.state(|state| state.next_seq);
+    assert!(is_refused(session.steer(too_long.as_str()).await.map(drop)));
+    assert!(is_refused(session.queue(too_long.as_str()).await.map(drop)));
+    assert_eq!(session.state(|state| state.next_seq), before, "nothing of it is in the log");
+    turn.interrupt();
+    assert_eq!(turn.outcome().await.reason, EndReason::Interrupted, "the turn does not notice");
     world.end(session).await;
 }
 

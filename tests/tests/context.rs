@@ -308,7 +308,7 @@ impl Tool for Look {
     async fn run(&self, arguments: Value, _context: ToolContext) -> Result<ToolOutput, ToolError> {
         if let Some(words) = arguments["steer"].as_str() {
             let session = self.session.get().and_then(|session| lock(session).clone());
-            session.expect("the session is known").steer(words).expect("a turn runs");
+            session.expect("the session is known").steer(words).await.expect("a turn runs");
         }
         Ok(ToolOutput::text(looked_at(&arguments)))
     }

@@ -18,7 +18,7 @@ pub(super) fn reply(command: &str, view: &View<'_>) -> Reply {
     match name {
         "slow" => slow(rest),
         "sleep" => Reply { wait: seconds(rest), ..Reply::say("I have slept, and answer now.") },
-        "repeat" => Reply::say(rest),
+        "repeat" => Reply { is_verbatim: true, ..Reply::say(rest) },
         "think" => Reply { reasoning: rest.into(), ..Reply::say("I have thought about it.") },
         "shell" => call_then_tell(vec![call("shell", json!({"command": rest}).to_string())], view),
         "call" => {

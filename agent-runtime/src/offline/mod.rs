@@ -2,6 +2,7 @@
 
 mod commands;
 mod facts;
+mod instance;
 mod request;
 mod steps;
 mod view;
@@ -57,6 +58,8 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// | `cut` | the stream ends in the middle |
 /// | `hang` | never answers: a clock of the call ends it |
 /// | `max-tokens` | stops at its output limit, in the middle |
+///
+/// Where answers have to fit a JSON Schema, its last answer is made from that, as far as it can; `offline: repeat` says what it is told to.
 ///
 /// It calls only tools that the profile has. The usage that it reports is a quarter of the bytes sent and answered.
 #[derive(Clone, Debug)]
@@ -137,6 +140,8 @@ struct Reply {
     reasoning: String,
     text: String,
     calls: Vec<Call>,
+    /// It stays as it is, whatever answers have to fit.
+    is_verbatim: bool,
     ending: Ending,
 }
 

@@ -1,9 +1,11 @@
 //! From what the offline model sees to what it answers.
 
 use super::facts::{self, Listing};
+use super::instance::instance;
 use super::steps::Step;
 use super::view::View;
-use super::{Call, Reply, commands};
+use super::{Call, Ending, Reply, commands};
+use crate::model::{FailureKind, ModelFailure};
 use serde_json::{Value, json};
 
 /// What it says about itself, once a conversation.
@@ -32,6 +34,26 @@ enum Request<'a> {
 
 /// The answer: a pure function of what is seen.
 pub(super) fn reply(view: &View<'_>) -> Reply {
+    let reply = in_words(view);
+    let is_last = reply.calls.is_empty() && matches!(reply.ending, Ending::Complete);
+    match view.output_schema {
+        Some(schema) if is_last && !reply.is_verbatim => as_json(schema, reply),
+        _ => reply,
+    }
+}
+
+/// The same in JSON that fits `schema`.
+fn as_json(schema: &Value, reply: Reply) -> Reply {
+    match instance(schema) {
+        Ok(value) => Reply { text: value.to_string(), ..reply },
+        Err(why) => {
+            let why = format!("the offline model found nothing that fits the output schema: {why}");
+            Reply { ending: Ending::Fail(ModelFailure::new(FailureKind::BadRequest, why)), ..Reply::default() }
+        }
+    }
+}
+
+fn in_words(view: &View<'_>) -> Reply {
     if view.is_to_sum_up {
         return Reply::say(summary(view));
     }

@@ -2,6 +2,7 @@
 
 use crate::model::{Conversation, Sent, SentPart};
 use crate::summary::ASK_START;
+use serde_json::Value;
 use session_store::Block;
 
 /// What it sees.
@@ -19,6 +20,8 @@ pub(super) struct View<'a> {
     /// How often a tool was called in the whole conversation.
     pub(super) calls_so_far: usize,
     tools: Vec<&'a str>,
+    /// What its last answer has to fit.
+    pub(super) output_schema: Option<&'a Value>,
     /// Whether the program wants a summary of all that.
     pub(super) is_to_sum_up: bool,
 }
@@ -40,6 +43,7 @@ impl<'a> View<'a> {
             has_answered: false,
             calls_so_far: 0,
             tools: conversation.profile.tools.iter().map(|tool| tool.name.as_str()).collect(),
+            output_schema: conversation.profile.parameters.output_schema.as_ref(),
             is_to_sum_up: false,
         };
         let newest = conversation.messages.iter().rposition(|message| matches!(message, Sent::User(_))).unwrap_or(0);

@@ -257,7 +257,7 @@ impl<'a> Chat<'a> {
                 event = next_event(&mut self.turn) => self.turn_event(event),
                 Some(done) = OptionFuture::from(self.job.as_mut()) => {
                     self.job = None;
-                    self.done(done);
+                    self.done(done).await;
                 }
                 Some(found) = OptionFuture::from(self.lookup.as_mut()) => {
                     self.lookup = None;
@@ -372,14 +372,25 @@ impl<'a> Chat<'a> {
         if let Some(effect) = effect {
             self.effect(effect).await;
         }
-        self.log_waiting();
+        self.log_waiting().await;
     }
 
-    /// What waits is in the log as soon as there is one. Where that does not take it, the store's trouble is told anyway, and it is tried again.
-    fn log_waiting(&mut self) {
-        let Some(session) = &self.session else { return };
-        for waiting in self.ui.waiting().iter_mut().filter(|waiting| waiting.queued.is_none()) {
-            waiting.queued = session.queue(&waiting.text).ok();
+    /// What waits is in the log as soon as there is one. Where that does not take it, the store's trouble is told anyway, and it is tried again. What no
+    /// request has room for is given back.
+    async fn log_waiting(&mut self) {
+        let Some(session) = self.session.clone() else { return };
+        for mut waiting in std::mem::take(self.ui.waiting()) {
+            if waiting.queued.is_none() {
+                match self.signals.unless_caught(session.queue(&waiting.text)).await {
+                    Some(Err(error @ SendError::TooLong { .. })) => {
+                        self.refused(&waiting.text, error);
+                        continue;
+                    }
+                    Some(queued) => waiting.queued = queued.ok(),
+                    None => self.was_caught(),
+                }
+            }
+            self.ui.waiting().push_back(waiting);
         }
     }
 
@@ -406,7 +417,7 @@ impl<'a> Chat<'a> {
             }
             Effect::SendWaiting(waiting) => self.send(Outgoing::Waited(waiting)),
             Effect::Withdraw(queued) => self.withdraw(queued),
-            Effect::Steer(text) => self.steer(text),
+            Effect::Steer(text) => self.steer(text).await,
             Effect::Command(line, command) => {
                 self.ui.said(&line);
                 self.command(command);
@@ -530,17 +541,21 @@ impl<'a> Chat<'a> {
         );
     }
 
-    fn steer(&mut self, text: String) {
-        let steered = self.session.as_ref().map(|session| session.steer(&text));
-        match steered {
+    async fn steer(&mut self, text: String) {
+        let Some(session) = self.session.clone() else { return self.ui.queue(text) };
+        match self.signals.unless_caught(session.steer(&text)).await {
             Some(Ok(seq)) => self.ui.steered(seq, text),
             // The turn ended in the same moment: the message opens the next one.
-            Some(Err(SendError::Idle)) | None => self.ui.queue(text),
-            Some(Err(error)) => {
-                self.ui.tell(&words(&error.into()), ERROR);
-                self.ui.give_back(&text);
-            }
+            Some(Err(SendError::Idle)) => self.ui.queue(text),
+            Some(Err(error)) => self.refused(&text, error),
+            None => self.was_caught(),
         }
+    }
+
+    /// A message was not taken: the person has it again.
+    fn refused(&mut self, text: &str, error: SendError) {
+        self.ui.tell(&words(&error.into()), ERROR);
+        self.ui.give_back(text);
     }
 
     fn shell(&mut self, command: String) {
@@ -596,12 +611,12 @@ impl<'a> Chat<'a> {
         self.run_job("opening the session", Box::pin(async move { Done::Opened(change(plan, approver, before, choice).await) }));
     }
 
-    fn done(&mut self, done: Done) {
+    async fn done(&mut self, done: Done) {
         self.last_paint = None;
         (self.is_shell, self.is_export) = (false, false);
         match done {
             Done::Started { message, session, notice, turn } => {
-                self.use_session(session, notice);
+                self.use_session(session, notice).await;
                 self.started(message, turn);
             }
             Done::NotOpened { message, pending, why } => {
@@ -614,7 +629,7 @@ impl<'a> Chat<'a> {
                 if self.mode.is_some() {
                     opened.session.set_permissions(self.current_permissions());
                 }
-                self.use_session(opened.session.clone(), opened.notice);
+                self.use_session(opened.session.clone(), opened.notice).await;
                 match opened.waiting.map(|waiting| opened.session.go_on_waiting(waiting)) {
                     Some(Ok(turn)) => self.begin_turn(turn),
                     Some(Err(error)) => {
@@ -733,7 +748,7 @@ impl<'a> Chat<'a> {
         }
     }
 
-    fn use_session(&mut self, session: Session, notice: Option<String>) {
+    async fn use_session(&mut self, session: Session, notice: Option<String>) {
         if let Some(notice) = notice {
             self.ui.tell(&notice, WARN);
         }
@@ -744,7 +759,7 @@ impl<'a> Chat<'a> {
             self.show_waiting(Some(&session));
         }
         self.session = Some(session);
-        self.log_waiting();
+        self.log_waiting().await;
     }
 
     fn seam(&mut self, session: &Session) {
@@ -903,6 +918,13 @@ impl<'a> Chat<'a> {
                 // The terminal is still the editor's.
                 Some(()) = self.job_control.go_on.recv() => {}
             }
+        }
+    }
+
+    /// The same where one came during a wait.
+    fn was_caught(&mut self) {
+        if let Some(caught) = self.signals.last() {
+            self.caught(caught);
         }
     }
 

@@ -143,3 +143,23 @@ fn a_message_that_steers_too_late_waits_for_the_person() {
     chat.type_keys("\x15/quit\r").expect("a terminal");
     chat.end().expect("it ends");
 }
+
+#[test]
+fn a_message_that_no_request_has_room_for_comes_back_to_the_editor_with_both_sizes() {
+    // Enter steers, Alt-Enter queues.
+    for key in ["\r", "\x1b\r"] {
+        let machine = Machine::new(Script::in_order([Answer::headers_then_nothing()]));
+        let mut chat = chat(&machine, &["--context-window", "8000"]);
+        chat.type_keys("Begin.\r").expect("a terminal");
+        chat.wait_for("waiting for anthropic").expect("the turn");
+        let words = "word ".repeat(12_000);
+        chat.type_keys(&format!("\x1b[200~{words}the end\x1b[201~{key}")).expect("a terminal");
+        chat.wait_for("leaves room for").expect("it is refused");
+        chat.wait_for("the end").expect("it is in the editor");
+        let log = std::fs::read_to_string(machine.session_file()).expect("a log");
+        assert!(!log.contains("word word"), "it is not in the log");
+        chat.type_keys("\x1b").expect("a terminal");
+        chat.wait_for("Stopped after").expect("the turn ends");
+        chat.end().expect("it ends");
+    }
+}

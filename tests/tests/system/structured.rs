@@ -100,3 +100,20 @@ fn a_schema_may_be_in_a_file_and_a_bad_one_is_wrong_usage() {
     let run = machine.print(&["--json-schema", "schema.json", "how old?"]).finish();
     assert_eq!((run.code, run.stdout.as_str()), (Some(0), "{\"age\": 7}\n"), "{run:?}");
 }
+
+#[test]
+fn the_offline_model_answers_with_json_that_fits_or_says_why_it_cannot() {
+    let machine = Machine::new([]);
+    let offline = |schema: &Value, prompt: &str| {
+        let schema = schema.to_string();
+        machine.longhand(&["-p", "-m", "offline", "--output-format", "json", "--output-schema", &schema, prompt]).finish()
+    };
+    for prompt in ["What is in this folder?", "offline: steps 2", "offline: repeat {\"age\": 7}"] {
+        let run = offline(&schema(), prompt);
+        run.assert_code(0);
+        assert!(run.result()["structured_output"]["age"].is_i64(), "{run:?}");
+    }
+    let run = offline(&json!({"type": "string", "pattern": "^[0-9]{4}$"}), "Which year?");
+    run.assert_code(3);
+    assert!(run.result()["error"].as_str().is_some_and(|error| error.contains("does not match \"^[0-9]{4}$\"")), "{run:?}");
+}
