@@ -7,8 +7,8 @@
 use super::Facts;
 use crate::safe_text::safe;
 use crate::transcript::{
-    Answer, Item, ItemKind, ToolEnd, call_words, capital, clock, end_words, is_image, is_trouble, outcome_words, profile_words,
-    user_words,
+    Answer, Item, ItemKind, PARTIAL, ToolEnd, call_words, capital, clock, end_words, is_image, is_trouble, outcome_words,
+    profile_words, user_words,
 };
 use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
@@ -115,7 +115,10 @@ fn tool_details(item: &Item, call: &ToolCall, end: &ToolEnd) -> String {
             let output = with_images(&finished.output, &finished.images);
             (ended, if output.is_empty() { String::new() } else { format!("<h3>Result</h3>\n{}", pre(&output)) })
         }
-        other => (end_words(other), String::new()),
+        other => {
+            let output = other.partial_output().map(|output| format!("<h3>{}</h3>\n{}", capital(PARTIAL), pre(output)));
+            (end_words(other), output.unwrap_or_default())
+        }
     };
     format!(
         "<details class=\"{class}\" id=\"e{}\"><summary><code>{}</code> <span class=\"end\">{}</span>{}</summary>\n{}{output}</details>\n",

@@ -6,8 +6,8 @@
 use super::Facts;
 use crate::safe_text::{safe, safe_line};
 use crate::transcript::{
-    Answer, Item, ItemKind, ToolEnd, answer_words, capital, clock, end_words, is_image, outcome_words, profile_words, todo_mark,
-    user_words,
+    Answer, Item, ItemKind, PARTIAL, ToolEnd, answer_words, capital, clock, end_words, is_image, outcome_words, profile_words,
+    todo_mark, user_words,
 };
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use session_store::{Block, Profile, ToolCall, with_images};
@@ -92,6 +92,9 @@ fn tool_block(item: &Item, call: &ToolCall, end: &ToolEnd) -> String {
     );
     if let ToolEnd::Finished(finished) = end {
         out += &fenced("text", &with_images(&finished.output, &finished.images));
+    }
+    if let Some(output) = end.partial_output() {
+        out += &format!("{}:\n\n{}", capital(PARTIAL), fenced("text", output));
     }
     out
 }

@@ -71,7 +71,8 @@ impl Redactor {
                 match end {
                     ToolEnd::Finished(finished) => self.clean_in_place(&mut finished.output),
                     ToolEnd::Denied(reason) => self.clean_in_place(reason),
-                    ToolEnd::Running | ToolEnd::Unknown | ToolEnd::NotRun => {}
+                    ToolEnd::Running(output) | ToolEnd::Unknown(output) => self.clean_in_place(output),
+                    ToolEnd::NotRun => {}
                 }
             }
             ItemKind::Todos(todos) => *todos = Arc::new(todos.iter().map(|todo| self.clean_todo(todo)).collect()),

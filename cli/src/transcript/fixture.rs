@@ -50,6 +50,10 @@ pub(crate) fn started(call: &str, name: &str) -> Event {
     ToolStarted { call: call.to_owned(), name: name.to_owned(), side_effects: true }.into()
 }
 
+pub(crate) fn output(call: &str, offset: u64, text: &str) -> Event {
+    ToolOutputPiece { call: call.to_owned(), offset, text: text.to_owned() }.into()
+}
+
 pub(crate) fn finished(call: &str, name: &str, outcome: ToolOutcome, output: &str) -> Event {
     ToolFinished {
         call: call.to_owned(),

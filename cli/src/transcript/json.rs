@@ -17,7 +17,8 @@ pub(crate) struct JsonMessage {
     tool_calls: Vec<JsonCall>,
     /// Of a tool's message: the call that it answers.
     tool_call_id: Option<String>,
-    /// True where the text was cut by an interrupt or a crash, or is still coming.
+    /// True where the text was cut by an interrupt or a crash, or is still coming; of a tool's message: where the call has no result, and this is the end of its
+    /// output, as far as it is known.
     partial: bool,
     /// The images of a user's or a tool's message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -62,7 +63,11 @@ impl JsonMessage {
                 let (tool_call_id, images) = (Some(finished.call.clone()), finished.images.clone());
                 Self { tool_call_id, images, ..message("tool", &finished.output) }
             }
-            ItemKind::Tool { .. } | ItemKind::Todos(_) | ItemKind::Remark { .. } => return None,
+            ItemKind::Tool { call, end } => {
+                let output = end.partial_output()?;
+                Self { tool_call_id: Some(call.id.clone()), partial: true, ..message("tool", output) }
+            }
+            ItemKind::Todos(_) | ItemKind::Remark { .. } => return None,
         })
     }
 }

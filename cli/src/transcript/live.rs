@@ -67,6 +67,12 @@ impl LivePrinter {
         out
     }
 
+    /// Prints the calls that run, as a part of what was there before; `live`: a process writes the session.
+    pub(crate) fn running(&mut self, live: bool) -> String {
+        let running: Vec<Item> = self.transcript.running(live).collect();
+        running.iter().map(|item| self.painter.item(item)).collect()
+    }
+
     /// Ends the transcript; gives what was not printed.
     pub(crate) fn finish(&mut self, live: bool) -> String {
         let items = self.transcript.finish(live);

@@ -17,7 +17,7 @@ mod text;
 pub(crate) use json::JsonMessage;
 pub(crate) use live::LivePrinter;
 pub(crate) use text::{
-    Painter, answer_words, call_words, capital, clock, count_words, duration_words, end_words, is_image, is_trouble,
+    PARTIAL, Painter, answer_words, call_words, capital, clock, count_words, duration_words, end_words, is_image, is_trouble,
     outcome_words, profile_words, todo_mark, user_words,
 };
 
@@ -99,14 +99,24 @@ impl Answer {
 pub(crate) enum ToolEnd {
     /// It has its result.
     Finished(ToolFinished),
-    /// It runs now.
-    Running,
-    /// It started, and nothing tells how it ended.
-    Unknown,
+    /// It runs now; the end of what it put out until now.
+    Running(String),
+    /// It started, and nothing tells how it ended; the end of its output, as far as the log has it.
+    Unknown(String),
     /// It was denied, for this reason, and no result was written.
     Denied(String),
     /// It never started.
     NotRun,
+}
+
+impl ToolEnd {
+    /// The output of a call without a result, where there is any: a part of what it put out.
+    pub(crate) fn partial_output(&self) -> Option<&str> {
+        match self {
+            Self::Running(output) | Self::Unknown(output) if !output.trim().is_empty() => Some(output),
+            _ => None,
+        }
+    }
 }
 
 /// Turns entries into items; see the module.
@@ -114,7 +124,7 @@ pub(crate) enum ToolEnd {
 pub(crate) struct Transcript {
     state: State,
     profile: Option<Arc<Profile>>,
-    /// Calls without a result yet, with the `seq` and time of their message.
+    /// Calls without a result yet, with the `seq` and time of their start; of those that did not start, of their message.
     calls: Vec<(Seq, Timestamp, ToolCall)>,
     /// When the request of the answer in flight was made.
     asked_at: Timestamp,
@@ -177,12 +187,22 @@ impl Transcript {
 
     /// Calls that have no result when the session goes on without them.
     fn take_calls(&mut self, live: bool) -> Vec<Item> {
-        let calls = std::mem::take(&mut self.calls);
-        let end = |call: &ToolCall| without_result(self.state.unresolved.get(&call.id), live);
-        calls
-            .into_iter()
-            .map(|(seq, at, call)| Item { seq, at, sound: true, kind: ItemKind::Tool { end: end(&call), call } })
-            .collect()
+        let items = self.open_calls(live).collect();
+        self.calls.clear();
+        items
+    }
+
+    fn open_calls(&self, live: bool) -> impl Iterator<Item = Item> {
+        self.calls.iter().map(move |(seq, at, call)| {
+            let (call, end) = (call.clone(), without_result(self.state.unresolved.get(&call.id), live));
+            Item { seq: *seq, at: *at, sound: true, kind: ItemKind::Tool { call, end } }
+        })
+    }
+
+    /// The calls that run now, or ran when the log broke off.
+    fn running(&self, live: bool) -> impl Iterator<Item = Item> {
+        self.open_calls(live)
+            .filter(|item| matches!(item.kind, ItemKind::Tool { end: ToolEnd::Running(_) | ToolEnd::Unknown(_), .. }))
     }
 
     /// Holds items back while an answer is coming: an answer that is cut has the `seq` of its request.
@@ -212,6 +232,12 @@ impl Transcript {
             Event::AssistantMessage(message) => {
                 self.calls.extend(message.tool_calls().map(|call| (entry.seq, entry.at, call.clone())));
                 ItemKind::Answer(whole_answer(message))
+            }
+            Event::ToolStarted(started) => {
+                if let Some(call) = self.calls.iter_mut().find(|(_, _, call)| call.id == started.call) {
+                    (call.0, call.1) = (entry.seq, entry.at);
+                }
+                return None;
             }
             Event::ToolFinished(finished) => {
                 ItemKind::Tool { call: self.take_call(finished), end: ToolEnd::Finished(finished.clone()) }
@@ -247,9 +273,9 @@ fn without_result(known: Option<&Unresolved>, live: bool) -> ToolEnd {
     let Some(known) = known else { return ToolEnd::NotRun };
     match (&known.denied, known.started) {
         (Some(reason), _) => ToolEnd::Denied(reason.clone()),
-        (None, Some(_)) if live => ToolEnd::Running,
-        (None, Some(_)) => ToolEnd::Unknown,
-        (None, None) if known.gap => ToolEnd::Unknown,
+        (None, Some(_)) if live => ToolEnd::Running(known.output.clone()),
+        (None, Some(_)) => ToolEnd::Unknown(known.output.clone()),
+        (None, None) if known.gap => ToolEnd::Unknown(known.output.clone()),
         (None, None) => ToolEnd::NotRun,
     }
 }
@@ -380,8 +406,11 @@ fn remark(event: &Event) -> Option<(String, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use super::fixture::{answer, call, ended, entries, finished, opened, piece, request, says, session, started, steer, user};
+    use super::fixture::{
+        answer, call, ended, entries, finished, opened, output, piece, request, says, session, started, steer, user,
+    };
     use super::*;
+    use serde_json::{Value, json};
     use session_store::ToolOutcome;
 
     fn items(entries: &[Entry], live: bool) -> Vec<Item> {
@@ -452,6 +481,8 @@ mod tests {
             request(),
             answer(1, vec![call("a", "shell", "{}"), call("b", "shell", "{}")]),
             started("a", "shell"),
+            output("a", 0, "built 1\nbui"),
+            output("a", 11, "lt 2\n"),
         ];
         let ends = |events: Vec<Event>, live| -> Vec<ToolEnd> {
             items(&entries(events), live)
@@ -459,10 +490,20 @@ mod tests {
                 .filter_map(|item| if let ItemKind::Tool { end, .. } = item.kind { Some(end) } else { None })
                 .collect()
         };
-        assert_eq!(ends(before.clone(), true), [ToolEnd::Running, ToolEnd::NotRun]);
-        assert_eq!(ends(before.clone(), false), [ToolEnd::Unknown, ToolEnd::NotRun]);
+        let put_out = || "built 1\nbuilt 2\n".to_owned();
+        assert_eq!(ends(before.clone(), true), [ToolEnd::NotRun, ToolEnd::Running(put_out())]);
+        assert_eq!(ends(before.clone(), false), [ToolEnd::NotRun, ToolEnd::Unknown(put_out())]);
         let after = [before, vec![opened(2), user("Again")]].concat();
-        assert_eq!(ends(after, true), [ToolEnd::Unknown, ToolEnd::NotRun]);
+        assert_eq!(ends(after.clone(), true), [ToolEnd::NotRun, ToolEnd::Unknown(put_out())]);
+
+        let items = items(&entries(after), false);
+        let text = shown(&items);
+        let expected = "[3] shell(): outcome unknown, it may have run; the end of its output, as far as it is known:\n    | built 1\n    | built 2\n";
+        assert!(text.contains(expected), "{text}");
+        let messages: Vec<Value> = items.iter().filter_map(JsonMessage::from_item).map(|message| json!(message)).collect();
+        let told = messages.iter().find(|message| message["role"] == "tool").expect("it is there for programs, too");
+        assert_eq!((&told["seq"], &told["text"], &told["partial"]), (&json!(3), &json!(put_out()), &json!(true)), "{told}");
+        assert_eq!(messages.iter().filter(|message| message["role"] == "tool").count(), 1, "of what never ran nothing is told");
     }
 
     #[test]

@@ -11,6 +11,9 @@ use std::fmt::Write;
 const CALL_CHARS_MAX: usize = 80;
 const RESULT_CHARS_MAX: usize = 60;
 
+/// What is said before the output of a call that has no result.
+pub(crate) const PARTIAL: &str = "the end of its output, as far as it is known";
+
 const HEAD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const TROUBLE: Style = AnsiColor::Yellow.on_default();
@@ -38,7 +41,14 @@ impl Painter {
             ItemKind::Answer(answer) => self.answer(item, answer),
             ItemKind::Tool { call, end } => {
                 let style = if is_trouble(end) { TROUBLE } else { DIM };
-                self.line(item, style, &format!("{}: {}", call_words(call), end_words(end)))
+                let words = format!("{}: {}", call_words(call), end_words(end));
+                match end.partial_output() {
+                    None => self.line(item, style, &words),
+                    Some(output) => {
+                        let output = format!("{}\n", indented(&quoted(&safe(output.trim_end()))));
+                        self.line(item, style, &format!("{words}; {PARTIAL}:")) + &self.styled(DIM, &output)
+                    }
+                }
             }
             ItemKind::Todos(todos) => self.todos(item, todos),
             ItemKind::Remark { text, trouble } => self.line(item, if *trouble { TROUBLE } else { DIM }, text),
@@ -160,8 +170,8 @@ pub(crate) fn call_words(call: &ToolCall) -> String {
 pub(crate) fn end_words(end: &ToolEnd) -> String {
     match end {
         ToolEnd::Finished(finished) => finished_words(finished),
-        ToolEnd::Running => "running".to_owned(),
-        ToolEnd::Unknown => "outcome unknown, it may have run".to_owned(),
+        ToolEnd::Running(_) => "running".to_owned(),
+        ToolEnd::Unknown(_) => "outcome unknown, it may have run".to_owned(),
         ToolEnd::Denied(reason) if reason.is_empty() => "denied".to_owned(),
         ToolEnd::Denied(reason) => format!("denied: {reason}"),
         ToolEnd::NotRun => "not run".to_owned(),
@@ -185,7 +195,7 @@ pub(crate) fn outcome_words(finished: &ToolFinished) -> String {
 
 /// Whether a reader should look at how a call ended.
 pub(crate) fn is_trouble(end: &ToolEnd) -> bool {
-    !matches!(end, ToolEnd::Running | ToolEnd::Finished(ToolFinished { outcome: ToolOutcome::Ok, .. }))
+    !matches!(end, ToolEnd::Running(_) | ToolEnd::Finished(ToolFinished { outcome: ToolOutcome::Ok, .. }))
 }
 
 /// What a profile sets, in a line.
@@ -258,6 +268,10 @@ fn cut_to(text: &str, chars_max: usize) -> String {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
 fn quoted(text: &str) -> String {

@@ -16,7 +16,7 @@ use session_store::{Holder, Loaded, Problem, ProblemKind, Seq, SessionId, Sessio
 With --json, an object: `id`; `meta` with `name`, `title`, `cwd`, `model`, `created_at`, `updated_at`, `messages`, `state` (`open`, `idle` or `damaged`), `parent` (`id` and `at_seq`, \
 or null), `usage` (`input_tokens`, `output_tokens` and others where a provider told them), `todos` (`content`, `status`), `last_turn` (how it ended) and `problems` (as of `sessions verify`); and \
 `messages`, an array in order: `seq` (what `--at` takes), `at`, `role` (`system`, `user`, `assistant` or `tool`), `text`, `tool_calls` (`id`, `name`, `arguments`), `tool_call_id` (of a \
-tool's message: the call that it answers) and `partial` (true where the text was cut, or is still coming).")]
+tool's message: the call that it answers) and `partial` (true where the text was cut, or is still coming; the partial output of a tool is the end of what it put out).")]
 pub(crate) struct ShowArgs {
     /// The session: its id, its exact name or the start of its id
     id: String,

@@ -2,6 +2,7 @@
 //! standard output any more. What is shown is written, perhaps not yet durable.
 
 use super::export::cannot_read;
+use super::show::is_open;
 use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output::Stdout;
@@ -52,6 +53,8 @@ async fn follow(app: &App, store: &dyn SessionStore, id: SessionId, n: usize, ou
     let next = transcript.state().next_seq;
     let mut printer = LivePrinter::new(painter, transcript);
     out.raw(printer.catch_up().as_bytes())?;
+    let is_live = is_open(&store.load(id).await?.holder);
+    out.raw(printer.running(is_live).as_bytes())?;
     out.flush()?;
     let mut entries = store.follow(id, next).await?;
     while let Some(entry) = entries.next().await? {
