@@ -214,9 +214,10 @@ impl Scanner {
         self.tail.crc
     }
 
-    /// The `seq` of the next line. Unreadable lines at the end leave their places free, so that the fold sees a gap.
+    /// The `seq` of the next line: none that was delivered, because a new event would take the place of an unchecked one. Unreadable
+    /// lines at the end leave their places free, so that the fold sees a gap.
     pub(crate) fn next_seq(&self) -> Seq {
-        self.tail.next + self.lost
+        self.tail.next.max(self.high) + self.lost
     }
 
     /// The end of the last whole line.

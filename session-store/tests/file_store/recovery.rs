@@ -187,6 +187,23 @@ async fn a_damaged_seq_costs_no_other_event() {
 }
 
 #[tokio::test]
+async fn a_line_that_came_too_early_is_not_hidden_by_what_comes_later() {
+    let (id, bytes) = sample().await;
+    let mut lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    // Without `closed`, `three` is the last line, and now comes before `two`.
+    lines.pop();
+    let last = lines.len() - 1;
+    lines.swap(last - 1, last);
+    let store = store(&with_file(id, &lines.concat()));
+    assert_eq!(texts(&store, id).await, ["one", "two", "three"]);
+    let OpenSession { log, mut state, .. } = store.open(id).await.unwrap();
+    state.apply(&log.append(say("four")).unwrap());
+    soon(log.flush()).await.unwrap();
+    assert_eq!(texts(&store, id).await, ["one", "two", "three", "four"]);
+    assert_eq!(store.load(id).await.unwrap().state, state, "it is loaded as it was live");
+}
+
+#[tokio::test]
 async fn files_that_are_no_sessions_harm_no_list() {
     let (id, bytes) = sample().await;
     let fs = with_file(id, &bytes);
