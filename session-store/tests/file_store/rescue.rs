@@ -160,7 +160,10 @@ pub(crate) async fn texts_after_reopening(disks: &TwoDisks, id: SessionId) -> Ve
     let store = disks.store();
     soon(store.open(id)).await.unwrap();
     assert!(store.verify(id).await.unwrap().ok);
-    texts(&store, id).await
+    let texts = texts(&store, id).await;
+    // Whoever comes next finds nobody who still lets go.
+    soon(store.shutdown(Duration::from_secs(10))).await.unwrap();
+    texts
 }
 
 #[tokio::test]
