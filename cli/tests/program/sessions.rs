@@ -489,6 +489,30 @@ fn tail_follows_a_session_and_prints_its_lines_as_they_are() {
 }
 
 #[test]
+fn tail_prints_each_line_once_though_the_files_are_replaced() {
+    let world = World::new();
+    let id = converse(&world, "offline: repeat one", &[]);
+    let mut tail = world.command(&["sessions", "tail", &id, "--json"]).stdout(Stdio::piped()).spawn().expect("runs");
+    let mut lines = BufReader::new(tail.stdout.take().expect("a pipe")).lines().map(|line| json(&line.expect("a line")));
+    let mut last = None;
+    // Compressed, it goes on in a second file; archived, it is compressed once more.
+    for command in [None, Some("compress"), Some("archive")] {
+        if let Some(command) = command {
+            run_ok(&world, &["sessions", command, &id]);
+            run_ok(&world, &["-p", "-m", "offline", "-r", &id, "offline: repeat more"]);
+        }
+        let end = json(run_ok(&world, &["sessions", "export", &id]).lines().last().expect("a line"))["seq"].as_u64();
+        while last < end {
+            let line = lines.next().expect("it goes on");
+            assert!(last < line["seq"].as_u64(), "{line}");
+            last = line["seq"].as_u64();
+        }
+    }
+    run_ok(&world, &["sessions", "rm", "-y", &id]);
+    assert_eq!((lines.next(), wait(&mut tail)), (None, Some(2)), "it was removed");
+}
+
+#[test]
 fn tail_ends_when_nobody_reads_it_though_nothing_happens() {
     let world = World::new();
     let id = converse(&world, "offline: repeat hello", &[]);

@@ -1,7 +1,7 @@
 //! The bytes of a log, for those who copy them.
 
 use super::engine::Core;
-use super::text::{Meeting, Text};
+use super::text::{Files, Meeting, Text};
 use crate::error::StoreError;
 use crate::fs::OpenMode;
 use crate::id::SessionId;
@@ -12,7 +12,8 @@ use std::sync::Arc;
 /// The bytes of a session's log as they are, whatever files they are in: a cold one is unpacked. At the end of what there is it reads
 /// nothing, and goes on once there is more. Reading blocks.
 ///
-/// A session that is compressed while this is open is read to the end that it had.
+/// A session whose files are replaced while this is open (compressed, archived, repaired) is read to the end that it had;
+/// [`RawLog::is_replaced`] says so.
 pub struct RawLog {
     core: Arc<Core>,
     id: SessionId,
@@ -32,6 +33,14 @@ impl RawLog {
         let layout = &self.core.layout;
         let folder = if self.text.files.is_archived { layout.archived_sides(self.id) } else { layout.sides(self.id) };
         self.core.fs().stat(&folder).is_ok_and(|found| !found.is_file).then_some(folder)
+    }
+
+    /// Whether the session is in other files by now. What comes there has other offsets and checksums; `seq` tells what is new.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where it was removed, or why its files cannot be looked at.
+    pub fn is_replaced(&self) -> Result<bool, StoreError> {
+        Ok(!Files::find(&self.core, self.id)?.are(&self.text.files))
     }
 
     /// Takes note of the file that a cold session goes on in; false where nothing changed.

@@ -80,7 +80,8 @@ async fn read_so_far(
     Ok((transcript, last))
 }
 
-/// Prints the last `n` lines of the log (absent: all), then what comes, as they are.
+/// Prints the last `n` lines of the log (absent: all), then what comes, as they are. Where the log is replaced (compressed, archived,
+/// repaired), it goes on behind the event that was printed last.
 async fn follow_lines(store: &FileStore, id: SessionId, n: Option<usize>, out: &mut Stdout) -> Result<(), CliError> {
     let mut lines = RawLines::new(store.raw_log(id).await?);
     if let Some(n) = n {
@@ -91,7 +92,15 @@ async fn follow_lines(store: &FileStore, id: SessionId, n: Option<usize>, out: &
             out.raw(line)?;
         }
         out.flush()?;
-        tokio::time::sleep(LOOK_EVERY).await;
+        if lines.log().is_replaced()? {
+            let last = lines.last_seq();
+            lines = RawLines::new(store.raw_log(id).await?);
+            if let Some(last) = last {
+                lines.skip_past(last).map_err(cannot_read(id))?;
+            }
+        } else {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 }
 
