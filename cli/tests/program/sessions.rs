@@ -233,6 +233,20 @@ fn a_name_can_be_given_and_taken_away() {
 }
 
 #[test]
+fn a_name_holds_no_known_secret() {
+    let world = World::new();
+    let id = converse(&world, "offline: repeat hello", &[]);
+    let name = "with tide-secret-0123456789";
+    for args in [["sessions", "rename", &id, name].as_slice(), &["sessions", "fork", &id, "-n", name]] {
+        let output = world.command(args).env("MY_TOKEN", "tide-secret-0123456789").output().expect("runs");
+        assert_eq!(code(&output), 0, "{output:?}");
+    }
+    let listed = run_ok(&world, &["sessions", "list", "--json"]);
+    assert_eq!(listed.matches("with «secret:MY_TOKEN#").count(), 2, "{listed}");
+    assert!(files(&world.home()).values().all(|bytes| !String::from_utf8_lossy(bytes).contains("0123456789")));
+}
+
+#[test]
 fn a_fork_has_whole_steps_and_leaves_its_parent_alone() {
     let world = World::new();
     let parent = converse(&world, "offline: shell echo hello", &[]);

@@ -39,7 +39,7 @@ async fn copy(store: &FileStore, parent: SessionId, at: Option<Seq>) -> Result<O
 }
 
 pub(super) async fn run(app: &App, args: ForkArgs) -> Result<Exit, CliError> {
-    let name = args.name.as_deref().map(rename::checked_name).transpose()?;
+    let name = args.name.as_deref().map(|name| rename::storable_name(app, name)).transpose()?;
     let store = app.file_store()?;
     let parent = resolve(store.as_ref(), &args.id).await?;
     let at = match args.at {
@@ -48,7 +48,7 @@ pub(super) async fn run(app: &App, args: ForkArgs) -> Result<Exit, CliError> {
     };
     let fork = if args.stale { store.fork_stale(parent).await? } else { copy(&store, parent, at).await? };
     let id = fork.log.id();
-    if let Some(name) = name {
+    if let Some(name) = &name {
         rename::rename(&fork.log, name)?;
     }
     close(store.as_ref(), fork.log.as_ref()).await?;

@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::resolve::resolve;
+use agent_runtime::Secrets;
 use session_store::{AppendError, Seq, SessionId, SessionLog, SessionRenamed, SessionStore};
 use std::sync::Arc;
 
@@ -20,13 +21,13 @@ pub(crate) struct RenameArgs {
 }
 
 pub(super) async fn run(app: &App, args: RenameArgs) -> Result<Exit, CliError> {
-    let name = checked_name(&args.name)?;
+    let name = storable_name(app, &args.name)?;
     let store = app.file_store()?;
     let id = resolve(store.as_ref(), &args.id).await?;
     let session = store.open(id).await?;
-    rename(&session.log, name)?;
+    rename(&session.log, &name)?;
     close(store.as_ref(), session.log.as_ref()).await?;
-    output::stderr(&told(id, name));
+    output::stderr(&told(id, &name));
     Ok(Exit::Done)
 }
 
@@ -34,6 +35,11 @@ pub(super) async fn run(app: &App, args: RenameArgs) -> Result<Exit, CliError> {
 pub(super) fn rename(log: &Arc<dyn SessionLog>, name: &str) -> Result<Seq, CliError> {
     let entry = log.append(SessionRenamed { name: name.to_owned() }.into());
     entry.map(|entry| entry.seq).map_err(|error: AppendError| CliError::new(Exit::Store, error.to_string()))
+}
+
+/// A name that can be typed and printed, with known secrets hidden.
+pub(super) fn storable_name(app: &App, name: &str) -> Result<String, CliError> {
+    Ok(Secrets::from_env(app.envs()).hide(checked_name(name)?.to_owned()))
 }
 
 /// A name that can be typed and printed.
