@@ -2,7 +2,7 @@
 
 use crate::args::{ColorWhen, Globals};
 use crate::error::CliError;
-use agent_runtime::session_store::{FileStore, FileStoreOptions, SessionStore};
+use agent_runtime::session_store::{FileStore, FileStoreOptions};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,14 +86,6 @@ impl App {
     }
 
     /// The store in the home. Reading works where the home cannot be written.
-    ///
-    /// # Errors
-    /// Where the home is a file.
-    pub(crate) fn store(&self) -> Result<Arc<dyn SessionStore>, CliError> {
-        Ok(self.file_store()?)
-    }
-
-    /// The same store, with what only a store in files can do.
     ///
     /// # Errors
     /// Where the home is a file.

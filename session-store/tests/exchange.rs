@@ -447,6 +447,14 @@ fn a_bad_line_costs_itself_and_is_named_and_kept() {
 }
 
 #[test]
+fn a_text_that_was_cut_inside_a_character_is_read() {
+    let cut = ONE.replacen("one", "one \\ud83c", 1);
+    let file = format!("{cut}\n{TWO}");
+    assert_eq!(notices(file.as_bytes()), ["line 1: a character is cut in half: that half was replaced"]);
+    assert_eq!(conversation(&import_only(file.as_bytes())), ["user: one \u{fffd}", "user: zwölf 🌊"]);
+}
+
+#[test]
 fn a_file_is_read_in_whatever_encoding_it_has() {
     let utf8 = format!("{ONE}\n{TWO}\n");
     let utf16 = |unit: fn(u16) -> [u8; 2]| utf8.encode_utf16().flat_map(unit).collect::<Vec<u8>>();

@@ -87,14 +87,17 @@ fn standard_input_is_imported_under_a_name() {
 #[test]
 fn known_secrets_are_hidden_on_the_way_in() {
     let world = World::new();
-    let secret = "tide-secret-0123456789";
-    file(&world, "a.jsonl", &CLAUDE_CODE.replace("no such file", secret));
-    let mut command = world.command(&["sessions", "import", "a.jsonl", "--json"]);
-    let output = command.env("MY_API_KEY", secret).output().expect("runs");
+    // JSON writes some of its characters with escapes.
+    let secret = "tide\"secret\\0123456789\nmore";
+    let escaped = Value::from(secret).to_string();
+    file(&world, "a.jsonl", &CLAUDE_CODE.replace("no such file", escaped.trim_matches('"')));
+    let name = "name of tide-secret-0123456789";
+    let mut command = world.command(&["sessions", "import", "a.jsonl", "--json", "-n", name]);
+    let output = command.env("MY_API_KEY", secret).env("A_TOKEN", "tide-secret-0123456789").output().expect("runs");
     assert_eq!(code(&output), 0, "{output:?}");
     let id = json(&stdout(&output))[0]["session"].as_str().expect("an id").to_owned();
     let log = stdout(&world.run(&["sessions", "export", &id]));
-    assert!(!log.contains(secret) && log.contains("«secret:MY_API_KEY#"), "{log}");
+    assert!(!log.contains("0123456789") && log.contains("«secret:MY_API_KEY#") && log.contains("«secret:A_TOKEN#"), "{log}");
 }
 
 #[test]

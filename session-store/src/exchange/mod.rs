@@ -33,6 +33,7 @@ use crate::time::Timestamp;
 use builder::Builder;
 use lines::{Line, Lines};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::io::{self, Read};
 
 /// A file has so many lines at most: some tens of bytes are remembered of each.
@@ -324,7 +325,7 @@ pub fn import(
     if foreign.format.is_one_piece() {
         let (text, read) = lines.rest().map_err(|error| failed(&error))?;
         lines = read;
-        let document = text.map(hide).and_then(|text| document_of(text, foreign.format).ok());
+        let document = text.and_then(|text| document_of(text, foreign.format, hide).ok());
         foreign.reader.read(1, document.ok_or_else(|| failed(&ImportError::Changed))?, &mut out)?;
     } else {
         let mut number = 0;
@@ -337,13 +338,10 @@ pub fn import(
             match line {
                 Line::TooLong => {}
                 Line::Text { text, .. } if text.trim().is_empty() => {}
-                Line::Text { text, .. } => {
-                    let text = hide(text);
-                    match record::parse(&text).ok().filter(Value::is_object) {
-                        Some(record) => foreign.reader.read(number, record, &mut out)?,
-                        None => out.unreadable(number, start_of(text))?,
-                    }
-                }
+                Line::Text { text, .. } => match record::parse_hiding(&text, hide).ok().filter(Value::is_object) {
+                    Some(record) => foreign.reader.read(number, record, &mut out)?,
+                    None => out.unreadable(number, start_of(hide(text)))?,
+                },
             }
         }
     }
@@ -376,10 +374,13 @@ fn record_of(line: Line, hide: &Hide<'_>, mut tell: impl FnMut(String)) -> Optio
             if !exact {
                 tell("not UTF-8: some bytes were replaced".to_owned());
             }
-            hide(text)
+            if let Cow::Owned(_) = record::whole_characters(&text) {
+                tell("a character is cut in half: that half was replaced".to_owned());
+            }
+            text
         }
     };
-    match record::parse(&text) {
+    match record::parse_hiding(&text, hide) {
         Ok(record) if record.is_object() => Some(record),
         Ok(_) => {
             tell("not a JSON object".to_owned());
@@ -396,18 +397,18 @@ fn survey_piece(open: &Open<'_>, format: ImportFormat, hide: &Hide<'_>) -> Resul
     let (text, lines) = Lines::new(open()?).rest()?;
     let unreadable = |line, reason| ImportError::Unreadable(Notice { line, reason });
     let text = text.ok_or_else(|| unreadable(0, format!("larger than {} MiB", RECORD_BYTES_MAX >> 20)))?;
-    let document = document_of(hide(text), format).map_err(|reason| unreadable(0, reason))?;
+    let document = document_of(text, format, hide).map_err(|reason| unreadable(0, reason))?;
     let mut found = Foreign::new(format, None);
     found.reader.look(1, &document, &mut found.facts);
     (found.sha256, found.bytes) = (lines.sha256(), lines.bytes());
     Ok(found)
 }
 
-fn document_of(text: String, format: ImportFormat) -> Result<Value, String> {
+fn document_of(text: String, format: ImportFormat, hide: &Hide<'_>) -> Result<Value, String> {
     if format == ImportFormat::Markdown {
-        return Ok(Value::String(text));
+        return Ok(Value::String(hide(text)));
     }
-    let document = record::parse(&text).map_err(|reason| format!("not JSON: {reason}"))?;
+    let document = record::parse_hiding(&text, hide).map_err(|reason| format!("not JSON: {reason}"))?;
     if messages::is_conversation(&document) { Ok(document) } else { Err("not an array of messages with roles".to_owned()) }
 }
 

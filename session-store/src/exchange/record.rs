@@ -1,7 +1,10 @@
 //! Foreign JSON: bounded before it is parsed, and read without trust in any of its types.
 
+use super::Hide;
 use crate::time::Timestamp;
 use serde_json::Value;
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 /// A record is nested so deep at most: what holds it in a log adds some levels of its own.
 pub(super) const DEPTH_MAX: usize = 96;
@@ -16,7 +19,50 @@ const TITLE_CHARS_MAX: usize = 80;
 pub(super) fn parse(text: &str) -> Result<Value, String> {
     check(text.as_bytes())?;
     // Most are one line of a file, which has its own number.
-    serde_json::from_str(text).map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
+    serde_json::from_str(&whole_characters(text)).map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
+}
+
+/// The same, with secrets hidden in each text in it: what the file has may be written with escapes.
+pub(super) fn parse_hiding(text: &str, hide: &Hide<'_>) -> Result<Value, String> {
+    parse(text).map(|record| hidden(record, hide))
+}
+
+fn hidden(value: Value, hide: &Hide<'_>) -> Value {
+    match value {
+        Value::String(text) => Value::String(hide(text)),
+        Value::Array(items) => items.into_iter().map(|item| hidden(item, hide)).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (hide(name), hidden(value, hide))).collect(),
+        other => other,
+    }
+}
+
+/// The same JSON with a replacement character for each half of a surrogate pair that stands alone in its texts: programs that cut a
+/// text by UTF-16 units write those.
+pub(super) fn whole_characters(text: &str) -> Cow<'_, str> {
+    let (mut whole, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = text[at..].find('\\') {
+        at += found;
+        let half = |at: usize, halves: RangeInclusive<u16>| {
+            let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+            u16::from_str_radix(digits, 16).ok().filter(|unit| halves.contains(unit))
+        };
+        if half(at, 0xD800..=0xDFFF).is_none() {
+            // What is escaped is no start of an escape.
+            at += 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8);
+        } else if half(at, 0xD800..=0xDBFF).is_some() && half(at + 6, 0xDC00..=0xDFFF).is_some() {
+            at += 12;
+        } else {
+            whole.push_str(&text[copied..at]);
+            whole.push_str("\\ufffd");
+            at += 6;
+            copied = at;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    whole.push_str(&text[copied..]);
+    Cow::Owned(whole)
 }
 
 fn check(text: &[u8]) -> Result<(), String> {
@@ -110,5 +156,20 @@ pub(super) fn arguments(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => "{}".to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_surrogate_pair_is_replaced_and_nothing_else() {
+        for text in [r#""\ud83c\udf0a \u00e9 \\ud83c \\\\udf0a ends""#, r#""\ud83c\uDF0A""#, "é\\", r"\u", r"\ud83"] {
+            assert_eq!(whole_characters(text), text);
+        }
+        let cut = r#""\ud83c|\udf0a|\ud83c\ud83c\udf0a|\\\ud83c""#;
+        assert_eq!(whole_characters(cut), r#""\ufffd|\ufffd|\ufffd\ud83c\udf0a|\\\ufffd""#);
+        assert_eq!(parse(cut).expect("JSON"), "\u{fffd}|\u{fffd}|\u{fffd}\u{1f30a}|\\\u{fffd}");
     }
 }

@@ -11,11 +11,15 @@ use crate::commands::sessions::checked_name;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Stdout};
 use crate::progress::Progress;
+use crate::raw_lines::RawLines;
 use crate::safe_text::safe_line;
 use agent_runtime::Secrets;
 use serde::Serialize;
+use serde_json::Value;
 use session_store::exchange::{self, Foreign, ImportError, ImportFormat, Notice};
-use session_store::{Clock, Event, SessionId, SessionRenamed, SessionStore, SystemClock, Timestamp};
+use session_store::{
+    Clock, Event, FileStore, RawLog, SessionId, SessionImported, SessionRenamed, SessionStore, SystemClock, Timestamp,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -128,10 +132,10 @@ enum OutcomeState {
 
 pub(super) async fn run(app: &App, args: ImportArgs) -> Result<Exit, CliError> {
     args.name.as_deref().map(checked_name).transpose()?;
-    let store = app.store()?;
+    let store = app.file_store()?;
     let importer = Importer {
         secrets: Secrets::from_env(app.envs()),
-        known: if args.again { HashMap::new() } else { known(store.as_ref()).await? },
+        known: if args.again { HashMap::new() } else { known(&store).await? },
         store,
     };
     if args.scan { scan::run(app, importer, &args).await } else { import_files(importer, &args).await }
@@ -374,7 +378,7 @@ impl Importer {
                 let hide = |text| secrets.hide(text);
                 messages.store(exchange::import(foreign, &open, &hide, modified, log, &mut tell)?, Ordering::Relaxed);
                 if let Some(name) = name {
-                    log.append(last_at, Event::from(SessionRenamed { name: name.trim().to_owned() }))?;
+                    log.append(last_at, Event::from(SessionRenamed { name: hide(name.trim().to_owned()) }))?;
                 }
                 Ok(())
             }
@@ -396,19 +400,24 @@ impl Importer {
     }
 }
 
-/// The imported sessions of the store. Their first lines say so.
-async fn known(store: &dyn SessionStore) -> Result<HashMap<Original, SessionId>, CliError> {
+/// The imported sessions of the store.
+async fn known(store: &FileStore) -> Result<HashMap<Original, SessionId>, CliError> {
     let mut known = HashMap::new();
     for session in store.list().await? {
-        let Ok(mut entries) = store.read(session.id, 0).await else { continue };
-        for _ in 0..3 {
-            let Ok(Some(entry)) = entries.next().await else { break };
-            if let Event::SessionImported(imported) = &entry.event {
-                known.insert((imported.format.clone(), imported.id.clone(), imported.sha256.clone()), session.id);
-            }
+        if let Some(imported) = store.raw_log(session.id).await.ok().and_then(|log| imported(RawLines::new(log))) {
+            known.insert((imported.format, imported.id, imported.sha256), session.id);
         }
     }
     Ok(known)
+}
+
+/// What the third line of a log says, where that was imported. No more of it is read: there may be thousands, each of any length.
+fn imported(mut log: RawLines<RawLog>) -> Option<SessionImported> {
+    for _ in 0..2 {
+        log.next_line().ok()??;
+    }
+    let line: Value = serde_json::from_slice(log.next_line().ok()??).ok()?;
+    if line["type"] == "session.imported" { serde_json::from_value(line).ok() } else { None }
 }
 
 /// Whether a person can be asked.
