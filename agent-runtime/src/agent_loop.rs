@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long the end of an interrupted turn waits for the disk before it is reported.
+/// So long after the interrupt the end of a turn is reported, also where the disk does not have it yet.
 const INTERRUPT_GRACE: Duration = Duration::from_millis(5);
 /// How often an answer whose tool calls were cut at the length limit is followed by another.
 const CUT_CALLS_MAX: u32 = 2;
@@ -336,7 +336,8 @@ impl TurnTask {
         if reason == EndReason::Interrupted || self.interrupt.is_raised() {
             // Whoever stopped the turn gets control back now; the commit goes on without them.
             self.shared.log.start_commit(seq);
-            let _ = tokio::time::timeout(INTERRUPT_GRACE, self.shared.log.durable(seq)).await;
+            let until = self.interrupt.raised_at().unwrap_or_else(Instant::now) + INTERRUPT_GRACE;
+            let _ = tokio::time::timeout_at(until, self.shared.log.durable(seq)).await;
             return Ok(());
         }
         tokio::select! {

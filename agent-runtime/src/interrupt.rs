@@ -4,10 +4,11 @@
 //! one; a setter that can only set the flag (a signal handler) is seen by the poll. The poll is a part of the 50 ms within which every wait
 //! ends: a tool still gets 20 ms to say what it did, and what it said is written.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// How often a wait looks at the flag where nothing wakes it.
 pub const INTERRUPT_POLL: Duration = Duration::from_millis(20);
@@ -22,6 +23,8 @@ pub struct Interrupt {
 struct Shared {
     flag: Arc<AtomicBool>,
     wake: Notify,
+    /// See [`Interrupt::raised_at`].
+    raised_at: OnceLock<Instant>,
 }
 
 impl Interrupt {
@@ -33,6 +36,7 @@ impl Interrupt {
 
     /// Sets the flag and wakes all who wait.
     pub fn raise(&self) {
+        self.shared.raised_at.get_or_init(Instant::now);
         self.shared.flag.store(true, Ordering::SeqCst);
         self.shared.wake.notify_waiters();
     }
@@ -41,6 +45,11 @@ impl Interrupt {
     #[must_use]
     pub fn is_raised(&self) -> bool {
         self.shared.flag.load(Ordering::SeqCst)
+    }
+
+    /// When it was raised; where only the flag was set, when somebody who waited first saw that.
+    pub(crate) fn raised_at(&self) -> Option<Instant> {
+        self.shared.raised_at.get().copied()
     }
 
     /// The bare flag, for a signal handler: to set it raises the interrupt, seen within [`INTERRUPT_POLL`].
@@ -54,7 +63,8 @@ impl Interrupt {
         loop {
             let wake = self.shared.wake.notified();
             if self.is_raised() {
-                // Where only the flag was set, whoever polls first wakes the others.
+                // Where only the flag was set, whoever polls first notes the time, and wakes the others.
+                self.shared.raised_at.get_or_init(Instant::now);
                 self.shared.wake.notify_waiters();
                 return;
             }

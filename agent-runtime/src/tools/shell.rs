@@ -108,6 +108,8 @@ impl Tool for ShellTool {
             () = interrupt.raised() => End::Interrupted,
             () = sleep(Duration::from_secs(limit as u64)) => End::Limit(limit),
         };
+        // It is being stopped while its words are put together.
+        drop(running);
         end.told(output.text())
     }
 }
@@ -212,8 +214,8 @@ impl Spawned {
     ) {
         let status = tokio::select! {
             biased;
-            status = follow(&mut *self.child, &mut self.pipe, &output) => Some(status),
             _ = &mut stop => None,
+            status = follow(&mut *self.child, &mut self.pipe, &output) => Some(status),
         };
         if let Some(status) = status {
             // Nobody may wait any more, and that is fine.
@@ -274,7 +276,11 @@ async fn follow(child: &mut dyn ChildWrapper, pipe: &mut pipe::Receiver, output:
     let status = loop {
         tokio::select! {
             status = child.inner_mut().wait() => break status.ok(),
-            read = pipe.read(&mut buffer), if open => open = take(&read, &buffer, output),
+            read = pipe.read(&mut buffer), if open => {
+                open = take(&read, &buffer, output);
+                // However much there is, whoever stops it has a turn.
+                tokio::task::yield_now().await;
+            }
         }
     };
     // Something that was left in the background may hold the pipe for ever.
