@@ -15,8 +15,8 @@ use crate::turn::TurnOutcome;
 use futures_util::future::join_all;
 use serde_json::Value;
 use session_store::{
-    Clock, Entry, Event, NewSession, OpenSession, Origin, Seq, SessionId, SessionStore, ShutdownError, State, StoreError,
-    SystemClock, UserKind,
+    ChildOpened, Clock, Entry, Event, NewSession, OpenSession, Origin, Seq, SessionId, SessionStore, ShutdownError, State,
+    StoreError, SystemClock, UserKind,
 };
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -67,8 +67,11 @@ pub struct Setup {
     pub output_schema: Option<Value>,
     /// The most model calls of a turn. Absent: no limit.
     pub max_model_calls: Option<u64>,
-    /// What the session may use altogether. Absent: no limit.
+    /// What the session and its children may use altogether. Absent: no limit but that of the session that it works for.
     pub spending: Option<SpendingLimit>,
+    /// The session that this one works for, of the same store: what this one spends counts there as well, and it stops where that one's limit is reached. The log of the
+    /// parent names its children ([`ChildOpened`]); who opens a child again gives its parent again.
+    pub parent: Option<Session>,
     /// The limits of each model call.
     pub clocks: Clocks,
     /// When a failed call is tried again.
@@ -107,6 +110,7 @@ impl Setup {
             output_schema: None,
             max_model_calls: None,
             spending: None,
+            parent: None,
             clocks: Clocks::default(),
             retry: RetryPolicy::default(),
             clock: Arc::new(SystemClock),
@@ -160,7 +164,7 @@ impl Runtime {
     async fn create_with(&self, id: Option<SessionId>, setup: Setup) -> Result<Session, SendError> {
         let new = NewSession { id, cwd: Some(setup.cwd.to_string_lossy().into_owned()) };
         let opened = self.store.create(new).await?;
-        self.session(opened, setup)
+        self.session(opened, setup).await
     }
 
     /// Goes on with a session.
@@ -169,7 +173,7 @@ impl Runtime {
     /// [`StoreError::Held`](session_store::StoreError::Held) while it is open elsewhere, `NotFound`, or why the store failed.
     pub async fn resume(&self, id: SessionId, setup: Setup) -> Result<Session, SendError> {
         let opened = self.store.open(id).await?;
-        self.session(opened, setup)
+        self.session(opened, setup).await
     }
 
     /// Goes on with a copy of a session, up to and with the event `at`, completed to a whole step (absent: all of it).
@@ -182,7 +186,7 @@ impl Runtime {
             None => None,
         };
         let opened = self.store.fork(parent, at).await?;
-        self.session(opened, setup)
+        self.session(opened, setup).await
     }
 
     /// The answer to the message that was sent to the session `id` with `key`, without owning the session; nothing where there is no such session or
@@ -227,9 +231,14 @@ impl Runtime {
         }
     }
 
-    fn session(&self, opened: OpenSession, setup: Setup) -> Result<Session, SendError> {
+    async fn session(&self, opened: OpenSession, setup: Setup) -> Result<Session, SendError> {
         for problem in &opened.problems {
             tracing::warn!(session = %opened.log.id(), line = problem.line, "{}", problem.detail);
+        }
+        if let Some(Session { shared: parent }) = &setup.parent {
+            // No call of the child may be missing where the parent's are added up.
+            let named = parent.append(ChildOpened { session: opened.log.id() })?;
+            parent.log.durable(named.seq).await?;
         }
         let session = Session::new(opened, Arc::clone(&self.store), Arc::clone(&self.resting), setup, self.breakers.clone())?;
         let mut sessions = lock(&self.sessions);

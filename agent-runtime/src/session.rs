@@ -15,7 +15,7 @@ use crate::output_sink::OutputSink;
 use crate::projection::PROJECTION_VERSION;
 use crate::request::{RequestBuilder, Resting};
 use crate::runtime::{Setup, origin_name};
-use crate::spent::Spending;
+use crate::spent::Purse;
 use crate::summary::{self, Summarizer};
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
@@ -174,7 +174,7 @@ pub(crate) struct Shared {
     pub(crate) requests: Mutex<RequestBuilder>,
     pub(crate) resting: Arc<Resting>,
     pub(crate) breakers: Breakers,
-    pub(crate) spending: Mutex<Spending>,
+    pub(crate) purse: Option<Arc<Purse>>,
     /// How many of the models could not answer in this turn: 0, the first one is asked; 1, the first fallback; ...
     fallback: AtomicUsize,
     running: Mutex<Option<Running>>,
@@ -231,11 +231,13 @@ impl Shared {
         state: State,
         store: Arc<dyn SessionStore>,
         resting: Arc<Resting>,
-        setup: Setup,
+        mut setup: Setup,
         breakers: Breakers,
     ) -> Self {
         let todos = TodoCache::default();
         todos.hydrate(&state);
+        let parent = setup.parent.take().and_then(|parent| parent.shared.purse.clone());
+        let purse = Purse::of(log.id(), setup.spending.clone(), parent);
         Self {
             log,
             store,
@@ -252,7 +254,7 @@ impl Shared {
             requests: Mutex::default(),
             resting,
             breakers,
-            spending: Mutex::default(),
+            purse,
             fallback: AtomicUsize::new(0),
             running: Mutex::new(None),
             summarizer: Mutex::default(),
@@ -286,6 +288,9 @@ impl Shared {
     ) -> Result<Arc<Entry>, AppendError> {
         let entry = append(&*self.log)?;
         state.apply(&entry);
+        if let Some(purse) = &self.purse {
+            purse.take_in(self.log.id(), &entry);
+        }
         self.todos.hydrate(&state);
         if state.checkpoint_due() {
             self.append_checkpoint(&mut state);
@@ -803,12 +808,11 @@ impl Session {
         self.change(|setup| setup.effort = Some(effort.to_owned()))
     }
 
-    /// Allows the session as much again as [`Setup::spending`](crate::Setup::spending) says, beyond what it has used; for whoever was asked after a turn ended with
-    /// [`EndReason::Budget`](crate::EndReason::Budget).
+    /// Allows as much again as [`Setup::spending`](crate::Setup::spending) says, beyond what was used; for whoever was asked after a turn ended with
+    /// [`EndReason::Budget`](crate::EndReason::Budget). That holds for each limit that is used up: the session's own, and those of the sessions that it works for.
     pub fn allow_more(&self) {
-        let limit = lock(&self.shared.setup).spending.clone();
-        if let Some(limit) = limit {
-            lock(&self.shared.spending).raise(&limit);
+        if let Some(purse) = &self.shared.purse {
+            purse.raise();
         }
     }
 

@@ -1,10 +1,11 @@
-//! What calls of models used and cost, summed up: [`Spent`]; and what a session may use: [`SpendingLimit`].
+//! What calls of models used and cost, summed up: [`Spent`]; and what a session and its children may use: [`SpendingLimit`].
 
 use crate::models::ModelTable;
 use crate::session::{Shared, lock};
 use serde::Serialize;
-use session_store::{AssistantMessage, Entry, Event, Origin, Seq, StoreError, Usage};
-use std::sync::Arc;
+use session_store::{AssistantMessage, Entry, Event, Origin, Seq, SessionId, SessionStore, StoreError, Usage};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 /// What some calls used and cost. A log says what was used; the cost is worked out when it is asked for, by the prices of a [`ModelTable`] as it is then.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -37,9 +38,11 @@ impl Spent {
         }
     }
 
-    /// Adds the call that `event` is the end of, if it is one: an answer, or a summary.
+    /// Adds the call that `event` is the end of, if it is one: an answer, or a summary. At the end of what a fork copied it begins anew: the calls before it are
+    /// those of another session.
     pub fn take_in(&mut self, event: &Event, table: &ModelTable) {
         match event {
+            Event::SessionForked(_) => *self = Self::default(),
             Event::AssistantMessage(answer) => self.add(answer, table),
             Event::ContextSummarized(summary) => self.add_call(&summary.origin, summary.usage.as_ref(), table),
             _ => {}
@@ -66,10 +69,11 @@ pub(crate) fn tokens(usage: &Usage) -> u64 {
     usage.input_tokens.unwrap_or(0).saturating_add(usage.output_tokens.unwrap_or(0))
 }
 
-/// What a session may use altogether. The log of a fork begins with that of its parent, so what was used before it counts for both.
+/// What a session and its children ([`Setup::parent`](crate::Setup::parent)) may use altogether. What was copied into a fork does not count in it: the session that it
+/// was copied from has spent it.
 ///
-/// A turn looks before each call of a model, and ends with [`EndReason::Budget`](crate::EndReason::Budget) where the limit is reached: after a whole step, with nothing lost. The call that
-/// reaches it may go past it.
+/// A turn looks before each call of a model, and ends with [`EndReason::Budget`](crate::EndReason::Budget) where the limit is reached: after a whole step, with nothing lost. Calls
+/// that are made by then, one in each session, may go past it.
 #[derive(Clone, Debug, Default)]
 pub struct SpendingLimit {
     /// Tokens, sent and answered.
@@ -80,57 +84,131 @@ pub struct SpendingLimit {
     pub models: Arc<ModelTable>,
 }
 
-/// What a session has spent, as far as its log was looked at, and how often its limit was allowed.
-#[derive(Debug, Default)]
-pub(crate) struct Spending {
-    spent: Spent,
-    /// The first event that was not looked at.
-    next: Seq,
-    /// How often the limit may be spent, besides the first time.
-    raised: u32,
-}
-
-impl Spending {
-    fn take_in(&mut self, entry: &Entry, models: &ModelTable) {
-        if entry.seq < self.next {
-            return;
-        }
-        self.next = entry.seq + 1;
-        self.spent.take_in(&entry.event, models);
-    }
-
-    /// How often the limit has been spent.
-    fn times(&self, limit: &SpendingLimit) -> f64 {
-        let tokens = limit.tokens.map_or(0.0, |most| self.spent.tokens() as f64 / most.max(1) as f64);
-        let usd = limit.usd.filter(|most| *most > 0.0).map_or(0.0, |most| self.spent.cost_usd / most);
+impl SpendingLimit {
+    /// How often `spent` has reached it.
+    fn times(&self, spent: &Spent) -> f64 {
+        let tokens = self.tokens.map_or(0.0, |most| spent.tokens() as f64 / most.max(1) as f64);
+        let usd = self.usd.filter(|most| *most > 0.0).map_or(0.0, |most| spent.cost_usd / most);
         tokens.max(usd)
     }
+}
 
-    /// Allows the limit once more than it was spent.
-    pub(crate) fn raise(&mut self, limit: &SpendingLimit) {
-        self.raised = self.times(limit) as u32;
+/// What a session with a limit has spent, and its children, and theirs. Each call counts when it is logged, in the purse of its session and in those that this
+/// one hangs on. What was spent before the purse was made is read from the logs, before the first call that counts: a session's log names its children.
+#[derive(Debug)]
+pub(crate) struct Purse {
+    owner: SessionId,
+    limit: SpendingLimit,
+    /// The purse of the session that its owner works for.
+    parent: Option<Arc<Purse>>,
+    counted: Mutex<Counted>,
+    /// Held while logs are read.
+    reading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    spent: Spent,
+    /// How often the limit may be spent, besides the first time.
+    raised: u32,
+    /// For each session that counts, the first event that was not looked at.
+    next: HashMap<SessionId, Seq>,
+}
+
+impl Purse {
+    /// The purse of the session `owner`, if anything limits it: its own, where it has a limit, or that of the session it works for.
+    pub(crate) fn of(owner: SessionId, limit: Option<SpendingLimit>, parent: Option<Arc<Self>>) -> Option<Arc<Self>> {
+        let Some(limit) = limit else { return parent };
+        Some(Arc::new(Self { owner, limit, parent, counted: Mutex::default(), reading: tokio::sync::Mutex::default() }))
+    }
+
+    /// This one and those that it hangs on.
+    fn path(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |purse| purse.parent.as_deref())
+    }
+
+    /// Counts what a session has just logged.
+    pub(crate) fn take_in(&self, session: SessionId, entry: &Entry) {
+        for purse in self.path() {
+            let mut counted = lock(&purse.counted);
+            let counted = &mut *counted;
+            if let Some(next) = counted.next.get_mut(&session).filter(|next| **next <= entry.seq) {
+                *next = entry.seq + 1;
+                counted.spent.take_in(&entry.event, &purse.limit.models);
+            }
+        }
+    }
+
+    /// Whether `session` may not spend any more.
+    ///
+    /// # Errors
+    /// Where a log cannot be read.
+    async fn is_spent(&self, session: SessionId, store: &dyn SessionStore) -> Result<bool, StoreError> {
+        for purse in self.path() {
+            purse.read(purse.owner, store).await?;
+            purse.read(session, store).await?;
+            let counted = lock(&purse.counted);
+            if purse.limit.times(&counted.spent) >= f64::from(counted.raised) + 1.0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Counts what the log of `session` says and those of its children, once. A child whose log is gone counts no more.
+    async fn read(&self, session: SessionId, store: &dyn SessionStore) -> Result<(), StoreError> {
+        let is_known = |session: &SessionId| lock(&self.counted).next.contains_key(session);
+        if is_known(&session) {
+            return Ok(());
+        }
+        let _reading = self.reading.lock().await;
+        let (mut found, mut open) = (Counted::default(), vec![session]);
+        while let Some(id) = open.pop() {
+            if found.next.contains_key(&id) || is_known(&id) {
+                continue;
+            }
+            let mut log = match store.read(id, 0).await {
+                Err(StoreError::NotFound(_)) if id != session => continue,
+                log => log?,
+            };
+            let (mut spent, mut next, mut children) = (Spent::default(), 0, Vec::new());
+            while let Some(entry) = log.next().await? {
+                match &entry.event {
+                    Event::ChildOpened(child) => children.push(child.session),
+                    Event::SessionForked(_) => children.clear(),
+                    _ => {}
+                }
+                spent.take_in(&entry.event, &self.limit.models);
+                next = entry.next_seq();
+            }
+            found.spent.add_all(&spent);
+            found.next.insert(id, next);
+            open.append(&mut children);
+        }
+        let mut counted = lock(&self.counted);
+        counted.spent.add_all(&found.spent);
+        counted.next.extend(found.next);
+        Ok(())
+    }
+
+    /// Allows each limit on the path once more than it was spent.
+    pub(crate) fn raise(&self) {
+        for purse in self.path() {
+            let mut counted = lock(&purse.counted);
+            counted.raised = purse.limit.times(&counted.spent) as u32;
+        }
     }
 }
 
 impl Shared {
-    /// Whether the session has spent what it may. The log is read once; then only what is new is looked at.
+    /// Whether the session has spent what it may, or one that it works for.
     ///
     /// # Errors
-    /// Where the log cannot be read.
+    /// Where a log cannot be read.
     pub(crate) async fn is_spent(&self) -> Result<bool, StoreError> {
-        let Some(limit) = lock(&self.setup).spending.clone() else { return Ok(false) };
-        let next = lock(&self.spending).next;
-        if self.log.recent(next).is_none() {
-            let mut entries = self.store.read(self.log.id(), next).await?;
-            while let Some(entry) = entries.next().await? {
-                lock(&self.spending).take_in(&entry, &limit.models);
-            }
+        match &self.purse {
+            Some(purse) => purse.is_spent(self.log.id(), &*self.store).await,
+            None => Ok(false),
         }
-        let mut spending = lock(&self.spending);
-        // What left memory meanwhile is written, and read the next time.
-        for entry in self.log.recent(spending.next).unwrap_or_default() {
-            spending.take_in(&entry, &limit.models);
-        }
-        Ok(spending.times(&limit) >= f64::from(spending.raised) + 1.0)
     }
 }

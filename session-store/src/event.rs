@@ -155,6 +155,8 @@ events! {
     "session.started" => SessionStarted,
     /// The lines up to here were copied from another session.
     "session.forked" => SessionForked,
+    /// Another session was opened that works for this one.
+    "child.opened" => ChildOpened,
     /// A person named the session.
     "session.renamed" => SessionRenamed,
     /// The session was made from what another program kept.
@@ -371,6 +373,13 @@ pub struct SessionForked {
     pub parent: SessionId,
     /// The last event that was copied.
     pub at_seq: Seq,
+}
+
+/// `child.opened`: a session that works for this one was started, or gone on with. What it spends counts as this one's, too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildOpened {
+    /// The child.
+    pub session: SessionId,
 }
 
 /// `session.renamed`.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 const SESSION: &str = "019c1a2b-3c4d-7e5f-8a6b-0123456789ab";
 const PARENT: &str = "019c1a20-0000-7abc-9def-fedcba987654";
+const CHILD: &str = "019c1a2b-4000-7bcd-8ef0-00c0ffee0001";
 const WRITER: &str = "019c1a2b-3c00-7000-8000-00000000a001";
 
 fn uuid(text: &str) -> Uuid {
@@ -231,6 +232,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             answered: false,
         }
         .into(),
+        ChildOpened { session: SessionId::from_uuid(uuid(CHILD)) }.into(),
     ]
 }
 
@@ -322,6 +324,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         }
         "session.started" => SessionStarted { session: id(0), cwd: some(1), program: word(2) }.into(),
         "session.forked" => SessionForked { session: id(0), parent: id(1), at_seq: n[2] }.into(),
+        "child.opened" => ChildOpened { session: id(0) }.into(),
         "session.renamed" => SessionRenamed { name: word(0) }.into(),
         "session.imported" => SessionImported {
             format: word(0),

@@ -363,7 +363,7 @@ pub struct State {
     pub todos: Arc<Vec<Todo>>,
     /// The event that last changed it.
     pub todos_seq: Option<Seq>,
-    /// The sum over all calls.
+    /// The sum over all calls of this session; those before a fork are its parent's.
     pub usage: Usage,
     /// What the last complete call reported, and the `seq` of its message.
     pub last_usage: Option<(Seq, Usage)>,
@@ -429,6 +429,8 @@ impl State {
                 // A name means one session.
                 self.name = None;
                 self.created_at = Some(entry.at);
+                // What was used before was used by the parent.
+                self.usage = Usage::default();
             }
             Event::SessionRenamed(renamed) => self.name = Some(renamed.name.clone()).filter(|name| !name.is_empty()),
             Event::SessionImported(imported) => self.title.clone_from(&imported.title),
@@ -518,6 +520,7 @@ impl State {
             }
             Event::ImagesRefused(refused) => self.images_refused(entry.seq, refused),
             Event::ToolApproved(_)
+            | Event::ChildOpened(_)
             | Event::ModelWaiting(_)
             | Event::ModelFallback(_)
             | Event::Checkpoint(_)

@@ -364,6 +364,7 @@ pub(super) fn is_passed_over(event: &Event) -> bool {
             | Event::Checkpoint(_)
             | Event::Error(_)
             | Event::ModelWaiting(_)
+            | Event::ChildOpened(_)
             | Event::Compacted(_)
             | Event::Unknown(_)
     )

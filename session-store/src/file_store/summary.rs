@@ -2,7 +2,7 @@
 //!
 //! A fold of its own with the same numbers as [`State`](crate::State): a store does not keep the states of its sessions.
 
-use crate::event::{Entry, Event, Summary, UserKind};
+use crate::event::{Entry, Event, Summary, Usage, UserKind};
 use crate::id::Seq;
 use crate::state::title_of;
 
@@ -47,6 +47,7 @@ impl Tally {
             Event::SessionForked(_) => {
                 self.summary.name = None;
                 self.summary.created_at = entry.at;
+                self.summary.usage = Usage::default();
             }
             Event::SessionRenamed(renamed) => {
                 self.summary.name = Some(renamed.name.clone()).filter(|name| !name.is_empty());
