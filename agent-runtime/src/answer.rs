@@ -8,6 +8,7 @@ use crate::breaker::Admitted;
 use crate::context::tokens_at_most;
 use crate::images::Base64;
 use crate::model::{Body, Cure, FailureKind, Model, ModelEvent, ModelFailure};
+use crate::pins::pinned_size;
 use crate::refused_images::{IMAGES_REFUSED_MAX, REASON_BYTES_MAX, refused};
 use crate::request::Request;
 use crate::retry::{Retry, RetryDecision, RetryPolicy};
@@ -159,8 +160,12 @@ impl TurnTask {
         self.guard(trim(&self.shared, budget.input / 2, "budget")).await??;
         let tokens = self.guard(estimate(&self.shared)).await?;
         if tokens > budget.input {
+            let pins = match self.guard(pinned_size(&self.shared)).await? {
+                (0, _) => String::new(),
+                (_, pinned) => format!(" (pinned messages take about {pinned} of them)"),
+            };
             return Err(Stop::Failed(TurnError::TooLong(format!(
-                "what has to be sent takes about {tokens} tokens, and the context window leaves room for {}",
+                "what has to be sent takes about {tokens} tokens{pins}, and the context window leaves room for {}",
                 budget.input
             ))));
         }

@@ -8,7 +8,7 @@
 //! however long the history is.
 //!
 //! A trim is rare and deep: it goes down to half of the budget by whole *steps* (an answer with all its results), because every
-//! trim costs the provider's cache and all reasoning behind it. What stays: the system prompt, the message that
+//! trim costs the provider's cache and all reasoning behind it. What stays: the system prompt, pinned messages, the message that
 //! opened the turn, what was said since by the user, the last step, and the todo list, which goes into the trim's note.
 
 use crate::images::image_tokens;
@@ -82,6 +82,15 @@ impl TokenCounter {
         let new = state.context[self.sums.len() - 1..].iter();
         let messages: Vec<Slot> = new.filter(|slot| !self.counted.contains_key(&slot.seq)).cloned().collect();
         (profile.is_some() || !messages.is_empty()).then_some(Uncounted { messages, profile })
+    }
+
+    /// About how many tokens of the model the messages at `places` take; as [`TokenCounter::estimate`].
+    pub(crate) fn estimate_of(&mut self, state: &State, places: &BTreeSet<usize>, factor: f64) -> u64 {
+        let profile = state.profile.clone();
+        let now = profile.as_deref().map_or(0, |profile| self.estimate(state, profile, factor));
+        let known = self.all() + profile.map_or(0, |profile| self.profile_size(&profile));
+        let size = |place: &usize| Some(self.sums.get(place + 1)? - self.sums[*place]);
+        scale(places.iter().filter_map(size).sum(), ratio(now, known, factor))
     }
 
     /// Takes in what was counted.
@@ -158,7 +167,12 @@ impl Uncounted {
 /// message is counted for it.
 pub(crate) fn tokens_at_most(state: &State) -> Option<u64> {
     let (reported, since) = counted(state)?;
-    Some(reported + since.iter().map(|slot| message_size(slot, |text| text.len() as u64)).sum::<u64>())
+    Some(reported + since.iter().map(message_tokens_at_most).sum::<u64>())
+}
+
+/// What a message takes at most, in tokens of any model.
+pub(crate) fn message_tokens_at_most(slot: &Slot) -> u64 {
+    message_size(slot, |text| text.len() as u64)
 }
 
 /// What was last known of this context, and the messages since.
@@ -243,6 +257,7 @@ pub(crate) fn plan_trim(
     let keep_from = Some(last_step(&state.context))
         .filter(|place| state.context.get(*place).is_some_and(|slot| opening.is_none_or(|opening| slot.seq > opening)))
         .unwrap_or(state.context.len());
+    let pinned = pinned_places(&state.context, state.pins.iter().copied());
     let mut removed: Vec<Seq> = Vec::new();
     let mut kept: BTreeSet<Seq> = state.context[keep_from..].iter().map(|slot| slot.seq).collect();
     let mut tokens = tokens_now;
@@ -259,7 +274,7 @@ pub(crate) fn plan_trim(
         let said_in_turn = opening.is_some_and(|opening| slot.seq == opening || (slot.seq > opening && is_user));
         let is_covered = covered.iter().any(|range| range.contains(slot.seq));
         enough |= !is_inside && !is_covered && tokens <= target;
-        if enough || said_in_turn {
+        if enough || said_in_turn || pinned.contains(&place) {
             kept.insert(slot.seq);
             continue;
         }
@@ -267,9 +282,31 @@ pub(crate) fn plan_trim(
         not_covered += usize::from(!is_covered);
         tokens = tokens.saturating_sub(scale(counter.sums[place + 1] - counter.sums[place], ratio));
     }
-    let only_a_note = removed.len() == 1 && matches!(state.context[0].message.as_deref(), Some(Message::Note { .. }));
+    let is_note = |slot: &Slot| slot.seq == removed[0] && matches!(slot.message.as_deref(), Some(Message::Note { .. }));
+    let only_a_note = removed.len() == 1 && state.context.iter().any(is_note);
     let trim = Trim { messages: removed.len(), removed: ranges(&removed, &kept), not_covered, tokens_after: tokens, ratio };
     (trim.messages > 0 && !only_a_note).then_some(trim)
+}
+
+/// The places of the messages in `context` that stay for these pins: of an answer all its results.
+pub(crate) fn pinned_places(context: &[Slot], pins: impl Iterator<Item = Seq>) -> BTreeSet<usize> {
+    let mut places = BTreeSet::new();
+    for pin in pins {
+        if let Some(place) = context.iter().position(|slot| slot.seq == pin) {
+            let is_answer = matches!(context[place].message.as_deref(), Some(Message::Assistant(_)));
+            places.extend(place..if is_answer { end_of_step(context, place) } else { place + 1 });
+        }
+    }
+    places
+}
+
+/// What is pinned where the message `seq` is to be: the answer that it is a result of, or itself; nothing where it is no message in the context.
+pub(crate) fn pin_of(context: &[Slot], seq: Seq) -> Option<Seq> {
+    let place = context.iter().position(|slot| slot.seq == seq && !slot.is_trim())?;
+    let is_answer = |slot: &Slot| matches!(slot.message.as_deref(), Some(Message::Assistant(_)));
+    let is_result = matches!(context[place].message.as_deref(), Some(Message::ToolResult { .. }));
+    let answer = context[..place].iter().rposition(is_answer).filter(|answer| is_result && end_of_step(context, *answer) > place);
+    Some(context[answer.unwrap_or(place)].seq)
 }
 
 /// The place behind the last result of the answer at `place`.

@@ -205,6 +205,8 @@ events! {
     "context.rewound" => ContextRewound,
     /// A trim or a rewind was undone.
     "context.restored" => ContextRestored,
+    /// A message stays in the context, whatever is trimmed; or that is over.
+    "context.pinned" => ContextPinned,
     /// A model is asked what the messages said that are to leave the context window.
     "context.summarizing" => ContextSummarizing,
     /// What it answered, or why there is no answer.
@@ -1002,6 +1004,15 @@ pub struct ContextRewound {
 pub struct ContextRestored {
     /// The `seq` of the event that is undone.
     pub undo: Seq,
+}
+
+/// `context.pinned`: from here on no trim takes this message out of the context, or one may again. It changes nothing that is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextPinned {
+    /// The `seq` of the message; an answer stays with all of its results.
+    pub message: Seq,
+    /// Whether it is pinned.
+    pub pinned: bool,
 }
 
 /// `context.summarizing`: a request for a summary, as a [`ModelRequest`]: the conversation as it stands here without its images, and a last message that

@@ -233,6 +233,7 @@ pub(crate) fn every_event() -> Vec<Event> {
         }
         .into(),
         ChildOpened { session: SessionId::from_uuid(uuid(CHILD)) }.into(),
+        ContextPinned { message: 5, pinned: true }.into(),
     ]
 }
 
@@ -449,6 +450,7 @@ fn build(kind: usize, words: &[String], n: [u64; 4], json: Value) -> Event {
         }
         "context.rewound" => ContextRewound { to: n[0] }.into(),
         "context.restored" => ContextRestored { undo: n[0] }.into(),
+        "context.pinned" => ContextPinned { message: n[0], pinned: n[1].is_multiple_of(2) }.into(),
         "checkpoint" => {
             Checkpoint { fold: n[0] as u32, hash: word(0), durable: n[1], state: RawJson::new(&json).expect("JSON") }.into()
         }

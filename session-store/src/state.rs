@@ -12,15 +12,15 @@
 //! by every reader at the same event.
 
 use crate::event::{
-    AssistantMessage, Block, ContextRestored, ContextRewound, ContextSummarized, ContextTrimmed, Entry, Event, ImageRef,
-    ImagesRefused, MessageQueued, Opened, Origin, Profile, StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded, Usage,
-    UserKind, UserMessage,
+    AssistantMessage, Block, ContextPinned, ContextRestored, ContextRewound, ContextSummarized, ContextTrimmed, Entry, Event,
+    ImageRef, ImagesRefused, MessageQueued, Opened, Origin, Profile, StopReason, Todo, ToolOutcome, ToolOutputPiece, TurnEnded,
+    Usage, UserKind, UserMessage,
 };
 use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use snapshot::Trail;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 mod ranges;
@@ -130,6 +130,12 @@ impl Slot {
     /// Without an order yet.
     fn new(seq: Seq, place: Place, message: Option<Arc<Message>>) -> Self {
         Self { seq, order: 0, message, place, stands_for: None }
+    }
+
+    /// Whether it is the note of a trim.
+    #[must_use]
+    pub fn is_trim(&self) -> bool {
+        self.stands_for.is_some()
     }
 
     /// Fills in the body from an entry that is it, or a part of it.
@@ -384,6 +390,8 @@ pub struct State {
     pub queued: Vec<QueuedMessage>,
     /// The newest images that a model refused, oldest first.
     pub refused_images: Vec<RefusedImage>,
+    /// The messages that no trim takes out of the context, an answer with all of its results. Those are among them that a rewind took out: they come back pinned.
+    pub pins: BTreeSet<Seq>,
     /// The trims and rewinds that can be undone, oldest first, by the `seq` of their events.
     set_aside: Vec<SetAside>,
     /// The messages that were forgotten with older trims and rewinds, as ranges of events in which no other message is. What lies
@@ -505,6 +513,7 @@ impl State {
             Event::ContextTrimmed(trim) => self.trimmed(entry, trim),
             Event::ContextRewound(rewind) => self.rewound(entry.seq, rewind),
             Event::ContextRestored(restored) => self.restored(entry.seq, restored),
+            Event::ContextPinned(pin) => self.pin(pin),
             Event::TurnEnded(ended) => {
                 self.end_in_flight();
                 self.turn = None;
@@ -694,6 +703,7 @@ impl State {
     fn take_out(&mut self, message: Seq) {
         let Some(place) = self.context.iter().rposition(|slot| slot.seq == message && slot.stands_for.is_none()) else { return };
         self.context.remove(place);
+        self.pins.remove(&message);
         self.forgotten.push(SeqRange(message, message));
         self.forgotten.sort_unstable();
         self.rewrites.0 += 1;
@@ -844,6 +854,14 @@ impl State {
         self.change_prefix(by);
     }
 
+    fn pin(&mut self, pin: &ContextPinned) {
+        if !pin.pinned {
+            self.pins.remove(&pin.message);
+        } else if self.context.iter().any(|slot| slot.seq == pin.message && !slot.is_trim()) {
+            self.pins.insert(pin.message);
+        }
+    }
+
     /// Ends a rewind: its messages go back to the trims that they were taken from, and else into the context.
     fn bring_back(&mut self, messages: Vec<Away>) {
         for Away { slot, trim } in messages {
@@ -937,6 +955,7 @@ impl State {
         self.forgotten.extend(gone);
         self.forgotten.sort_unstable();
         let known = self.known_messages();
+        self.pins.retain(|pin| known.binary_search(pin).is_ok());
         let mut merged: Vec<SeqRange> = Vec::new();
         for range in self.forgotten.drain(..).filter(|range| known.first().is_some_and(|first| range.1 > *first)) {
             match merged.last_mut() {

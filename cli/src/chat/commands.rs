@@ -61,6 +61,10 @@ impl Chat<'_> {
             }),
             Slash::Context { undo: false } => self.with_session(Self::context),
             Slash::Context { undo: true } => self.with_session(Self::undo_trim),
+            Slash::Pin => self.with_session(|chat, session| match session.state(RewindList::pins) {
+                Some(list) => chat.ui.choose_place(list),
+                None => chat.ui.hint("there is no message to pin"),
+            }),
             Slash::Usage => self.with_session(|chat, session| {
                 let lines = session.state(|state| usage(&state.usage, state.last_usage.as_ref().map(|(_, usage)| usage)));
                 chat.ui.print(lines);
@@ -193,6 +197,10 @@ impl Chat<'_> {
                         lines.push(row(what, format!("{all} messages, in {} steps; {back}", changes().count())));
                     }
                 }
+                if let (pins @ 1.., tokens) = session.pinned_size().await {
+                    let what = if pins == 1 { "1 message".to_owned() } else { format!("{pins} messages") };
+                    lines.push(row("pinned", format!("{what}, about {tokens} tokens; `/pin` lists them")));
+                }
                 if let Some(summary) = session.state(|state| state.summary.clone()) {
                     let words = match &summary.text {
                         Some(text) => format!("ready for the next trim, {} words", text.split_whitespace().count()),
@@ -212,6 +220,7 @@ impl Chat<'_> {
         let Some(session) = self.session.clone().filter(|_| !self.ui.is_working()) else { return };
         match place {
             Place::Undo { rewind, messages } => self.restore(session, rewind, messages),
+            Place::Pin { message, is_pinned, .. } => self.pin(session, message, !is_pinned),
             Place::Before { message, text } => {
                 let left = session.state(|state| state.messages_after(message.saturating_sub(1)));
                 match session.rewind(message.saturating_sub(1)) {
@@ -227,6 +236,22 @@ impl Chat<'_> {
                 }
             }
         }
+    }
+
+    fn pin(&mut self, session: Session, message: Seq, is_to_be: bool) {
+        self.run_job(
+            "counting",
+            Box::pin(async move {
+                let pinned = if is_to_be { session.pin(message).await } else { session.unpin(message) };
+                Done::Told(vec![match pinned {
+                    Ok(()) if is_to_be => {
+                        Line::plain("This message stays in the context, whatever is trimmed; `/pin` takes that back.")
+                    }
+                    Ok(()) => Line::plain("This message may be trimmed again."),
+                    Err(error) => Line::new(safe_line(&sentence(&error.to_string())), ERROR),
+                }])
+            }),
+        );
     }
 
     fn undo_trim(&mut self, session: Session) {

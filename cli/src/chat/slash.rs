@@ -22,6 +22,8 @@ pub(super) enum Slash {
     Context {
         undo: bool,
     },
+    /// Lists the person's messages, to pin one or take its pin off.
+    Pin,
     Usage,
     Tools,
     /// Shows who may run what, or changes the mode.
@@ -71,7 +73,7 @@ const fn help(name: &'static str, arguments: &'static str, does: &'static str) -
 }
 
 /// Every command, in the order of `/help`.
-pub(super) const COMMANDS: [Help; 18] = [
+pub(super) const COMMANDS: [Help; 19] = [
     help("/help", "", "this list"),
     help("/model", "[PROVIDER/NAME]", "who answers; another one from the next message on"),
     help("/effort", "[off|low|medium|high]", "how much the model reasons"),
@@ -81,6 +83,7 @@ pub(super) const COMMANDS: [Help; 18] = [
     help("/rewind", "[undo]", "go back to an earlier message; undo that"),
     help("/todos", "", "the todo list"),
     help("/context", "[undo]", "what the model is sent, and how much room there is; undo a trim"),
+    help("/pin", "", "keep a message of yours in the context, whatever is trimmed; take that back"),
     help("/usage", "", "tokens used, and what they cost"),
     help("/tools", "", "what the model can call"),
     help("/permissions", "[ask|read-only|allow]", "which tools run without asking"),
@@ -124,6 +127,7 @@ fn command(name: &str, rest: &str) -> Result<Slash, String> {
         "/todos" => bare(Slash::Todos),
         "/rewind" => undo(name, rest).map(|undo| Slash::Rewind { undo }),
         "/context" => undo(name, rest).map(|undo| Slash::Context { undo }),
+        "/pin" => bare(Slash::Pin),
         "/usage" => bare(Slash::Usage),
         "/tools" => bare(Slash::Tools),
         "/permissions" => match rest {

@@ -381,6 +381,10 @@ fn remark(event: &Event) -> Option<(String, bool)> {
         Event::MessageWithdrawn(_) => ("a message that waited was taken back".to_owned(), false),
         Event::ContextRewound(rewound) => (format!("the conversation went back to event {}", rewound.to), false),
         Event::ContextRestored(restored) => (format!("what event {} took out of the context is back", restored.undo), false),
+        Event::ContextPinned(pin) if pin.pinned => {
+            (format!("the message at event {} is pinned: no trim takes it", pin.message), false)
+        }
+        Event::ContextPinned(pin) => (format!("the message at event {} is not pinned any more", pin.message), false),
         Event::Interrupted(interrupted) => (format!("stopped by {}", interrupted.by), false),
         Event::TurnEnded(ended) => match (ended.reason.as_str(), &ended.error) {
             ("done" | "interrupted", None) => return None,

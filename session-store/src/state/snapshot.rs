@@ -19,11 +19,11 @@ use crate::id::{Place, Seq, SeqRange, SessionId};
 use crate::side::sha256_hex;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 8;
+pub(crate) const FOLD_VERSION: u32 = 9;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
@@ -129,6 +129,8 @@ struct Snapshot {
     queued: Vec<QueuedMessage>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     refused_images: Vec<RefusedImage>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pins: BTreeSet<Seq>,
     next_order: u64,
     context: Rows,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -287,6 +289,7 @@ impl State {
             keyed: self.keyed.clone(),
             queued: self.queued.clone(),
             refused_images: self.refused_images.clone(),
+            pins: self.pins.clone(),
             next_order: self.next_order,
             context: Rows::of(self.context.iter()),
             set_aside: self.set_aside.iter().map(rows_of).collect(),
@@ -324,6 +327,7 @@ impl State {
             keyed: snapshot.keyed,
             queued: snapshot.queued,
             refused_images: snapshot.refused_images,
+            pins: snapshot.pins,
             todos: Arc::new(snapshot.todos),
             todos_seq: snapshot.todos_seq,
             usage: snapshot.usage,

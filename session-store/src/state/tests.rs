@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::event::{
-    AssistantReasoning, AssistantText, Closed, Compacted, Interrupted, Lost, MessageQueued, ModelError, ModelRequest,
-    SessionForked, SessionRenamed, SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied, ToolFinished,
-    ToolStarted, UserMessage,
+    AssistantReasoning, AssistantText, Closed, Compacted, ContextPinned, Interrupted, Lost, MessageQueued, ModelError,
+    ModelRequest, SessionForked, SessionRenamed, SessionStarted, TodoStatus, TodosChanged, ToolApproved, ToolCall, ToolDenied,
+    ToolFinished, ToolStarted, UserMessage,
 };
 use crate::samples::{any_event, every_event, note, opened};
 use proptest::prelude::*;
@@ -613,6 +613,45 @@ fn of_too_many_messages_only_the_newest_trim_is_kept_to_be_undone() {
     log.undo(all);
     assert_eq!(log.context(), [0, 1, 2, all + 1, all + 2, all + 3]);
     assert_eq!(log.state().context_ranges(), [SeqRange(0, 2), SeqRange(all + 1, all + 3)]);
+}
+
+#[test]
+fn a_pin_holds_until_it_is_taken_back_and_goes_where_its_message_goes() {
+    fn pin(log: &mut Log, message: Seq, pinned: bool) {
+        log.add(ContextPinned { message, pinned });
+    }
+    let pins = |log: &Log| log.state().pins.into_iter().collect::<Vec<_>>();
+    let mut log = Log::default();
+    let (first, second) = (log.user("one", UserKind::Prompt), log.user("two", UserKind::Prompt));
+    let before = (log.context(), log.state().rewrites());
+    pin(&mut log, first, true);
+    pin(&mut log, second, true);
+    pin(&mut log, second, true);
+    pin(&mut log, 99, true);
+    assert_eq!(pins(&log), [first, second], "once each, and nothing that is not in the context");
+    assert_eq!((log.context(), log.state().rewrites()), before, "nothing else changes");
+    pin(&mut log, second, false);
+    assert_eq!(pins(&log), [first]);
+
+    pin(&mut log, second, true);
+    let rewind = log.rewind(first);
+    assert_eq!((log.context(), pins(&log)), (vec![first], vec![first, second]), "it may come back");
+    let state = log.state();
+    let checkpoint = state.checkpoint().expect("no answer is in flight");
+    assert_eq!(State::from_checkpoint(&checkpoint).expect("it is read").pins, state.pins);
+    log.undo(rewind);
+    assert_eq!((log.context(), pins(&log)), (vec![first, second], vec![first, second]));
+
+    // The note of a trim is no message of its own.
+    let trim = log.trim(second, second);
+    pin(&mut log, trim, true);
+    assert_eq!(pins(&log), [first, second]);
+    // What cannot come back any more is forgotten, and its pin with it.
+    for _ in 0..UNDO_MAX {
+        let last = log.add(note("more"));
+        log.trim(last, last);
+    }
+    assert_eq!(pins(&log), [first]);
 }
 
 #[test]

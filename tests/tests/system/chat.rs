@@ -79,6 +79,23 @@ fn a_person_goes_back_to_an_earlier_message_and_takes_that_back_too() {
 }
 
 #[test]
+fn a_person_pins_a_message_and_sees_what_is_pinned() {
+    let machine = Machine::new(numbers());
+    let mut chat = chat_about_colours(&machine);
+    chat.type_keys("/pin\r").expect("a terminal");
+    chat.wait_for("takes its pin (*) off").expect("the list");
+    chat.type_keys("\x1b[A\r").expect("a terminal");
+    chat.wait_for("This message stays in the context").expect("what happened");
+    chat.type_keys("/context\r").expect("a terminal");
+    chat.wait_for("1 message, about").expect("what is pinned");
+    chat.type_keys("/pin\r").expect("a terminal");
+    chat.wait_for("* I like red.").expect("the mark");
+    chat.type_keys("\x1b[A\r").expect("a terminal");
+    chat.wait_for("This message may be trimmed again").expect("what happened");
+    chat.end().expect("it ends");
+}
+
+#[test]
 fn escape_twice_goes_back_and_holds_for_the_next_start() {
     let machine = Machine::new(numbers());
     let mut first = chat_about_colours(&machine);
