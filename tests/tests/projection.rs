@@ -11,10 +11,10 @@ use fault_server::strict;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use session_store::{
-    AssistantMessage, AssistantReasoning, AssistantText, Block, ContextRestored, ContextRewound, ContextTrimmed, Entry, Event,
-    ImageRef, Interrupted, ModelError, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State, StopReason,
-    Timestamp, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolOutputPiece, ToolSpec, ToolStarted, TurnEnded,
-    Usage, UserKind, UserMessage, sha256_hex,
+    AssistantMessage, AssistantReasoning, AssistantText, Block, ContextPinned, ContextRestored, ContextRewound, ContextTrimmed,
+    Entry, Event, ImageRef, Interrupted, ModelError, ModelRequest, Note, Opened, Owner, Parameters, Profile, SeqRange, State,
+    StopReason, Timestamp, ToolApproved, ToolCall, ToolDenied, ToolFinished, ToolOutcome, ToolOutputPiece, ToolSpec, ToolStarted,
+    TurnEnded, Usage, UserKind, UserMessage, sha256_hex,
 };
 use std::sync::{Arc, LazyLock};
 
@@ -52,6 +52,7 @@ enum Step {
     Trim { from: usize, count: usize },
     Rewind(usize),
     Restore(usize),
+    Pin(usize, bool),
     Crash,
     Lose(u64),
     SwitchModel,
@@ -104,6 +105,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6usize, 1..6usize).prop_map(|(from, count)| Step::Trim { from, count }),
         1 => (0..20usize).prop_map(Step::Rewind),
         1 => (0..3usize).prop_map(Step::Restore),
+        1 => (0..20usize, any::<bool>()).prop_map(|(which, pinned)| Step::Pin(which, pinned)),
         1 => Just(Step::Crash),
         1 => (1..3u64).prop_map(Step::Lose),
         1 => Just(Step::SwitchModel),
@@ -271,6 +273,10 @@ impl Writer {
                 if let Some(undo) = undo {
                     self.push(ContextRestored { undo });
                 }
+            }
+            Step::Pin(which, pinned) => {
+                let message = self.state.context.get(*which).map_or(0, |slot| slot.seq);
+                self.push(ContextPinned { message, pinned: *pinned });
             }
             Step::Crash => self.open(),
             // Lines are lost at a crash, and the next owner is the first to see it.
@@ -463,18 +469,23 @@ fn check(steps: &[Step]) -> Result<(), TestCaseError> {
     let mut last: Option<(Value, usize)> = None;
     let mut builders: [RequestBuilder; 3] = std::array::from_fn(|_| RequestBuilder::new());
     let mut shared_builder = RequestBuilder::new();
+    let mut bodies: [Option<Value>; 3] = [const { None }; 3];
     for (place, entry) in writer.entries.iter().enumerate() {
         state.apply(entry);
         hydrate(&mut state, &writer.entries[..=place]);
         if state.profile.is_none() {
             continue;
         }
-        for model in &writer.models {
+        for (model, before) in writer.models.iter().zip(&mut bodies) {
             let body = body(&state, &**model);
+            if matches!(entry.event, Event::ContextPinned(_)) {
+                prop_assert_eq!(before.as_ref(), Some(&body), "a pin changes nothing that is sent");
+            }
             let provider = &model.origin().provider;
             if let Err(refused) = accepted(&body, provider, !writer.repeated) {
                 return Err(TestCaseError::fail(format!("{provider} after {entry:?}: {refused}\n{body:#}")));
             }
+            *before = Some(body);
         }
         for (model, builder) in writer.models.iter().zip(&mut builders) {
             same_as_from_scratch(builder, &state, &**model)?;
