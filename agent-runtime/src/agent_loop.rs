@@ -491,7 +491,7 @@ pub(crate) async fn hydrate(store: &Arc<dyn SessionStore>, shared: &Shared) -> R
     let mut reader = store.read(shared.log.id(), first).await?;
     while let Some(entry) = reader.next().await? {
         // An answer that a crash cut is missing by its request, and goes on until the next event that ends it.
-        if entry.seq > last && matches!(entry.event, Event::Opened(_) | Event::ModelRequest(_) | Event::AssistantMessage(_)) {
+        if entry.seq > last && entry.event.ends_answer() {
             break;
         }
         shared.state().hydrate(&entry);

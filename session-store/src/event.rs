@@ -91,6 +91,12 @@ impl Event {
                 | Self::Repaired(_)
         )
     }
+
+    /// Whether an answer ends here at the latest that a crash cut: no piece of it comes behind.
+    #[must_use]
+    pub fn ends_answer(&self) -> bool {
+        matches!(self, Self::Opened(_) | Self::ModelRequest(_) | Self::AssistantMessage(_))
+    }
 }
 
 macro_rules! events {

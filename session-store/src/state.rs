@@ -119,8 +119,8 @@ pub struct Slot {
     pub order: u64,
     /// The message, or nothing where it has to be read again.
     pub message: Option<Arc<Message>>,
-    /// Where its line stands in the log; for an answer cut by a crash, from its request through its last piece. Without its checksum where
-    /// it had left the context.
+    /// Where its line stands in the log; for an answer cut by a crash, from its request through its last piece. Unknown where it came back into
+    /// the context, until its body is read again.
     pub place: Place,
     /// For the note of a trim: the first event that it stands for.
     stands_for: Option<Seq>,
@@ -138,26 +138,35 @@ impl Slot {
         self.stands_for.is_some()
     }
 
-    /// Fills in the body from an entry that is it, or a part of it.
+    /// Fills in the body from an entry that is it, or a part of it, and the place where that is not known.
     fn hydrate(&mut self, entry: &Entry) {
-        match (&entry.event, self.message.as_ref().map(Arc::as_ref)) {
+        match (&entry.event, self.message.as_deref()) {
             // Only an answer that was cut has the `seq` of its request; its text follows in pieces.
-            (Event::ModelRequest(request), None) => {
-                self.message = Some(Arc::new(cut_answer(self.seq, request.origin.clone(), String::new())));
-            }
             (Event::AssistantText(piece), Some(Message::Assistant(answer))) if answer.stop == StopReason::Cut => {
                 let mut text = answer.text();
                 add_piece(&mut text, piece.offset, &piece.text);
                 self.message = Some(Arc::new(cut_answer(self.seq, answer.origin.clone(), text)));
+                if entry.place.end() > self.place.end() {
+                    self.place = self.place.through(entry.place);
+                }
             }
-            (event, None) => self.message = Message::from_event(event).map(Arc::new),
+            (event, None) => {
+                self.message = match event {
+                    Event::ModelRequest(request) => Some(cut_answer(self.seq, request.origin.clone(), String::new())),
+                    event => Message::from_event(event),
+                }
+                .map(Arc::new);
+                if self.message.is_some() && !self.place.is_known() {
+                    self.place = entry.place;
+                }
+            }
             _ => {}
         }
     }
 
     /// Whether it stands, as a whole or in part, for what was said up to the event `to`.
     fn is_up_to(&self, to: Seq) -> bool {
-        self.seq <= to || self.stands_for.is_some_and(|first| first <= to)
+        is_up_to(self.seq, self.stands_for, to)
     }
 }
 
@@ -266,15 +275,28 @@ struct SetAside {
     by: Seq,
     /// For a rewind, or the undoing of one, the last event that stayed; nothing for a trim, whose note stays instead.
     rewound_to: Option<Seq>,
-    slots: Vec<Away>,
+    messages: Vec<Away>,
 }
 
-/// A message that is not in the context.
+/// A message that is not in the context: all of its [`Slot`] but what can be found again.
 #[derive(Clone, Debug, PartialEq)]
 struct Away {
-    slot: Slot,
+    seq: Seq,
+    order: u64,
+    stands_for: Option<Seq>,
     /// For one that a rewind took from among the messages of an earlier trim, that trim: there it goes back to.
     trim: Option<Seq>,
+}
+
+impl Away {
+    /// Its slot in the context, to which it comes back.
+    fn slot(&self) -> Slot {
+        Slot { order: self.order, stands_for: self.stands_for, ..Slot::new(self.seq, Place::default(), None) }
+    }
+
+    fn is_up_to(&self, to: Seq) -> bool {
+        is_up_to(self.seq, self.stands_for, to)
+    }
 }
 
 /// A turn that has not ended.
@@ -565,12 +587,12 @@ impl State {
         self.profile_slot.as_ref().filter(|_| self.profile.is_none())
     }
 
-    /// The places of what [`State::missing`] names, in the order of the file; those that are not known come first.
+    /// The places of what [`State::missing`] names, as far as they are known, in the order of the file.
     pub(crate) fn missing_places(&self) -> Vec<(Seq, Place)> {
         let slots = self.context.iter().filter(|slot| slot.message.is_none()).map(|slot| (slot.seq, slot.place));
-        let mut places: Vec<(Seq, Place)> =
-            slots.chain(self.missing_profile().map(|profile| (profile.seq, profile.place.0))).collect();
-        places.sort_unstable_by_key(|(_, place)| (place.is_known(), place.offset));
+        let places = slots.chain(self.missing_profile().map(|profile| (profile.seq, profile.place.0)));
+        let mut places: Vec<(Seq, Place)> = places.filter(|(_, place)| place.is_known()).collect();
+        places.sort_unstable_by_key(|(_, place)| place.offset);
         places
     }
 
@@ -580,8 +602,8 @@ impl State {
     }
 
     /// Fills in bodies of the context from `entry`, where they are missing. Feed it the log from the smallest
-    /// [`State::missing`] on, and past the largest until the next `session.opened`, `model.request` or `assistant.message`: an answer that a
-    /// crash cut lies in the pieces that follow its request.
+    /// [`State::missing`] on, and past the largest until an event that [ends an answer](Event::ends_answer): one that a crash cut lies in the
+    /// pieces that follow its request.
     pub fn hydrate(&mut self, entry: &Entry) {
         if let Event::Profile(profile) = &entry.event
             && self.missing_profile().is_some_and(|missing| missing.seq == entry.seq)
@@ -597,14 +619,14 @@ impl State {
     }
 
     /// The same for many entries, in the order of the log.
-    pub(crate) fn hydrate_all(&mut self, entries: impl Iterator<Item = Entry>) {
+    pub(crate) fn hydrate_all<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
         self.rewrites.0 += 1;
         let places: BTreeMap<Seq, usize> = self.context.iter().enumerate().map(|(place, slot)| (slot.seq, place)).collect();
         for entry in entries {
             let seq = if let Event::AssistantText(piece) = &entry.event { piece.message } else { entry.seq };
             match places.get(&seq).and_then(|place| self.context.get_mut(*place)) {
-                Some(slot) => slot.hydrate(&entry),
-                None => self.hydrate(&entry),
+                Some(slot) => slot.hydrate(entry),
+                None => self.hydrate(entry),
             }
         }
     }
@@ -619,9 +641,10 @@ impl State {
 
     /// The messages in the context and those that an undo would bring back into it, without the notes of trims, in the order of `seq`.
     fn known_messages(&self) -> Vec<Seq> {
-        let away = self.set_aside.iter().flat_map(|aside| &aside.slots).map(|away| &away.slot);
-        let slots = self.context.iter().chain(away);
-        let mut known: Vec<Seq> = slots.filter(|slot| slot.stands_for.is_none()).map(|slot| slot.seq).collect();
+        let context = self.context.iter().map(|slot| (slot.seq, slot.stands_for));
+        let away = self.set_aside.iter().flat_map(|aside| &aside.messages).map(|away| (away.seq, away.stands_for));
+        let mut known: Vec<Seq> =
+            context.chain(away).filter(|(_, stands_for)| stands_for.is_none()).map(|(seq, _)| seq).collect();
         known.sort_unstable();
         known
     }
@@ -648,7 +671,7 @@ impl State {
 
     /// What can be undone, oldest first.
     pub fn undo_list(&self) -> impl DoubleEndedIterator<Item = Undoable> + '_ {
-        self.set_aside.iter().map(|aside| Undoable { by: aside.by, rewound_to: aside.rewound_to, messages: aside.slots.len() })
+        self.set_aside.iter().map(|aside| Undoable { by: aside.by, rewound_to: aside.rewound_to, messages: aside.messages.len() })
     }
 
     /// How many messages of the context a rewind to the event `to` would take out of it.
@@ -812,7 +835,7 @@ impl State {
             Slot { order, stands_for: first.or(Some(entry.seq)), ..Slot::new(entry.seq, entry.place, self.body(&entry.event)) };
         let place = self.context.partition_point(|slot| slot.order < order);
         self.context.insert(place, note);
-        self.put_aside(entry.seq, None, away(removed, None));
+        self.put_aside(entry.seq, None, away(&removed));
         self.summary = None;
         let was_counted = self.counted.is_some() && trim.tokens_after > 0;
         self.change_prefix(entry.seq);
@@ -821,14 +844,14 @@ impl State {
 
     fn rewound(&mut self, by: Seq, rewind: &ContextRewound) {
         self.end_in_flight();
-        let mut removed = away(self.take_after(rewind.to), None);
+        let mut removed = away(&self.take_after(rewind.to));
         // A note that stays stands for messages before `to` and, perhaps, for some after it: those go as well, so that
         // undoing its trim does not bring them back.
         let live = self.set_aside.iter().filter(|aside| self.is_live_trim(aside));
         let late: Vec<Seq> =
-            live.flat_map(|trim| &trim.slots).filter(|away| !away.slot.is_up_to(rewind.to)).map(|away| away.slot.seq).collect();
+            live.flat_map(|trim| &trim.messages).filter(|away| !away.is_up_to(rewind.to)).map(|away| away.seq).collect();
         for trim in self.set_aside.iter_mut().filter(|aside| aside.rewound_to.is_none()) {
-            let taken = trim.slots.extract_if(.., |away| late.contains(&away.slot.seq));
+            let taken = trim.messages.extract_if(.., |away| late.contains(&away.seq));
             removed.extend(taken.map(|away| Away { trim: Some(trim.by), ..away }));
         }
         self.put_aside(by, Some(rewind.to), removed);
@@ -844,9 +867,9 @@ impl State {
         let Some(place) = self.set_aside.iter().position(|aside| aside.by == restored.undo) else { return };
         let aside = self.set_aside.remove(place);
         if let Some(to) = aside.rewound_to {
-            let since = away(self.take_after(to), None);
+            let since = away(&self.take_after(to));
             self.put_aside(by, Some(to), since);
-            self.bring_back(aside.slots);
+            self.bring_back(aside.messages);
         } else {
             self.replace_note(&aside);
         }
@@ -864,25 +887,24 @@ impl State {
 
     /// Ends a rewind: its messages go back to the trims that they were taken from, and else into the context.
     fn bring_back(&mut self, messages: Vec<Away>) {
-        for Away { slot, trim } in messages {
-            match self.set_aside.iter_mut().find(|aside| Some(aside.by) == trim) {
-                Some(trim) => trim.slots.push(Away { slot, trim: None }),
-                None => self.context.push(slot),
+        for away in messages {
+            match self.set_aside.iter_mut().find(|aside| Some(aside.by) == away.trim) {
+                Some(trim) => trim.messages.push(Away { trim: None, ..away }),
+                None => self.context.push(away.slot()),
             }
         }
     }
 
     /// Ends a trim: its messages come back where its note stands, which may have been put aside since.
     fn replace_note(&mut self, trim: &SetAside) {
-        let messages = trim.slots.iter().map(|away| away.slot.clone());
         for other in &mut self.set_aside {
-            if let Some(note) = other.slots.iter().position(|away| away.slot.seq == trim.by) {
-                let note = other.slots.swap_remove(note);
-                return other.slots.extend(away(messages, note.trim));
+            if let Some(note) = other.messages.iter().position(|away| away.seq == trim.by) {
+                let note = other.messages.swap_remove(note);
+                return other.messages.extend(trim.messages.iter().map(|away| Away { trim: note.trim, ..*away }));
             }
         }
         self.context.retain(|slot| slot.seq != trim.by);
-        self.context.extend(messages);
+        self.context.extend(trim.messages.iter().map(Away::slot));
     }
 
     /// Takes what stands after the event `to` out of the context; the note of a trim stands where its messages stood.
@@ -895,7 +917,7 @@ impl State {
 
     /// Whether the note of a trim is in the context, or would be but for a later trim.
     fn is_live_trim(&self, trim: &SetAside) -> bool {
-        let is_in = |aside: &SetAside| aside.slots.iter().any(|away| away.slot.seq == trim.by) && self.is_live_trim(aside);
+        let is_in = |aside: &SetAside| aside.messages.iter().any(|away| away.seq == trim.by) && self.is_live_trim(aside);
         let is_in_context = || self.context.iter().any(|slot| slot.seq == trim.by);
         trim.rewound_to.is_none() && (is_in_context() || self.set_aside.iter().any(is_in))
     }
@@ -922,17 +944,12 @@ impl State {
         self.counted = None;
     }
 
-    fn put_aside(&mut self, by: Seq, rewound_to: Option<Seq>, mut slots: Vec<Away>) {
-        for away in &mut slots {
-            away.slot.message = None;
-            // A checkpoint has to name them all, and half of what it takes to do so would be checksums.
-            away.slot.place.crc = 0;
-        }
-        self.set_aside.push(SetAside { by, rewound_to, slots });
-        let mut messages: usize = self.set_aside.iter().map(|aside| aside.slots.len()).sum();
+    fn put_aside(&mut self, by: Seq, rewound_to: Option<Seq>, messages: Vec<Away>) {
+        self.set_aside.push(SetAside { by, rewound_to, messages });
+        let mut messages: usize = self.set_aside.iter().map(|aside| aside.messages.len()).sum();
         let mut old = 0;
         while self.set_aside.len() - old > 1 && (self.set_aside.len() - old > UNDO_MAX || messages > UNDO_MESSAGES_MAX) {
-            messages -= self.set_aside[old].slots.len();
+            messages -= self.set_aside[old].messages.len();
             old += 1;
         }
         if old > 0 {
@@ -944,14 +961,14 @@ impl State {
     fn forget(&mut self, count: usize) {
         let old: Vec<SetAside> = self.set_aside.drain(..count).collect();
         let mut gone: Vec<Away> = Vec::new();
-        for SetAside { by, slots, .. } in old {
-            gone.extend(slots);
+        for SetAside { by, messages, .. } in old {
+            gone.extend(messages);
             // What a rewind took from among the messages of a trim would go back there.
             for aside in &mut self.set_aside {
-                gone.extend(aside.slots.extract_if(.., |away| away.trim == Some(by)));
+                gone.extend(aside.messages.extract_if(.., |away| away.trim == Some(by)));
             }
         }
-        let gone = gone.iter().filter(|away| away.slot.stands_for.is_none()).map(|away| SeqRange(away.slot.seq, away.slot.seq));
+        let gone = gone.iter().filter(|away| away.stands_for.is_none()).map(|away| SeqRange(away.seq, away.seq));
         self.forgotten.extend(gone);
         self.forgotten.sort_unstable();
         let known = self.known_messages();
@@ -974,8 +991,13 @@ pub(crate) fn title_of(text: &str) -> Option<String> {
     text.lines().map(str::trim).find(|line| !line.is_empty()).map(|line| line.chars().take(80).collect())
 }
 
-fn away(slots: impl IntoIterator<Item = Slot>, trim: Option<Seq>) -> Vec<Away> {
-    slots.into_iter().map(|slot| Away { slot, trim }).collect()
+fn away(slots: &[Slot]) -> Vec<Away> {
+    slots.iter().map(|slot| Away { seq: slot.seq, order: slot.order, stands_for: slot.stands_for, trim: None }).collect()
+}
+
+/// Whether the message `seq`, or the first event that it stands for, comes no later than `to`.
+fn is_up_to(seq: Seq, stands_for: Option<Seq>, to: Seq) -> bool {
+    seq <= to || stands_for.is_some_and(|first| first <= to)
 }
 
 /// Of what a call used, what the next one is sent again: all of it, but for reasoning that does not go back.

@@ -178,7 +178,7 @@ pub(super) fn hydrate(state: &mut State, entries: &[Arc<Entry>]) {
     let (Some(&first), Some(&last)) = (missing.first(), missing.last()) else { return };
     for entry in &entries[entries.partition_point(|entry| entry.seq < first)..] {
         // An answer that a crash cut goes on until the next event that ends it.
-        if entry.seq > last && matches!(entry.event, Event::Opened(_) | Event::ModelRequest(_) | Event::AssistantMessage(_)) {
+        if entry.seq > last && entry.event.ends_answer() {
             break;
         }
         state.hydrate(entry);

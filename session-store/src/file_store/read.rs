@@ -247,7 +247,7 @@ pub(super) fn fold(core: &Arc<Core>, id: SessionId) -> Result<Folded, StoreError
     let mut reader = LogReader::open(core, id)?;
     if let Some(state) = reader.seek(Seq::MAX)?
         && let Some(mut folded) = fold_tail(&mut reader, state)?
-        && reader.log().hydrate(&mut folded.state)?
+        && hydrate(&reader.log(), core, &mut folded.state)?
     {
         return Ok(folded);
     }
@@ -308,7 +308,7 @@ pub(super) fn fold_whole(core: &Arc<Core>, id: SessionId) -> Result<Folded, Stor
         }
     })?;
     folded.state = if in_order { state } else { fold_sorted(core, id, folded.position.next_seq)? };
-    hydrate(core, id, &mut folded.state)?;
+    hydrate(&LogReader::open(core, id)?.log(), core, &mut folded.state)?;
     Ok(folded)
 }
 
@@ -393,18 +393,23 @@ fn keep_better(entries: &mut BTreeMap<Seq, Entry>, entry: Entry) {
     }
 }
 
-/// Reads the bodies again that a restored context misses.
-fn hydrate(core: &Arc<Core>, id: SessionId, state: &mut State) -> Result<(), StoreError> {
-    if state.missing().is_empty() || LogReader::open(core, id)?.log().hydrate(state)? {
-        return Ok(());
+/// Reads the bodies again that the context misses: where their places say, and for those that came back into it, whose places nobody keeps, by
+/// looking for them. False where something is not there, or not what its place says.
+fn hydrate(log: &Log<'_>, core: &Arc<Core>, state: &mut State) -> Result<bool, StoreError> {
+    let is_as_said = log.hydrate(state)?;
+    let missing = state.missing();
+    let (Some(&first), Some(&last)) = (missing.first(), missing.last()) else { return Ok(is_as_said) };
+    let mut reader = LogReader::open(core, log.id)?;
+    reader.seek(first)?;
+    let (mut items, mut more) = (Vec::new(), true);
+    while more {
+        more = reader.read(&mut items)? || !reader.finish(&mut items);
+        let entries = entries_from(std::mem::take(&mut items), first);
+        state.hydrate_all(entries.iter().map(Arc::as_ref));
+        let is_past = entries.iter().any(|entry| entry.seq > last && entry.event.ends_answer());
+        more &= !(is_past && state.missing().is_empty());
     }
-    let Some(first) = state.missing().first().copied() else { return Ok(()) };
-    scan(core, id, |entry, _| {
-        if entry.seq >= first {
-            state.hydrate(&entry);
-        }
-    })?;
-    Ok(())
+    Ok(is_as_said && state.missing().is_empty())
 }
 
 /// The entries of a chunk from `from` on, in the order of `seq` as far as the chunk goes.

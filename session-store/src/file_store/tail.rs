@@ -87,7 +87,7 @@ impl Log<'_> {
         Ok(high.saturating_add(NEAR_BYTES).min(length))
     }
 
-    /// Fills in what `state` misses; false where something is not what its place says.
+    /// Fills in what `state` misses, as far as it knows the places; false where something is not what its place says.
     pub(super) fn hydrate(&self, state: &mut State) -> Result<bool, StoreError> {
         let places = state.missing_places();
         let mut rest = &places[..];
@@ -103,23 +103,28 @@ impl Log<'_> {
                 fits
             });
             let (now, later) = rest.split_at(together.count());
-            if now.iter().any(|(_, place)| !place.is_known() || place.len > BODY_BYTES_MAX) {
+            if now.iter().any(|(_, place)| place.len > BODY_BYTES_MAX) {
                 return Ok(false);
             }
             let bytes = self.read(start, end - start)?;
             for (seq, place) in now {
                 let Some(lines) = lines_at(&bytes, start, *place) else { return Ok(false) };
                 for (number, line) in lines.into_iter().enumerate() {
-                    match self.entry(line)? {
-                        Some(entry) if number > 0 || entry.seq == *seq => entries.push(entry),
-                        _ => return Ok(false),
+                    let Some(entry) = self.entry(line)? else { return Ok(false) };
+                    let is_piece = matches!(&entry.event, Event::AssistantText(piece) if piece.message == *seq);
+                    match entry.seq == *seq || is_piece {
+                        true => entries.push(entry),
+                        // Between the pieces of an answer stands what came in meanwhile.
+                        false if number > 0 => {}
+                        false => return Ok(false),
                     }
                 }
             }
-            state.hydrate_all(entries.drain(..));
+            state.hydrate_all(entries.iter());
+            entries.clear();
             rest = later;
         }
-        Ok(state.missing().is_empty())
+        Ok(state.missing_places().is_empty())
     }
 
     /// The event `seq` at `place`; nothing where it is not there, or not whole.

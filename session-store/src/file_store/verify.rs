@@ -54,7 +54,7 @@ fn is_fold(checkpoint: &Checkpoint, entry: &Entry, state: &State) -> bool {
         return true;
     }
     match tail::state_of(checkpoint, entry.seq, entry.place.offset) {
-        Some(_) => state.checkpoint().is_some_and(|own| own.hash == checkpoint.hash),
+        Some(held) => held.is_snapshot_of(state),
         // Nobody uses one that was copied from another place of a file; one that does not hold what its hash says is damaged.
         None => State::from_checkpoint(checkpoint).is_some(),
     }

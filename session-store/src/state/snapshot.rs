@@ -1,11 +1,13 @@
 //! A state as JSON: what a `checkpoint` holds.
 //!
 //! It has all of a state but the bodies of messages and of the profile; for each of these it has the place of the line. So its
-//! size follows the number of messages in the context (and of those that can come back into it), some 25 bytes each (15).
-//! Messages are rows of numbers, each row the difference to the row before:
+//! size follows the number of messages in the context, some 25 bytes each. Of those that can come back into it, which are many more, it has no
+//! more than the numbers, some 5 bytes each: whoever brings them back looks for them. Messages are rows of numbers, each row the difference to the
+//! row before:
 //!
 //! ```text
-//! seq, order, line, offset, len, crc      (len and crc as they are)
+//! seq, order, line, offset, len, crc      in the context
+//! seq, order                              set aside
 //! ```
 //!
 //! A state with an answer in flight has no snapshot: that passes.
@@ -27,7 +29,7 @@ pub(crate) const FOLD_VERSION: u32 = 9;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
-const DUE_BYTES: u64 = 1 << 20;
+const DUE_BYTES: u64 = 256 << 10;
 const DUE_SIZES: u64 = 8;
 /// ... or in events, where nobody knows how long their lines are.
 const DUE_EVENTS: u64 = 2_000;
@@ -132,7 +134,7 @@ struct Snapshot {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pins: BTreeSet<Seq>,
     next_order: u64,
-    context: Rows,
+    context: Rows<6>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     set_aside: Vec<SetAsideRows>,
     /// For each note of a trim, among all rows, the first event that it stands for.
@@ -155,47 +157,46 @@ struct SetAsideRows {
     by: Seq,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rewound_to: Option<Seq>,
-    rows: Rows,
+    rows: Rows<2>,
     /// The rows that were taken from a trim, and that trim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     trims: Vec<(usize, Seq)>,
 }
 
-/// Slots, one row of [`ROW`] numbers behind the other.
-#[derive(Default, Serialize, Deserialize)]
+/// Rows of `N` numbers, one behind the other.
+#[derive(Serialize, Deserialize)]
 #[serde(transparent)]
-struct Rows(Vec<i64>);
+struct Rows<const N: usize>(Vec<i64>);
 
-const ROW: usize = 6;
-
-impl Rows {
-    fn of<'a>(slots: impl Iterator<Item = &'a Slot>) -> Self {
-        let mut rows = Vec::with_capacity(slots.size_hint().0 * ROW);
-        let mut before = [0; 4];
-        for Slot { seq, order, place, .. } in slots {
-            let now = [*seq, *order, place.line, place.offset];
-            rows.extend(now.iter().zip(before).map(|(now, before): (&u64, u64)| now.wrapping_sub(before) as i64));
-            rows.extend([i64::from(place.len), i64::from(place.crc)]);
-            before = now;
+impl<const N: usize> Rows<N> {
+    fn of(rows: impl Iterator<Item = [u64; N]>) -> Self {
+        let mut numbers = Vec::with_capacity(rows.size_hint().0 * N);
+        let mut before = [0; N];
+        for row in rows {
+            numbers.extend(row.iter().zip(before).map(|(now, before)| now.wrapping_sub(before) as i64));
+            before = row;
         }
-        Self(rows)
+        Self(numbers)
     }
 
     /// Nothing where these are no rows.
-    fn slots(&self, notes: &BTreeMap<Seq, Seq>) -> Option<Vec<Slot>> {
-        let (rows, []) = self.0.as_chunks::<ROW>() else { return None };
-        let mut before = [0_u64; 4];
-        rows.iter()
-            .map(|[seq, order, line, offset, len, crc]| {
-                for (value, change) in before.iter_mut().zip([seq, order, line, offset]) {
-                    *value = value.wrapping_add(*change as u64);
-                }
-                let [seq, order, line, offset] = before;
-                let place = Place { line, offset, len: u32::try_from(*len).ok()?, crc: u32::try_from(*crc).ok()? };
-                Some(Slot { order, stands_for: notes.get(&seq).copied(), ..Slot::new(seq, place, None) })
-            })
-            .collect()
+    fn rows(&self) -> Option<impl Iterator<Item = [u64; N]> + '_> {
+        let (rows, []) = self.0.as_chunks::<N>() else { return None };
+        let mut row = [0_u64; N];
+        Some(rows.iter().map(move |changes| {
+            row.iter_mut().zip(changes).for_each(|(value, change)| *value = value.wrapping_add(*change as u64));
+            row
+        }))
     }
+}
+
+fn slot_row(Slot { seq, order, place, .. }: &Slot) -> [u64; 6] {
+    [*seq, *order, place.line, place.offset, place.len.into(), place.crc.into()]
+}
+
+fn slot_of([seq, order, line, offset, len, crc]: [u64; 6], notes: &BTreeMap<Seq, Seq>) -> Option<Slot> {
+    let place = Place { line, offset, len: u32::try_from(len).ok()?, crc: u32::try_from(crc).ok()? };
+    Some(Slot { order, stands_for: notes.get(&seq).copied(), ..Slot::new(seq, place, None) })
 }
 
 fn row(place: Place) -> (u64, u64, u32, u32) {
@@ -250,12 +251,24 @@ impl State {
         self.trail.0.last
     }
 
+    /// Whether this is what a checkpoint of `state` would hold. It may know places that a fold alone does not: of messages that came back into the
+    /// context, and were read again.
+    pub(crate) fn is_snapshot_of(&self, state: &Self) -> bool {
+        let mut held = self.clone();
+        for (slot, own) in held.context.iter_mut().zip(&state.context).filter(|(_, own)| !own.place.is_known()) {
+            slot.place = own.place;
+        }
+        let json = |state: &Self| state.snapshot().map(|snapshot| snapshot.get().to_owned());
+        json(&held) == json(state)
+    }
+
     fn snapshot(&self) -> Option<RawJson> {
         if self.in_flight.is_some() {
             return None;
         }
-        let away = self.set_aside.iter().flat_map(|aside| &aside.slots).map(|away| &away.slot);
-        let notes = self.context.iter().chain(away).filter_map(|slot| Some((slot.seq, slot.stands_for?))).collect();
+        let context = self.context.iter().map(|slot| (slot.seq, slot.stands_for));
+        let away = self.set_aside.iter().flat_map(|aside| &aside.messages).map(|away| (away.seq, away.stands_for));
+        let notes = context.chain(away).filter_map(|(seq, stands_for)| Some((seq, stands_for?))).collect();
         let snapshot = Snapshot {
             next_seq: self.next_seq,
             last: row(self.trail.0.last),
@@ -291,7 +304,7 @@ impl State {
             refused_images: self.refused_images.clone(),
             pins: self.pins.clone(),
             next_order: self.next_order,
-            context: Rows::of(self.context.iter()),
+            context: Rows::of(self.context.iter().map(slot_row)),
             set_aside: self.set_aside.iter().map(rows_of).collect(),
             notes,
             forgotten: self.forgotten.clone(),
@@ -319,7 +332,7 @@ impl State {
             epoch: snapshot.epoch,
             owner: snapshot.owner,
             profile: None,
-            context: snapshot.context.slots(notes)?,
+            context: snapshot.context.rows()?.map(|row| slot_of(row, notes)).collect::<Option<_>>()?,
             in_flight: None,
             turn: snapshot.turn.map(|(user, model_calls)| OpenTurn { user, model_calls }),
             last_turn: snapshot.last_turn.map(Arc::new),
@@ -354,20 +367,20 @@ impl State {
 }
 
 fn rows_of(aside: &SetAside) -> SetAsideRows {
-    let trims = aside.slots.iter().enumerate().filter_map(|(at, away)| Some((at, away.trim?)));
+    let trims = aside.messages.iter().enumerate().filter_map(|(at, away)| Some((at, away.trim?)));
     SetAsideRows {
         by: aside.by,
         rewound_to: aside.rewound_to,
-        rows: Rows::of(aside.slots.iter().map(|away| &away.slot)),
+        rows: Rows::of(aside.messages.iter().map(|away| [away.seq, away.order])),
         trims: trims.collect(),
     }
 }
 
 fn set_aside_of(aside: &SetAsideRows, notes: &BTreeMap<Seq, Seq>) -> Option<SetAside> {
-    let slots = aside.rows.slots(notes)?.into_iter();
-    let mut slots: Vec<Away> = slots.map(|slot| Away { slot, trim: None }).collect();
+    let away = |[seq, order]: [u64; 2]| Away { seq, order, stands_for: notes.get(&seq).copied(), trim: None };
+    let mut messages: Vec<Away> = aside.rows.rows()?.map(away).collect();
     for (at, trim) in &aside.trims {
-        slots.get_mut(*at)?.trim = Some(*trim);
+        messages.get_mut(*at)?.trim = Some(*trim);
     }
-    Some(SetAside { by: aside.by, rewound_to: aside.rewound_to, slots })
+    Some(SetAside { by: aside.by, rewound_to: aside.rewound_to, messages })
 }

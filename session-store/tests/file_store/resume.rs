@@ -122,7 +122,11 @@ fn assert_same(one: &State, other: &State) {
 #[derive(Clone, Debug)]
 enum Step {
     Say(UserKind),
-    Answer { calls: u64, results: u64, streams: bool },
+    Answer {
+        calls: u64,
+        results: u64,
+        streams: bool,
+    },
     Cut,
     Note,
     Profile,
@@ -130,6 +134,8 @@ enum Step {
     TrimMany(Vec<Index>),
     Rewind(Index),
     Undo(Index),
+    /// What came back into the context is read again.
+    Read,
     Todos,
     Rename,
     Ended,
@@ -149,6 +155,7 @@ fn any_steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
         1 => prop::collection::vec(index(), 1..5).prop_map(Step::TrimMany),
         2 => index().prop_map(Step::Rewind),
         2 => index().prop_map(Step::Undo),
+        1 => Just(Step::Read),
         1 => Just(Step::Todos),
         1 => Just(Step::Rename),
         1 => Just(Step::Ended),
@@ -204,6 +211,7 @@ fn take(log: &mut Log, number: usize, step: &Step) {
             let undo = undoable.get(which.index(undoable.len().max(1))).copied().unwrap_or(0);
             log.add(ContextRestored { undo });
         }
+        Step::Read => log.entries.iter().for_each(|entry| log.state.hydrate(entry)),
         Step::Todos => {
             let todo = Todo { content: format!("todo {number}"), status: TodoStatus::Pending };
             log.add(TodosChanged { todos: Arc::new(vec![todo]) });
@@ -332,9 +340,17 @@ async fn a_large_log_opens_with_a_little_of_it_read_and_written() {
     let lines = log.entries.len();
     let fs = log.put();
     let before = fs.read_bytes();
-    let loaded = loaded(&fs).await;
-    assert_same(&loaded.state, &log.state);
+    assert_same(&loaded(&fs).await.state, &log.state);
     assert!(fs.read_bytes() - before < 3 << 20, "{} bytes were read", fs.read_bytes() - before);
+
+    let mut undone = log.clone();
+    let undo = undone.state.undoable().next_back().expect("a trim");
+    undone.add(ContextRestored { undo });
+    undone.entries.iter().for_each(|entry| undone.state.hydrate(entry));
+    let fs1 = undone.put();
+    let before = fs1.read_bytes();
+    assert_same(&loaded(&fs1).await.state, &undone.state);
+    assert!(fs1.read_bytes() - before < 6 << 20, "{} bytes were read", fs1.read_bytes() - before);
 
     let before = fs.read_bytes();
     let store1 = store(&fs);
