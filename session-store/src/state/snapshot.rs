@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 9;
+pub(crate) const FOLD_VERSION: u32 = 10;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
