@@ -67,9 +67,7 @@ mod turn;
 pub use breaker::{BreakerPolicy, BreakerState, BreakerStatus};
 pub use clocks::Clocks;
 pub use context::TokenCounter;
-pub use images::{
-    Base64, IMAGE_BYTES_MAX, IMAGE_SIDE_MAX, Image, ImageError, Images, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX,
-};
+pub use images::{Base64, Image, Images};
 pub use interrupt::{INTERRUPT_POLL, Interrupt};
 pub use model::{
     BODY_END, Body, Conversation, Cure, FailureKind, Model, ModelEvent, ModelFailure, ModelLimits, ModelStream, Sent, SentImage,
@@ -91,6 +89,7 @@ pub use scripted::{ScriptedAnswer, ScriptedModel};
 pub use secrets::Secrets;
 pub use session::{Compacted, SendError, Session, UserInput, check_images};
 pub use session_store;
+pub use session_store::{IMAGE_BYTES_MAX, IMAGE_SIDE_MAX, ImageError, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX};
 pub use spent::{SpendingLimit, Spent};
 pub use todos::TodoCache;
 pub use tokens::count_tokens;

@@ -7,7 +7,7 @@ use crate::agent_loop::TurnTask;
 use crate::answered;
 use crate::breaker::Breakers;
 use crate::context::{Budget, TokenCounter};
-use crate::images::{Image, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, image_tokens};
+use crate::images::{Image, image_tokens};
 use crate::interrupt::Interrupt;
 use crate::live::Live;
 use crate::model::{Model, ModelLimits};
@@ -20,9 +20,9 @@ use crate::summary::{self, Summarizer};
 use crate::todos::TodoCache;
 use crate::turn::{Turn, TurnOutcome};
 use session_store::{
-    AppendError, Entry, Event, ImageRef, KEY_BYTES_MAX, Message, ModelError, ModelWaiting, Note, OpenSession, Parameters, Place,
-    Profile, Progress, RequestLimits, Seq, SessionId, SessionLog, SessionRenamed, SessionStore, State, StoreError, Timestamp,
-    Todo, UserKind, UserMessage,
+    AppendError, Entry, Event, ImageRef, KEY_BYTES_MAX, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, Message, ModelError,
+    ModelWaiting, Note, OpenSession, Parameters, Place, Profile, Progress, RequestLimits, Seq, SessionId, SessionLog,
+    SessionRenamed, SessionStore, State, StoreError, Timestamp, Todo, UserKind, UserMessage,
 };
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -36,6 +36,7 @@ pub mod exchange;
 mod file_store;
 mod fs;
 mod id;
+mod image;
 mod line;
 #[cfg(test)]
 mod samples;
@@ -55,6 +56,7 @@ pub use file_store::{
 };
 pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume, Watch};
 pub use id::{Place, Seq, SeqRange, SessionId};
+pub use image::{IMAGE_BYTES_MAX, IMAGE_SIDE_MAX, ImageError, MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, is_image};
 pub use line::{Problem, ProblemKind};
 pub use search::{
     RefreshProgress, Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, Snippet, scan,

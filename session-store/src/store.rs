@@ -201,6 +201,12 @@ pub trait ImportLog {
     /// # Errors
     /// Where the disk refuses it: the import is over.
     fn append(&mut self, at: Timestamp, event: Event) -> Result<Seq, StoreError>;
+
+    /// Keeps `bytes` beside the log, for the events that name it.
+    ///
+    /// # Errors
+    /// Where the disk refuses it: the import is over.
+    fn put_side(&mut self, bytes: &[u8]) -> Result<SideRef, StoreError>;
 }
 
 /// A session that was just created, opened or forked.

@@ -1,6 +1,8 @@
 //! Sessions of other programs, in and out: each form is read as what it says, comes out as it went in, and nothing in a
 //! file takes more than its own line.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use session_store::exchange::{self, ExportFormat, Exporter, Foreign, ImportError, ImportFormat};
@@ -33,6 +35,10 @@ impl ImportLog for Memory {
         let seq = self.next_seq();
         self.0.push(Entry::new(seq, at, event));
         Ok(seq)
+    }
+
+    fn put_side(&mut self, bytes: &[u8]) -> Result<SideRef, StoreError> {
+        Ok(SideRef { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 })
     }
 }
 
@@ -68,9 +74,31 @@ fn export(format: ExportFormat, entries: &[Entry]) -> Vec<u8> {
     let mut exporter = Exporter::new(format, session);
     entries.iter().for_each(|entry| exporter.survey(entry));
     let mut out = exporter.begin();
-    entries.iter().for_each(|entry| out.extend(exporter.write(entry)));
+    for entry in entries {
+        for image in exporter.images(entry) {
+            let bytes = [png(1), png(2)].into_iter().find(|bytes| sha256_hex(bytes) == image.sha256);
+            bytes.into_iter().for_each(|bytes| exporter.add_image(image, bytes));
+        }
+        out.extend(exporter.write(entry));
+    }
     out.extend(exporter.finish());
     out
+}
+
+/// The start of a png, and `noise` to tell it from others.
+fn png(noise: u8) -> Vec<u8> {
+    let header = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &640_u32.to_be_bytes()[..], &480_u32.to_be_bytes()].concat();
+    [&header[..], &[noise; 100]].concat()
+}
+
+/// The images of each message that has some, with the words of it.
+fn pictures(entries: &[Entry]) -> Vec<(String, Vec<ImageRef>)> {
+    let of = |entry: &Entry| match &entry.event {
+        Event::UserMessage(user) => Some((user.text.clone(), user.images.clone())),
+        Event::ToolFinished(finished) => Some((finished.output.clone(), finished.images.clone())),
+        _ => None,
+    };
+    entries.iter().filter_map(of).filter(|(_, images)| !images.is_empty()).collect()
 }
 
 fn records(bytes: &[u8]) -> Vec<Value> {
@@ -324,6 +352,73 @@ fn what_was_imported_comes_out_as_it_went_in() {
         }
         assert_eq!(written, original, "{format:?}");
     }
+}
+
+/// A conversation with an image in a message, and one in the result of a call.
+fn with_images() -> Vec<u8> {
+    let image = |noise| json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": BASE64_STANDARD.encode(png(noise))}});
+    let messages = json!([
+        {"role": "user", "content": [{"type": "text", "text": "What is on this?"}, image(1)]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"path": "two.png"}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": [image(2), {"type": "text", "text": "an image"}]}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Two cats."}]},
+    ]);
+    messages.to_string().into_bytes()
+}
+
+#[test]
+fn images_come_in_and_go_out_in_every_form() {
+    let [one, two] = [png(1), png(2)].map(|bytes| ImageRef::of(&bytes).expect("an image"));
+    assert_eq!((one.label().as_str(), one.bytes), ("png 640x480", 124));
+    let entries = import_only(&with_images());
+    let expected = [("What is on this?".to_owned(), vec![one]), ("an image".to_owned(), vec![two])];
+    assert_eq!(pictures(&entries), expected);
+    assert_eq!(records(&export(ExportFormat::Anthropic, &entries)), records(&with_images()), "as they came in");
+    for format in [ExportFormat::ClaudeCode, ExportFormat::Codex, ExportFormat::Pi, ExportFormat::OpenAi] {
+        let written = export(format, &entries);
+        let again = import_only(&written);
+        let mut expected = expected.clone();
+        if format == ExportFormat::OpenAi {
+            // Its results take no images: they follow in a message.
+            expected[1].0.clear();
+        }
+        assert_eq!(pictures(&again), expected, "{format:?}: {}", String::from_utf8_lossy(&written));
+        // And from there back: what is written was not imported in this form.
+        assert_eq!(pictures(&import_only(&export(ExportFormat::Anthropic, &again))), expected, "{format:?}");
+    }
+}
+
+#[test]
+fn an_image_that_is_none_or_too_much_is_named_and_costs_nothing_else() {
+    let encoded = |bytes: Vec<u8>| BASE64_STANDARD.encode(bytes);
+    let anthropic =
+        |data: String| json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}});
+    let mut large = png(1);
+    large.resize(4_000_000, 0);
+    for part in [
+        anthropic("no base64!".to_owned()),
+        anthropic(encoded(png(1)).trim_end_matches('=').to_owned() + "*"),
+        anthropic(encoded(b"%PDF-1.7".to_vec())),
+        anthropic(encoded(png(1)[..18].to_vec())),
+        anthropic(encoded(large)),
+        anthropic(String::new()),
+        json!({"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}}),
+        json!({"type": "image", "source": [1, 2]}),
+        json!({"type": "image", "data": 7}),
+        json!({"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}),
+        json!({"type": "image_url", "image_url": {"url": ["data:"]}}),
+        json!({"type": "input_image", "image_url": "data:image/png,plain"}),
+    ] {
+        let messages = json!([{"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}, {"role": "assistant", "content": "A cat."}]);
+        let entries = import_only(messages.to_string().as_bytes());
+        assert_eq!(pictures(&entries), [], "{part}");
+        assert_eq!(conversation(&entries), ["user: What is this?\n[image]", "assistant: A cat."]);
+    }
+    let many = vec![anthropic(encoded(png(1))); MESSAGE_IMAGES_MAX + 1];
+    let messages = json!([{"role": "user", "content": many}, {"role": "assistant", "content": "Cats."}]);
+    let entries = import_only(messages.to_string().as_bytes());
+    assert_eq!(pictures(&entries)[0].1.len(), MESSAGE_IMAGES_MAX);
+    assert_eq!(conversation(&entries)[0], "user: [image]");
 }
 
 #[test]

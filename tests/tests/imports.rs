@@ -7,7 +7,9 @@ use fault_server::strict;
 use proptest::prelude::*;
 use serde_json::Value;
 use session_store::exchange;
-use session_store::{Entry, Event, ImportLog, Parameters, Profile, Seq, State, StoreError, Timestamp, ToolSpec};
+use session_store::{
+    Entry, Event, ImportLog, Parameters, Profile, Seq, SideRef, State, StoreError, Timestamp, ToolSpec, sha256_hex,
+};
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
@@ -33,6 +35,10 @@ impl ImportLog for Log {
         let seq = self.next_seq();
         self.0.push(Entry::new(seq, at, event));
         Ok(seq)
+    }
+
+    fn put_side(&mut self, bytes: &[u8]) -> Result<SideRef, StoreError> {
+        Ok(SideRef { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 })
     }
 }
 

@@ -1,12 +1,12 @@
 //! `read`: a part of a text file, with line numbers; or an image.
 
 use super::{Stop, clip, failed, number, path::Place, push_line, reading, text, visible};
-use crate::images::{IMAGE_BYTES_MAX, Image, ImageError, is_image};
+use crate::images::Image;
 use crate::tool::{Tool, ToolContext, ToolError, ToolOutput};
 use async_trait::async_trait;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
-use session_store::ToolSpec;
+use session_store::{IMAGE_BYTES_MAX, ImageError, ToolSpec, is_image};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;

@@ -4,10 +4,11 @@
 //! call without a result ran is not known); a turn ends before the next begins. Each original record follows the events that were made of it.
 
 use super::originals::Originals;
+use super::record::Said;
 use crate::error::StoreError;
 use crate::event::{
-    AssistantMessage, Block, ContextRewound, ContextTrimmed, Event, ModelRequest, Note, Origin, Parameters, Profile, StopReason,
-    ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded, Unknown, Usage, UserKind, UserMessage,
+    AssistantMessage, Block, ContextRewound, ContextTrimmed, Event, ImageRef, ModelRequest, Note, Origin, Parameters, Profile,
+    StopReason, ToolCall, ToolFinished, ToolOutcome, ToolStarted, TurnEnded, Unknown, Usage, UserKind, UserMessage,
 };
 use crate::id::{Seq, SeqRange};
 use crate::store::ImportLog;
@@ -121,24 +122,26 @@ impl<'a> Builder<'a> {
     }
 
     /// A person's words; they open a turn, unless a call waits for its result.
-    pub(super) fn user(&mut self, text: &str) -> Result<(), StoreError> {
-        if !self.open.is_empty() || text.trim().is_empty() {
-            return self.steer(text);
+    pub(super) fn user(&mut self, said: impl Into<Said>) -> Result<(), StoreError> {
+        let said = said.into();
+        if !self.open.is_empty() || said.is_empty() {
+            return self.steer(said);
         }
         self.end_of_summary()?;
         self.end_turn()?;
         self.turn = Some((self.at, ended()));
         self.prompts.push(self.log.next_seq());
-        self.message(UserMessage { text: text.to_owned(), ..UserMessage::default() }.into()).map(drop)
+        self.person(said, UserKind::Prompt)
     }
 
     /// A person's words while a turn runs.
-    pub(super) fn steer(&mut self, text: &str) -> Result<(), StoreError> {
-        if text.trim().is_empty() {
+    pub(super) fn steer(&mut self, said: impl Into<Said>) -> Result<(), StoreError> {
+        let said = said.into();
+        if said.is_empty() {
             return Ok(());
         }
         self.end_of_summary()?;
-        self.message(UserMessage { text: text.to_owned(), kind: UserKind::Steer, ..UserMessage::default() }.into()).map(drop)
+        self.person(said, UserKind::Steer)
     }
 
     /// Words of a program to the model.
@@ -192,11 +195,11 @@ impl<'a> Builder<'a> {
     }
 
     /// The result of a call; one of no open call is none.
-    pub(super) fn result(&mut self, call: &str, output: String, outcome: ToolOutcome) -> Result<(), StoreError> {
+    pub(super) fn result(&mut self, call: &str, output: Said, outcome: ToolOutcome) -> Result<(), StoreError> {
         let Some(Call { id, name, started_at }) = self.open.remove(call) else { return Ok(()) };
         let duration_ms = u64::try_from(self.at.as_ms().saturating_sub(started_at.as_ms())).unwrap_or(0);
-        self.message(ToolFinished { call: id, name, outcome, output, full: None, images: Vec::new(), duration_ms }.into())
-            .map(drop)
+        let (output, images) = self.keep_images(output)?;
+        self.message(ToolFinished { call: id, name, outcome, output, full: None, images, duration_ms }.into()).map(drop)
     }
 
     /// All messages before here are replaced by a summary, which is the next thing.
@@ -293,6 +296,21 @@ impl<'a> Builder<'a> {
         self.profile.clone_from(&profile.hash);
         self.model = Some(name);
         self.append(profile.into()).map(drop)
+    }
+
+    fn person(&mut self, said: Said, kind: UserKind) -> Result<(), StoreError> {
+        let (text, images) = self.keep_images(said)?;
+        self.message(UserMessage { text, kind, key: None, images }.into()).map(drop)
+    }
+
+    /// Keeps the images beside the log.
+    fn keep_images(&mut self, said: Said) -> Result<(String, Vec<ImageRef>), StoreError> {
+        let mut images = Vec::with_capacity(said.images.len());
+        for (image, bytes) in said.images {
+            self.log.put_side(&bytes)?;
+            images.push(image);
+        }
+        Ok((said.text, images))
     }
 
     fn end_turn(&mut self) -> Result<(), StoreError> {

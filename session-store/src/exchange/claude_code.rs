@@ -5,7 +5,7 @@
 //! compaction the tree begins anew; what was before is found by `logicalParentUuid`.
 
 use super::builder::{Answer, Builder};
-use super::record::{arguments, content_text, cwd, items, part_text, some_text, text, time, title};
+use super::record::{Said, arguments, content_text, cwd, items, some_text, text, time, title};
 use super::tree::Tree;
 use super::{Facts, Reader};
 use crate::error::StoreError;
@@ -170,26 +170,25 @@ pub(super) fn add_part(answer: &mut Answer, part: &Value) {
 
 /// The results in a user's message, as Anthropic's API has them, and its words, which come behind them.
 pub(super) fn user_parts(content: &Value, out: &mut Builder<'_>) -> Result<UserWords, StoreError> {
-    let Value::Array(parts) = content else { return Ok(UserWords { text: content_text(content), has_results: false }) };
+    let Value::Array(parts) = content else { return Ok(UserWords { said: Said::of(content), has_results: false }) };
     let is_result = |part: &&Value| text(part, "type") == "tool_result";
-    let (results, words): (Vec<&Value>, Vec<&Value>) = parts.iter().partition(is_result);
+    let (results, others): (Vec<&Value>, Vec<&Value>) = parts.iter().partition(is_result);
     for part in &results {
         let outcome = if part["is_error"] == Value::Bool(true) { ToolOutcome::Error } else { ToolOutcome::Ok };
-        out.result(text(part, "tool_use_id"), content_text(&part["content"]), outcome)?;
+        out.result(text(part, "tool_use_id"), Said::of(&part["content"]), outcome)?;
     }
-    let words: Vec<String> = words.into_iter().filter_map(part_text).collect();
-    Ok(UserWords { text: words.join("\n"), has_results: !results.is_empty() })
+    Ok(UserWords { said: Said::of_parts(others), has_results: !results.is_empty() })
 }
 
 /// What a person says in a message, perhaps beside the results of tools.
 pub(super) struct UserWords {
-    pub(super) text: String,
+    pub(super) said: Said,
     has_results: bool,
 }
 
 impl UserWords {
-    pub(super) fn say(&self, out: &mut Builder<'_>) -> Result<(), StoreError> {
-        if self.has_results { out.steer(&self.text) } else { out.user(&self.text) }
+    pub(super) fn say(self, out: &mut Builder<'_>) -> Result<(), StoreError> {
+        if self.has_results { out.steer(self.said) } else { out.user(self.said) }
     }
 }
 
@@ -199,7 +198,7 @@ fn user(record: &Value, out: &mut Builder<'_>) -> Result<(), StoreError> {
         return out.summary(&content_text(content), None);
     }
     let words = user_parts(content, out)?;
-    if record["isMeta"] == Value::Bool(true) { out.note(&words.text) } else { words.say(out) }
+    if record["isMeta"] == Value::Bool(true) { out.note(&words.said.named()) } else { words.say(out) }
 }
 
 pub(super) fn stop(reason: &Value) -> Option<StopReason> {

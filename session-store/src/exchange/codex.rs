@@ -2,7 +2,7 @@
 //! `response_item`s; `event_msg`s repeat it for the screen. Older files hold the items themselves, without a record around them.
 
 use super::builder::{Answer, Builder};
-use super::record::{arguments, content_text, cwd, items, some_text, text, time, title};
+use super::record::{Said, arguments, content_text, cwd, items, some_text, text, time, title};
 use super::{Facts, Reader};
 use crate::error::StoreError;
 use crate::event::{ToolOutcome, Usage};
@@ -137,8 +137,8 @@ impl Codex {
                 self.flush(out)?;
                 out.at(at);
                 if text(item, "role") == "user" && !is_injected(item) {
-                    let words = content_text(&item["content"]);
-                    if words.starts_with("<turn_aborted>") { out.note(&words)? } else { out.user(&words)? }
+                    let said = Said::of(&item["content"]);
+                    if said.text.starts_with("<turn_aborted>") { out.note(&said.text)? } else { out.user(said)? }
                 }
                 return Ok(false);
             }
@@ -191,10 +191,9 @@ fn is_injected(item: &Value) -> bool {
 }
 
 /// A result: a text, parts of one, or an object that also says whether it went well.
-fn output(output: &Value) -> (String, ToolOutcome) {
+fn output(output: &Value) -> (Said, ToolOutcome) {
     let outcome = if output["success"] == Value::Bool(false) { ToolOutcome::Error } else { ToolOutcome::Ok };
-    let words = if output.get("content").is_some() { content_text(&output["content"]) } else { content_text(output) };
-    (words, outcome)
+    (Said::of(output.get("content").unwrap_or(output)), outcome)
 }
 
 /// The summary, or what stands in the place of the history, as one text.

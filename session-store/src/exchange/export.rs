@@ -4,14 +4,17 @@
 //! that was never anything else is written as that program would have. Only the conversation as it stands goes out: what was rewound stays
 //! in the log. What was trimmed from the context goes out: another program has its own window.
 //!
-//! An exporter sees the log twice: [`Exporter::survey`] with each entry, then [`Exporter::write`] with each.
+//! An exporter sees the log twice: [`Exporter::survey`] with each entry, then [`Exporter::write`] with each. Before that it is given the images of the
+//! entry ([`Exporter::images`]), which lie beside the log; one that it is not given is named by its kind and size.
 
 use super::ImportFormat;
 use super::originals::Unfold;
-use crate::event::{AssistantMessage, Block, Entry, Event, SessionImported, ToolFinished, ToolOutcome};
+use crate::event::{AssistantMessage, Block, Entry, Event, ImageRef, SessionImported, ToolOutcome, with_images};
 use crate::id::{Seq, SessionId};
 use crate::state::{Message, State};
 use crate::time::Timestamp;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
@@ -63,6 +66,8 @@ pub struct Exporter {
     imported: Option<SessionImported>,
     /// The epoch of the entry that is written.
     epoch: u64,
+    /// The images of the entry that is written, as far as they are there.
+    images: HashMap<String, Vec<u8>>,
     step: Option<Step>,
     names: Names,
     /// The id of the last record, which the next one names as its parent.
@@ -81,8 +86,53 @@ struct Step {
     seq: Seq,
     at: Timestamp,
     answer: AssistantMessage,
-    results: HashMap<String, (Timestamp, ToolFinished)>,
-    texts: Vec<(Seq, Timestamp, String)>,
+    results: HashMap<String, (Timestamp, ToolOutcome, Said)>,
+    texts: Vec<(Seq, Timestamp, Said)>,
+}
+
+/// What is said in a message: words, and images before them.
+#[derive(Default)]
+struct Said {
+    text: String,
+    images: Vec<Picture>,
+}
+
+struct Picture {
+    media_type: String,
+    base64: String,
+}
+
+impl Picture {
+    fn url(&self) -> String {
+        format!("data:{};base64,{}", self.media_type, self.base64)
+    }
+}
+
+impl Said {
+    /// The parts of a content: those of the images, and the one of the words.
+    fn parts(&self, image: impl FnMut(&Picture) -> Value, text: &str) -> Value {
+        let words = (!self.text.trim().is_empty()).then(|| json!({"type": text, "text": self.text}));
+        self.images.iter().map(image).chain(words).collect()
+    }
+
+    /// As Anthropic has it: a text, or parts where there are images.
+    fn anthropic(&self) -> Value {
+        let image = |image: &Picture| json!({"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.base64}});
+        if self.images.is_empty() { self.text.clone().into() } else { self.parts(image, "text") }
+    }
+
+    /// As Chat Completions has it.
+    fn openai(&self) -> Value {
+        if self.images.is_empty() { self.text.clone().into() } else { self.parts(openai_image, "text") }
+    }
+
+    fn codex(&self) -> Value {
+        self.parts(|image| json!({"type": "input_image", "image_url": image.url()}), "input_text")
+    }
+
+    fn pi(&self) -> Value {
+        self.parts(|image| json!({"type": "image", "data": image.base64, "mimeType": image.media_type}), "text")
+    }
 }
 
 /// Ids of calls: the provider's own, and never one twice.
@@ -114,6 +164,7 @@ impl Exporter {
             unfold: Unfold::default(),
             imported: None,
             epoch: 0,
+            images: HashMap::new(),
             step: None,
             names: Names::default(),
             parent: None,
@@ -171,9 +222,32 @@ impl Exporter {
         }
     }
 
+    /// The images that [`Exporter::write`] of `entry` asks for.
+    #[must_use]
+    pub fn images<'a>(&self, entry: &'a Entry) -> &'a [ImageRef] {
+        let is_record = self.imported.is_some() && self.epoch <= 1;
+        match &entry.event {
+            _ if is_record || !self.main.contains(&entry.seq) => &[],
+            Event::UserMessage(user) => &user.images,
+            Event::ToolFinished(finished) => &finished.images,
+            _ => &[],
+        }
+    }
+
+    /// Gives an image of the entry that is written next.
+    pub fn add_image(&mut self, image: &ImageRef, bytes: Vec<u8>) {
+        self.images.insert(image.sha256.clone(), bytes);
+    }
+
     /// Writes what `entry` makes ready.
     #[must_use]
     pub fn write(&mut self, entry: &Entry) -> Vec<u8> {
+        let out = self.write_entry(entry);
+        self.images.clear();
+        out
+    }
+
+    fn write_entry(&mut self, entry: &Entry) -> Vec<u8> {
         self.unfold.learn(entry.seq, &entry.event);
         if let Event::Opened(opened) = &entry.event {
             self.epoch = opened.epoch;
@@ -226,16 +300,17 @@ impl Exporter {
     fn event(&mut self, entry: &Entry) -> Vec<u8> {
         let is_main = self.main.contains(&entry.seq);
         match &entry.event {
-            Event::UserMessage(user) if is_main => self.words(entry, &user.text),
-            Event::Note(note) if is_main => self.words(entry, &note.text),
+            Event::UserMessage(user) if is_main => self.words(entry, self.said(&user.text, &user.images)),
+            Event::Note(note) if is_main => self.words(entry, self.said(&note.text, &[])),
             Event::AssistantMessage(answer) if is_main => self.answer(entry, answer.clone()),
             Event::ModelRequest(_) => match self.cut.remove(&entry.seq) {
                 Some(answer) if is_main => self.answer(entry, answer),
                 _ => Vec::new(),
             },
             Event::ToolFinished(finished) if is_main => {
+                let said = self.said(&finished.output, &finished.images);
                 if let Some(step) = &mut self.step {
-                    step.results.entry(finished.call.clone()).or_insert((entry.at, finished.clone()));
+                    step.results.entry(finished.call.clone()).or_insert((entry.at, finished.outcome, said));
                 }
                 Vec::new()
             }
@@ -244,17 +319,31 @@ impl Exporter {
         }
     }
 
-    fn words(&mut self, entry: &Entry, text: &str) -> Vec<u8> {
-        if text.trim().is_empty() {
+    /// The words, and the images that were given; others are named among the words.
+    fn said(&self, text: &str, images: &[ImageRef]) -> Said {
+        let (mut pictures, mut missing) = (Vec::new(), Vec::new());
+        for image in images {
+            match self.images.get(&image.sha256) {
+                Some(bytes) => {
+                    pictures.push(Picture { media_type: image.media_type.clone(), base64: BASE64_STANDARD.encode(bytes) });
+                }
+                None => missing.push(image.clone()),
+            }
+        }
+        Said { text: with_images(text, &missing).into_owned(), images: pictures }
+    }
+
+    fn words(&mut self, entry: &Entry, said: Said) -> Vec<u8> {
+        if said.text.trim().is_empty() && said.images.is_empty() {
             return Vec::new();
         }
         match &mut self.step {
             // Behind the results.
             Some(step) => {
-                step.texts.push((entry.seq, entry.at, text.to_owned()));
+                step.texts.push((entry.seq, entry.at, said));
                 Vec::new()
             }
-            None => self.user(entry.seq, entry.at, text),
+            None => self.user(entry.seq, entry.at, &said),
         }
     }
 
@@ -280,35 +369,33 @@ impl Exporter {
         }
         let mut out = self.assistant(seq, at, &answer);
         let results = named.into_iter().map(|(id, name, result)| match result {
-            Some((at, finished)) => {
-                ToolResult { id, name, at, is_error: finished.outcome != ToolOutcome::Ok, output: finished.output }
+            Some((at, outcome, said)) => ToolResult { id, name, at, is_error: outcome != ToolOutcome::Ok, said },
+            None => {
+                let said = Said { text: "No result was recorded.".to_owned(), images: Vec::new() };
+                ToolResult { id, name, at, is_error: true, said }
             }
-            None => ToolResult { id, name, at, is_error: true, output: "No result was recorded.".to_owned() },
         });
         let results: Vec<ToolResult> = results.collect();
         if !results.is_empty() {
             out.extend(self.results(seq, &results));
         }
-        for (seq, at, text) in texts {
-            out.extend(self.user(seq, at, &text));
+        for (seq, at, said) in texts {
+            out.extend(self.user(seq, at, &said));
         }
         out
     }
 
-    fn user(&mut self, seq: Seq, at: Timestamp, text: &str) -> Vec<u8> {
+    fn user(&mut self, seq: Seq, at: Timestamp, said: &Said) -> Vec<u8> {
         match self.format {
-            ExportFormat::ClaudeCode => self.claude("user", seq, 0, at, &json!({"role": "user", "content": text})),
+            ExportFormat::ClaudeCode => self.claude("user", seq, 0, at, &json!({"role": "user", "content": said.anthropic()})),
             ExportFormat::Codex => {
-                let content = json!([{"type": "input_text", "text": text}]);
-                let mut out = self.codex_item(at, &json!({"type": "message", "role": "user", "content": content}));
-                out.extend(self.codex("event_msg", at, &json!({"type": "user_message", "message": text, "kind": "plain"})));
+                let mut out = self.codex_item(at, &json!({"type": "message", "role": "user", "content": said.codex()}));
+                out.extend(self.codex("event_msg", at, &json!({"type": "user_message", "message": said.text, "kind": "plain"})));
                 out
             }
-            ExportFormat::Pi => {
-                let content = json!([{"type": "text", "text": text}]);
-                self.pi(seq, 0, at, &json!({"role": "user", "content": content, "timestamp": at.as_ms()}))
-            }
-            ExportFormat::OpenAi | ExportFormat::Anthropic => self.record(&json!({"role": "user", "content": text})),
+            ExportFormat::Pi => self.pi(seq, 0, at, &json!({"role": "user", "content": said.pi(), "timestamp": at.as_ms()})),
+            ExportFormat::OpenAi => self.record(&json!({"role": "user", "content": said.openai()})),
+            ExportFormat::Anthropic => self.record(&json!({"role": "user", "content": said.anthropic()})),
         }
     }
 
@@ -406,13 +493,15 @@ impl Exporter {
             }
             ExportFormat::Codex => {
                 for result in results {
-                    let item = json!({"type": "function_call_output", "call_id": result.id, "output": result.output});
+                    let output =
+                        if result.said.images.is_empty() { result.said.text.clone().into() } else { result.said.codex() };
+                    let item = json!({"type": "function_call_output", "call_id": result.id, "output": output});
                     out.extend(self.codex_item(result.at, &item));
                 }
             }
             ExportFormat::Pi => {
                 for (index, result) in results.iter().enumerate() {
-                    let content = json!([{"type": "text", "text": result.output}]);
+                    let content = result.said.pi();
                     let message = json!({
                         "role": "toolResult", "toolCallId": result.id, "toolName": result.name, "content": content,
                         "isError": result.is_error, "timestamp": result.at.as_ms(),
@@ -422,7 +511,12 @@ impl Exporter {
             }
             ExportFormat::OpenAi => {
                 for result in results {
-                    out.extend(self.record(&json!({"role": "tool", "tool_call_id": result.id, "content": result.output})));
+                    out.extend(self.record(&json!({"role": "tool", "tool_call_id": result.id, "content": result.said.text})));
+                }
+                // A tool's message takes no images.
+                let images: Vec<Value> = results.iter().flat_map(|result| &result.said.images).map(openai_image).collect();
+                if !images.is_empty() {
+                    out.extend(self.record(&json!({"role": "user", "content": images})));
                 }
             }
         }
@@ -514,13 +608,17 @@ struct ToolResult {
     name: String,
     at: Timestamp,
     is_error: bool,
-    output: String,
+    said: Said,
 }
 
 impl ToolResult {
     fn anthropic(&self) -> Value {
-        json!({"type": "tool_result", "tool_use_id": self.id, "content": self.output, "is_error": self.is_error})
+        json!({"type": "tool_result", "tool_use_id": self.id, "content": self.said.anthropic(), "is_error": self.is_error})
     }
+}
+
+fn openai_image(image: &Picture) -> Value {
+    json!({"type": "image_url", "image_url": {"url": image.url()}})
 }
 
 fn is_said(block: &Block) -> bool {

@@ -33,7 +33,7 @@ impl Reader for Markdown {
         for (speaker, said) in sections(document.as_str().unwrap_or_default()) {
             let words = words(&said);
             match speaker {
-                Some(Speaker::User) => out.user(&words)?,
+                Some(Speaker::User) => out.user(words)?,
                 Some(Speaker::Note) => out.note(&words)?,
                 Some(Speaker::Assistant) => {
                     let mut answer = Answer { provider: "markdown".to_owned(), ..Answer::default() };

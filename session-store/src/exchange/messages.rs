@@ -3,7 +3,7 @@
 
 use super::builder::{Answer, Builder};
 use super::claude_code::{add_part, stop, usage, user_parts};
-use super::record::{arguments, content_text, cwd, items, some_text, text, time, title};
+use super::record::{Said, arguments, content_text, cwd, items, some_text, text, time, title};
 use super::{Facts, Reader};
 use crate::error::StoreError;
 use crate::event::{StopReason, ToolOutcome};
@@ -138,10 +138,10 @@ fn first_words(document: &Value) -> Option<String> {
 fn openai_message(message: &Value, provider: &str, model: &str, out: &mut Builder<'_>) -> Result<(), StoreError> {
     match text(message, "role") {
         "assistant" => out.answer(openai_answer(message, provider, model)),
-        "tool" => out.result(text(message, "tool_call_id"), content_text(&message["content"]), ToolOutcome::Ok),
+        "tool" => out.result(text(message, "tool_call_id"), Said::of(&message["content"]), ToolOutcome::Ok),
         // The calls of old had no ids.
-        "function" => out.result(text(message, "name"), content_text(&message["content"]), ToolOutcome::Ok),
-        "user" => out.user(&content_text(&message["content"])),
+        "function" => out.result(text(message, "name"), Said::of(&message["content"]), ToolOutcome::Ok),
+        "user" => out.user(Said::of(&message["content"])),
         _ => out.note(&content_text(&message["content"])),
     }
 }

@@ -2,7 +2,7 @@
 //! to the last entry. Files of the first version have no ids: all of it is the conversation.
 
 use super::builder::{Answer, Builder};
-use super::record::{arguments, content_text, cwd, items, some_text, text, time, title};
+use super::record::{Said, arguments, content_text, cwd, items, some_text, text, time, title};
 use super::tree::Tree;
 use super::{Facts, Reader};
 use crate::error::StoreError;
@@ -96,11 +96,11 @@ impl Pi {
 
 fn message(message: &Value, out: &mut Builder<'_>) -> Result<(), StoreError> {
     match text(message, "role") {
-        "user" => out.user(&content_text(&message["content"])),
+        "user" => out.user(Said::of(&message["content"])),
         "assistant" => out.answer(answer(message)),
         "toolResult" => {
             let outcome = if message["isError"] == Value::Bool(true) { ToolOutcome::Error } else { ToolOutcome::Ok };
-            out.result(text(message, "toolCallId"), content_text(&message["content"]), outcome)
+            out.result(text(message, "toolCallId"), Said::of(&message["content"]), outcome)
         }
         "bashExecution" if message["excludeFromContext"] != Value::Bool(true) => {
             out.note(&format!("The user ran `{}`:\n{}", text(message, "command"), text(message, "output")))

@@ -1,7 +1,11 @@
 //! Foreign JSON: bounded before it is parsed, and read without trust in any of its types.
 
 use super::Hide;
+use crate::event::{ImageRef, with_images};
+use crate::image::{MESSAGE_IMAGE_BYTES_MAX, MESSAGE_IMAGES_MAX};
 use crate::time::Timestamp;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -148,6 +152,73 @@ pub(super) fn part_text(part: &Value) -> Option<String> {
         (_, "") => None,
         (_, kind) => Some(format!("[{}]", kind.trim_start_matches("input_").trim_end_matches("_url").replace('_', " "))),
     }
+}
+
+/// What a message says: its words, and the images in it that a message here may have.
+#[derive(Default)]
+pub(super) struct Said {
+    pub(super) text: String,
+    pub(super) images: Vec<(ImageRef, Vec<u8>)>,
+}
+
+impl From<String> for Said {
+    fn from(text: String) -> Self {
+        Self { text, images: Vec::new() }
+    }
+}
+
+impl Said {
+    /// What a `content` says. An image that cannot be read, or is too much for a message, is named among the words.
+    pub(super) fn of(content: &Value) -> Self {
+        match content {
+            Value::Array(parts) => Self::of_parts(parts),
+            content => Self::of_parts([content]),
+        }
+    }
+
+    pub(super) fn of_parts<'a>(parts: impl IntoIterator<Item = &'a Value>) -> Self {
+        let mut images: Vec<(ImageRef, Vec<u8>)> = Vec::new();
+        let mut room = MESSAGE_IMAGE_BYTES_MAX;
+        let mut words = Vec::new();
+        for part in parts {
+            match image(part).filter(|(image, _)| image.bytes <= room && images.len() < MESSAGE_IMAGES_MAX) {
+                Some(image) => {
+                    room -= image.0.bytes;
+                    images.push(image);
+                }
+                None => words.extend(part_text(part)),
+            }
+        }
+        Self { text: words.join("\n"), images }
+    }
+
+    /// The words, with the images named.
+    pub(super) fn named(&self) -> String {
+        let images: Vec<ImageRef> = self.images.iter().map(|(image, _)| image.clone()).collect();
+        with_images(&self.text, &images).into_owned()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.trim().is_empty() && self.images.is_empty()
+    }
+}
+
+/// The image that a part holds, in each of the forms that programs give it; nothing where it is none that is kept here.
+fn image(part: &Value) -> Option<(ImageRef, Vec<u8>)> {
+    let (url, source) = (&part["image_url"], &part["source"]);
+    let data = match text(part, "type") {
+        // Anthropic and Claude Code; pi.
+        "image" if text(source, "type") == "base64" => text(source, "data"),
+        "image" => text(part, "data"),
+        // Chat Completions; Responses and Codex.
+        "image_url" | "input_image" => {
+            let url = url["url"].as_str().or_else(|| url.as_str())?;
+            url.strip_prefix("data:")?.split_once(";base64,")?.1
+        }
+        _ => return None,
+    };
+    let bytes = BASE64_STANDARD.decode(data).ok()?;
+    Some((ImageRef::of(&bytes).ok()?, bytes))
 }
 
 /// JSON of an object of arguments, as a model would have written it.

@@ -94,6 +94,10 @@ impl ImportLog for PartLog<'_> {
         }
         Ok(seq)
     }
+
+    fn put_side(&mut self, bytes: &[u8]) -> Result<SideRef, StoreError> {
+        self.write_side(bytes)
+    }
 }
 
 impl PartLog<'_> {

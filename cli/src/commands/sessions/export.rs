@@ -120,6 +120,11 @@ async fn write_foreign(
     target.write(&exporter.begin())?;
     let mut entries = store.read(id, 0).await?;
     while let Some(entry) = entries.next().await? {
+        for image in exporter.images(&entry) {
+            if let Ok(bytes) = store.read_side(id, &image.side()).await {
+                exporter.add_image(image, bytes);
+            }
+        }
         target.write(&exporter.write(&entry))?;
     }
     target.write(&exporter.finish())?;
