@@ -1,10 +1,11 @@
-//! A session as one HTML page that needs nothing but itself: no scripts, no fonts, no pictures from elsewhere.
+//! A session as one HTML page that needs nothing but itself: no scripts, no fonts, no pictures but those of its messages, which are in it.
 //!
 //! Everything in a session is hostile until escaped. All text goes through [`escape`]; an answer's Markdown is rendered with its raw
 //! HTML shown as text, its pictures as links, and only web and mail links alive; and the page's own
 //! `Content-Security-Policy` would still stop what slipped through. Control characters and bidirectional overrides are made visible.
 
 use super::Facts;
+use super::pictures::{Picture, Pictures};
 use crate::safe_text::safe;
 use crate::transcript::{
     Answer, Item, ItemKind, PARTIAL, ToolEnd, call_words, capital, clock, end_words, is_image, is_trouble, outcome_words,
@@ -12,7 +13,7 @@ use crate::transcript::{
 };
 use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
-use session_store::{Block, Profile, Todo, TodoStatus, ToolCall, with_images};
+use session_store::{Block, ImageRef, Profile, Todo, TodoStatus, ToolCall};
 use std::fmt::Write;
 
 /// The end of the page.
@@ -25,7 +26,7 @@ pub(super) fn head(facts: &Facts) -> String {
     let title = escape(&facts.title);
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"referrer\" content=\"no-referrer\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1 dir=\"auto\">{title}</h1>\n\
@@ -38,13 +39,15 @@ pub(super) fn head(facts: &Facts) -> String {
 }
 
 /// One item.
-pub(super) fn item(item: &Item) -> String {
+pub(super) fn item(item: &Item, pictures: &Pictures) -> String {
     match &item.kind {
         ItemKind::Profile(profile) => profile_details(item, profile),
-        ItemKind::User { text, kind, images } => article(item, "user", user_words(*kind), "", &plain(&with_images(text, images))),
+        ItemKind::User { text, kind, images } => {
+            article(item, "user", user_words(*kind), "", &(figures(images, pictures) + &plain(text)))
+        }
         ItemKind::Note { text } => article(item, "note", "note to the model", "", &plain(text)),
         ItemKind::Answer(answer) => answer_article(item, answer),
-        ItemKind::Tool { call, end } => tool_details(item, call, end),
+        ItemKind::Tool { call, end } => tool_details(item, call, end, pictures),
         ItemKind::Todos(todos) => todo_list(item, todos),
         ItemKind::Remark { text, trouble } => {
             let class = if *trouble { "remark trouble" } else { "remark" };
@@ -107,13 +110,14 @@ fn answer_article(item: &Item, answer: &Answer) -> String {
     article(item, "assistant", "assistant", &answer.model, &body)
 }
 
-fn tool_details(item: &Item, call: &ToolCall, end: &ToolEnd) -> String {
+fn tool_details(item: &Item, call: &ToolCall, end: &ToolEnd, pictures: &Pictures) -> String {
     let class = if is_trouble(end) { "tool trouble" } else { "tool" };
     let (ended, output) = match end {
         ToolEnd::Finished(finished) => {
             let ended = outcome_words(finished);
-            let output = with_images(&finished.output, &finished.images);
-            (ended, if output.is_empty() { String::new() } else { format!("<h3>Result</h3>\n{}", pre(&output)) })
+            let words = if finished.output.is_empty() { String::new() } else { pre(&finished.output) };
+            let output = figures(&finished.images, pictures) + &words;
+            (ended, if output.is_empty() { output } else { format!("<h3>Result</h3>\n{output}") })
         }
         other => {
             let output = other.partial_output().map(|output| format!("<h3>{}</h3>\n{}", capital(PARTIAL), pre(output)));
@@ -159,6 +163,19 @@ fn todo_list(item: &Item, todos: &[Todo]) -> String {
         );
     }
     format!("<section class=\"todos\" id=\"e{}\"><h2>Todo list{}</h2>\n<ul>\n{list}</ul></section>\n", item.seq, place(item))
+}
+
+/// Images; in the place of one that is not in the page, what it is and why it is not.
+fn figures(images: &[ImageRef], pictures: &Pictures) -> String {
+    let mut out = String::new();
+    for image in images {
+        let label = escape(&format!("image {}", image.label()));
+        let _ = match pictures.get(image) {
+            Picture::Url(url) => writeln!(out, "<p><img alt=\"[{label}]\" title=\"{label}\" src=\"{url}\"></p>"),
+            Picture::LeftOut(why) => writeln!(out, "<p class=\"cut\">[{label}], {} bytes: {why}</p>", image.bytes),
+        };
+    }
+    out
 }
 
 fn plain(text: &str) -> String {

@@ -2,12 +2,14 @@
 //!
 //! Both are made item by item from the transcript that `sessions show` prints, whatever the session's length, with what looks
 //! like a credential replaced ([`Redactor`]). What a session holds was written by models, tools and strangers: neither
-//! document lets it add markup of its own, load anything or run anything.
+//! document lets it add markup of its own, load anything or run anything. A page has the images of its session in itself.
 
 mod html;
 mod markdown;
+mod pictures;
 mod redact;
 
+pub(crate) use pictures::Pictures;
 pub(crate) use redact::Redactor;
 
 use crate::transcript::Item;
@@ -62,11 +64,16 @@ impl Document {
         }
     }
 
-    /// One item. It must have been cleaned.
-    pub(crate) fn item(self, item: &Item) -> String {
+    /// Whether images are a part of it.
+    pub(crate) fn has_pictures(self) -> bool {
+        self == Self::Html
+    }
+
+    /// One item, with its images. It must have been cleaned.
+    pub(crate) fn item(self, item: &Item, pictures: &Pictures) -> String {
         match self {
             Self::Markdown => markdown::item(item),
-            Self::Html => html::item(item),
+            Self::Html => html::item(item, pictures),
         }
     }
 
@@ -84,7 +91,7 @@ mod tests {
     use super::*;
     use crate::transcript::Transcript;
     use crate::transcript::fixture;
-    use session_store::Entry;
+    use session_store::{Entry, ImageRef, UserMessage};
 
     fn export(document: Document, entries: &[Entry]) -> String {
         let redactor = Redactor::new();
@@ -93,7 +100,7 @@ mod tests {
         items.extend(transcript.finish(false));
         let id = "019a0000-0000-7000-8000-000000000001".parse().expect("an id");
         let mut out = document.head(&Facts::new(id, transcript.state(), &redactor));
-        items.into_iter().for_each(|item| out += &document.item(&redactor.clean_item(item)));
+        items.into_iter().for_each(|item| out += &document.item(&redactor.clean_item(item), &Pictures::default()));
         out + document.foot()
     }
 
@@ -201,6 +208,15 @@ mod tests {
         ] {
             assert_harmless(&export(Document::Html, &answer(text)));
         }
+    }
+
+    #[test]
+    fn an_image_that_is_not_in_the_page_is_named_and_cannot_add_markup() {
+        let image = ImageRef { media_type: "image/\"><script>alert(1)</script>".to_owned(), bytes: 7, ..ImageRef::default() };
+        let user = UserMessage { text: "look".to_owned(), images: vec![image], ..UserMessage::default() };
+        let page = export(Document::Html, &fixture::entries(vec![user.into()]));
+        assert_harmless(&page);
+        assert!(page.contains("0x0], 7 bytes: it was not read") && !page.contains("<img"), "{page}");
     }
 
     #[test]

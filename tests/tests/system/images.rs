@@ -307,6 +307,30 @@ fn a_tool_shows_an_image_to_the_model() {
 }
 
 #[test]
+fn an_exported_page_has_the_images_and_a_session_of_another_program_brings_its_own() {
+    let machine = machine(Protocol::Anthropic, &["A cat."]);
+    fs::write(machine.project().join("large.png"), png(2_000, 1_000, 2_200_000)).expect("a file");
+    machine.print(&["--image", "photo.png", "--image", "large.png", "what is on this?"]).finish().assert_code(0);
+    let id = machine.session();
+    let page = machine.longhand(&["sessions", "export", &id, "--format", "html"]).finish().stdout;
+    let (_, url) = page.split_once("src=\"data:image/png;base64,").expect("an image");
+    assert_eq!(url.split('"').next().map(str::len), Some(PHOTO.1));
+    assert_eq!(page.matches("<img").count(), 1);
+    assert!(page.contains("[image png 2000x1000], 2200029 bytes: too large for this page"), "{page:.9000}");
+
+    machine.longhand(&["sessions", "export", &id, "--format", "openai", "-o", "talk.json"]).finish().assert_code(0);
+    machine.longhand(&["sessions", "rm", &id, "--yes"]).finish().assert_code(0);
+    machine.longhand(&["sessions", "import", "talk.json"]).finish().assert_code(0);
+    assert_eq!(beside(&machine).len(), 3, "two images, and a line that is too long");
+    machine.longhand(&["sessions", "verify"]).finish().assert_code(0);
+    machine.server.follow([Answer::text("Still a cat.")]);
+    machine.print(&["-r", &machine.session(), "look again"]).finish().assert_code(0);
+    let sent = images(machine.server.requests().last().expect("a request"));
+    assert_eq!(sent.iter().map(|(_, length)| *length).collect::<Vec<_>>(), [PHOTO.1, 2_200_029_usize.div_ceil(3) * 4]);
+    assert_eq!(machine.server.refusals(), Vec::<String>::new());
+}
+
+#[test]
 fn an_image_is_shown_by_its_kind_and_size_and_found_by_them() {
     let machine = machine(Protocol::Anthropic, &["A cat."]);
     machine.print(&["--image", "photo.png", "what is on this?"]).finish().assert_code(0);

@@ -5,7 +5,7 @@ use super::show::{each_item, is_open};
 use super::tell_problems;
 use crate::app::App;
 use crate::error::{CliError, Exit};
-use crate::export::{Document, Facts, Redactor};
+use crate::export::{Document, Facts, Pictures, Redactor};
 use crate::output::{self, Stdout};
 use crate::raw_lines::RawLines;
 use crate::resolve::resolve;
@@ -154,8 +154,12 @@ async fn write_document(
     let redactor = Redactor::new();
     let loaded = store.load(id).await?;
     target.write(document.head(&Facts::new(id, &loaded.state, &redactor)).as_bytes())?;
-    each_item(store, id, is_open(&loaded.holder), |item| {
-        target.write(document.item(&redactor.clean_item(item.clone())).as_bytes())
+    let mut pictures = Pictures::default();
+    each_item(store, id, is_open(&loaded.holder), async |item| {
+        if document.has_pictures() {
+            pictures.read(store, id, item).await;
+        }
+        target.write(document.item(&redactor.clean_item(item.clone()), &pictures).as_bytes())
     })
     .await?;
     target.write(document.foot().as_bytes())?;

@@ -42,14 +42,19 @@ pub(super) async fn each_item(
     store: &dyn SessionStore,
     id: SessionId,
     live: bool,
-    mut show: impl FnMut(&Item) -> Result<(), CliError>,
+    mut show: impl AsyncFnMut(&Item) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let mut transcript = Transcript::default();
     let mut entries = store.read(id, 0).await?;
     while let Some(entry) = entries.next().await? {
-        transcript.push(&entry).iter().try_for_each(&mut show)?;
+        for item in transcript.push(&entry) {
+            show(&item).await?;
+        }
     }
-    transcript.finish(live).iter().try_for_each(&mut show)
+    for item in transcript.finish(live) {
+        show(&item).await?;
+    }
+    Ok(())
 }
 
 /// Whether somebody writes the session, as far as can be told.
@@ -127,7 +132,7 @@ impl<'a> Meta<'a> {
 async fn print_text(mut painter: Painter, store: &dyn SessionStore, id: SessionId, loaded: &Loaded) -> Result<(), CliError> {
     let mut out = Stdout::new();
     out.raw(head(painter, id, loaded).as_bytes())?;
-    each_item(store, id, is_open(&loaded.holder), |item| out.raw(painter.item(item).as_bytes())).await?;
+    each_item(store, id, is_open(&loaded.holder), async |item| out.raw(painter.item(item).as_bytes())).await?;
     out.flush()
 }
 
@@ -140,7 +145,7 @@ async fn print_json(store: &dyn SessionStore, id: SessionId, loaded: &Loaded) ->
     out.raw(&json(&Meta::new(loaded))?)?;
     out.raw(b",\"messages\":")?;
     let mut messages = JsonArray::begin(out)?;
-    let read = each_item(store, id, is_open(&loaded.holder), |item| match JsonMessage::from_item(item) {
+    let read = each_item(store, id, is_open(&loaded.holder), async |item| match JsonMessage::from_item(item) {
         Some(message) => messages.push(&message),
         None => Ok(()),
     });
