@@ -107,6 +107,11 @@ pub struct ToolError(
 /// Somebody who can be asked whether a tool may run.
 #[async_trait]
 pub trait Approver: Send + Sync + 'static {
+    /// Whether it decides about every call, also about those that the tool itself would let pass ([`Tool::needs_approval`]).
+    fn decides_all(&self) -> bool {
+        false
+    }
+
     /// Asks. The future is dropped when the turn is interrupted.
     async fn ask(&self, request: ApprovalRequest) -> Approval;
 }

@@ -136,6 +136,7 @@ impl TurnTask {
         }
         let needs_approval = match permissions.mode {
             PermissionMode::Allow => None,
+            PermissionMode::Ask if permissions.approver.as_ref().is_some_and(|approver| approver.decides_all()) => Some(true),
             _ => Some(self.needs_approval(prepared).await?),
         };
         match (permissions.mode, needs_approval, &permissions.approver) {

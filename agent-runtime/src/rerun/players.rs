@@ -219,11 +219,6 @@ impl Tool for PlayedTool {
         self.tool.side_effects()
     }
 
-    /// Every call is asked about, and the answer is the recorded one.
-    fn needs_approval(&self, _arguments: &Value, _context: &ToolContext) -> bool {
-        true
-    }
-
     fn describe(&self, _arguments: &Value) -> String {
         String::new()
     }
@@ -259,6 +254,10 @@ pub(super) struct PlayedApprover(pub(super) Arc<Recording>);
 
 #[async_trait]
 impl Approver for PlayedApprover {
+    fn decides_all(&self) -> bool {
+        true
+    }
+
     async fn ask(&self, request: ApprovalRequest) -> Approval {
         match self.0.denied(&request.call) {
             Some((by, reason)) => Approval::Forbid { by, reason },

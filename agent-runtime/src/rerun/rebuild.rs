@@ -51,6 +51,8 @@ impl Rebuilder {
     ) -> Vec<(usize, Rebuilt)> {
         let mut state = State::default();
         let mut builder = RequestBuilder::new();
+        // The value of `State::rewrites` for which bodies were last looked for: only that brings old ones back.
+        let mut hydrated_for = None;
         let mut all = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
             if let Event::ModelRequest(request) = &entry.event
@@ -59,7 +61,9 @@ impl Rebuilder {
                 if is_cancelled() {
                     break;
                 }
-                hydrate(&mut state, entries);
+                if hydrated_for.replace(state.rewrites()) != Some(state.rewrites()) {
+                    hydrate(&mut state, entries);
+                }
                 for image in builder.unknown_images(&state) {
                     builder.add_image(&image, read(&image.side()).map(|bytes| Base64::of(&bytes)));
                 }
