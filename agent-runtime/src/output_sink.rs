@@ -75,8 +75,10 @@ impl OutputSink {
         lock(&self.shared.written).end()
     }
 
-    /// What came after `offset`, the newest `most` bytes of it at most (64 KiB and no more are sure to be there), and where that starts.
-    pub(crate) fn since(&self, offset: u64, most: usize) -> (u64, String) {
+    /// What came after `offset`, the newest `most` bytes of it at most (64 KiB and no more are sure to be there), and where that starts: offsets count bytes
+    /// of the text that the output became.
+    #[must_use]
+    pub fn since(&self, offset: u64, most: usize) -> (u64, String) {
         lock(&self.shared.written).since(offset, most)
     }
 

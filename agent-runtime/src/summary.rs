@@ -22,7 +22,7 @@ use crate::interrupt::Interrupt;
 use crate::model::{Body, Conversation, FailureKind, Model, ModelEvent, ModelFailure};
 use crate::projection::project_asking;
 use crate::retry::{Retry, RetryDecision};
-use crate::session::{Shared, lock};
+use crate::session::{Session, Shared, lock};
 use futures_util::StreamExt;
 use session_store::{
     AppendError, ContextSummarized, ContextSummarizing, ModelRequest, Origin, Profile, Seq, State, StopReason, Usage, sha256_hex,
@@ -65,6 +65,8 @@ pub(crate) fn asking(
 pub(crate) struct Summarizer {
     /// The value of [`State::rewrites`] for which one was asked for: once is enough, until a trim.
     asked_for: Option<u64>,
+    /// Why there is none of the one that was asked for last, until somebody was told.
+    failed: Option<String>,
     running: Option<Running>,
 }
 
@@ -102,9 +104,28 @@ pub(crate) fn consider(shared: &Arc<Shared>, tokens_max: u64) {
         let leave = of.budget().input / 4;
         if let Err(why) = make(&of, &stop, None, leave).await {
             tracing::warn!(session = %of.log.id(), "no summary: {why}");
+            if !stop.is_raised() {
+                lock(&of.summarizer).failed = Some(why);
+                of.bump();
+            }
         }
     });
     summarizer.running = Some(Running { interrupt, task });
+}
+
+impl Session {
+    /// Waits until a summary that was asked for in the background ([`Setup::summarize`](crate::Setup::summarize)) could not be made, during a turn or between two: why. Of several,
+    /// the last; each is told to one who waits. One that was called off is no failure. Cancel-safe; of a session that is closed it never returns.
+    pub async fn summary_failed(&self) -> String {
+        let mut activity = self.shared.activity.subscribe();
+        loop {
+            if let Some(why) = lock(&self.shared.summarizer).failed.take() {
+                return why;
+            }
+            // Never an error: this session has the other end.
+            let _ = activity.changed().await;
+        }
+    }
 }
 
 /// Calls off the summary that is being made in the background, if one is; its task ends at once.

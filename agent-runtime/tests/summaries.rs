@@ -10,6 +10,7 @@ use agent_runtime::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,6 +168,8 @@ async fn a_summary_that_fails_leaves_the_plain_note_and_is_asked_for_once() {
         number += 1;
     }
     assert_eq!(world.model.summaries.requests().len(), 5);
+    assert_eq!(session.summary_failed().await, "a 503", "whoever waits is told, also between turns");
+    assert!(session.summary_failed().now_or_never().is_none(), "once");
     let entries = world.end(session).await;
     let [made] = summaries(&entries)[..] else { panic!("one summary was asked for") };
     assert_eq!((made.text.as_str(), made.error.as_deref()), ("", Some("a 503")));

@@ -73,8 +73,8 @@ pub(super) enum Done {
     Closed(Result<(), String>),
     /// The sessions there are.
     Listed(Result<Vec<SessionSummary>, CliError>),
-    /// A command of the person's ended.
-    Shell(Ran),
+    /// A command of the person's ended: how, where it did not go well.
+    Shell(Option<String>),
     /// The session was let go of, because somebody asked for it.
     LetGo(Arc<Owner>, Result<(), String>),
     /// An image was read.
@@ -126,8 +126,8 @@ pub(super) struct Chat<'a> {
     pub(super) session: Option<Session>,
     turn: Option<Turn>,
     job: Option<Job<'a>>,
-    /// The job is a command of the person's, which may be dropped.
-    is_shell: bool,
+    /// The job is this command of the person's, which may be dropped.
+    shell: Option<shell::Running>,
     /// The job writes a file of the person's, which is not to be left half written.
     is_export: bool,
     /// A slow folder that is read; one at a time. It changes nothing, so that it may be left behind.
@@ -205,7 +205,7 @@ impl<'a> Chat<'a> {
             session: None,
             turn: None,
             job: None,
-            is_shell: false,
+            shell: None,
             is_export: false,
             lookup: None,
             counting: None,
@@ -277,6 +277,7 @@ impl<'a> Chat<'a> {
                     self.ui.was_said(&said.query, said.sessions);
                 }
                 Some(ask) = self.asks.recv() => self.ask(ask),
+                why = summary_failed(&self.session) => self.ui.tell(&format!("There is no summary of older steps: {}", sentence(&why)), DIM),
                 progress = next_progress(&mut self.progress) => self.store_trouble(progress),
                 caught = self.signals.next() => self.caught(caught),
                 Some(()) = self.job_control.stop.recv() => self.suspend().await,
@@ -312,8 +313,11 @@ impl<'a> Chat<'a> {
             return settles;
         }
         let since = self.last_paint.map_or(FRAME, |last| now.duration_since(last));
-        if self.turn.is_some() && since < FRAME {
+        if (self.turn.is_some() || self.shell.is_some()) && since < FRAME {
             return Some(FRAME - since);
+        }
+        if let Some(shell) = &mut self.shell {
+            self.ui.turn_event(&TurnEvent::ToolDelta(shell.news()));
         }
         self.ui.size = self.size.0;
         self.screen.paint(&mut self.ui, now);
@@ -564,10 +568,11 @@ impl<'a> Chat<'a> {
             return;
         }
         self.ui.said(&format!("!{command}"));
-        let cwd = self.plan.cwd();
-        let what = command.clone();
-        self.run_job(&what, Box::pin(async move { Done::Shell(shell::run(command, cwd).await) }));
-        self.is_shell = true;
+        let (cwd, running) = (self.plan.cwd(), shell::Running::new(command.clone()));
+        let (what, output) = (command.clone(), running.output.clone());
+        self.run_job(&what, Box::pin(async move { Done::Shell(shell::run(&command, cwd, &output).await) }));
+        self.ui.begin_shell(&what);
+        self.shell = Some(running);
     }
 
     fn stop(&mut self) {
@@ -579,11 +584,10 @@ impl<'a> Chat<'a> {
             if self.session.as_ref().is_some_and(Session::is_busy) {
                 self.interrupt("user");
             }
-            if std::mem::take(&mut self.is_shell) {
+            if let Some(running) = self.shell.take() {
                 // Dropping it kills the command.
                 self.job = None;
-                self.ui.tell("Stopped.", WARN);
-                self.over(false);
+                self.shell_ended(&running.ended(Some("stopped by the user".to_owned())), false);
             }
         }
     }
@@ -613,7 +617,7 @@ impl<'a> Chat<'a> {
 
     async fn done(&mut self, done: Done) {
         self.last_paint = None;
-        (self.is_shell, self.is_export) = (false, false);
+        self.is_export = false;
         match done {
             Done::Started { message, session, notice, turn } => {
                 self.use_session(session, notice).await;
@@ -683,7 +687,11 @@ impl<'a> Chat<'a> {
                 self.ui.tell(&words(&error), ERROR);
                 self.over(false);
             }
-            Done::Shell(ran) => self.shell_ended(&ran),
+            Done::Shell(trouble) => {
+                if let Some(running) = self.shell.take() {
+                    self.shell_ended(&running.ended(trouble), true);
+                }
+            }
             Done::Image(read) => {
                 match read.and_then(|image| self.check_attached(image)) {
                     Ok(image) => self.ui.attach(image),
@@ -775,7 +783,7 @@ impl<'a> Chat<'a> {
         Ok(image)
     }
 
-    fn shell_ended(&mut self, ran: &Ran) {
+    fn shell_ended(&mut self, ran: &Ran, ended_well: bool) {
         let all: Vec<&str> = ran.output.lines().collect();
         let mut lines: Vec<Line> = all.iter().take(SHELL_LINES_SHOWN).map(|line| Line::plain(safe_line(line))).collect();
         if all.len() > SHELL_LINES_SHOWN {
@@ -788,7 +796,7 @@ impl<'a> Chat<'a> {
         }
         self.ui.print(lines);
         self.pending.notes.push(ran.note());
-        self.over(true);
+        self.over(ended_well);
     }
 
     /// Shows a question, behind all that happened before it was asked.
@@ -1011,6 +1019,14 @@ async fn next_key(keys: &mut Option<EventStream>) -> Option<std::io::Result<Term
 async fn next_event(turn: &mut Option<Turn>) -> Option<TurnEvent> {
     match turn {
         Some(turn) => turn.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why there is no summary that was to be made beside the conversation, during a turn or after it.
+async fn summary_failed(session: &Option<Session>) -> String {
+    match session {
+        Some(session) => session.summary_failed().await,
         None => std::future::pending().await,
     }
 }

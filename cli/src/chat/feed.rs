@@ -4,6 +4,7 @@
 //! [`Feed::unfinished`].
 
 use super::markdown::{Look, Markdown};
+use super::shell;
 use super::styled::{BOLD, DIM, ERROR, GOOD, Line, OWN, PLAIN, Paragraph, WARN};
 use crate::local_time::local_time;
 use crate::safe_text::{safe, safe_line};
@@ -165,6 +166,17 @@ impl Feed {
         }
     }
 
+    /// A command of the person's runs; its output comes as that of the call [`shell::CALL`].
+    pub(super) fn shell_started(&mut self, command: &str) {
+        let (call, description) = (shell::CALL.to_owned(), one_line(command));
+        self.running.push(Running { call, description, output: OutputEnd::default() });
+    }
+
+    /// It is over: what came of it is shown by others.
+    pub(super) fn shell_ended(&mut self) {
+        self.running.retain(|running| running.call != shell::CALL);
+    }
+
     /// What came and may still change.
     pub(super) fn unfinished(&self, limit: usize) -> Vec<Line> {
         let mut rows = self.markdown.unfinished(limit);
@@ -253,12 +265,6 @@ impl Feed {
                     "Older steps left the context{summed_up}: about {before} tokens became {after}. The log has them all."
                 );
                 notice(&words, DIM, limit, above);
-            }
-            Event::ContextSummarized(summarized) => {
-                if let Some(why) = &summarized.error {
-                    let words = format!("There is no summary of older steps: {}", sentence(why));
-                    notice(&words, WARN, limit, above);
-                }
             }
             Event::Error(error) => notice(&format!("{}: {}", error.scope, error.message), ERROR, limit, above),
             Event::TurnEnded(ended) => self.ended(ended, limit, above),

@@ -1,21 +1,51 @@
-//! `!command`: a command of the person's, run by the shell in the working directory. Its output is shown, and given to the model with the next message.
+//! `!command`: a command of the person's, run by the shell in the working directory. Its output is shown as it comes, like a tool's, and given to the model with the next
+//! message.
 
+use agent_runtime::{OutputSink, ToolDelta};
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
-/// More output than this is read and dropped.
-const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// What stands for the id of a call where its output is shown.
+pub(super) const CALL: &str = "!";
+/// How much of the output is shown at once.
+const SHOWN_BYTES_MAX: usize = 16 * 1024;
 /// How much of the output the model is told: this much of its start and of its end.
 const TOLD_BYTES_MAX: usize = 8 * 1024;
+
+/// A command that runs.
+pub(super) struct Running {
+    command: String,
+    pub(super) output: OutputSink,
+    /// How much of it was shown.
+    shown: u64,
+}
+
+impl Running {
+    pub(super) fn new(command: String) -> Self {
+        Self { command, output: OutputSink::default(), shown: 0 }
+    }
+
+    /// What it put out since this was asked last.
+    pub(super) fn news(&mut self) -> ToolDelta {
+        let (offset, text) = self.output.since(self.shown, SHOWN_BYTES_MAX);
+        self.shown = offset + text.len() as u64;
+        ToolDelta { call: CALL.to_owned(), offset, text }
+    }
+
+    /// It is over: how it ended, in words; nothing where it went well.
+    pub(super) fn ended(self, trouble: Option<String>) -> Ran {
+        Ran { command: self.command, output: self.output.text(), trouble }
+    }
+}
 
 /// What came of a command.
 #[derive(Debug)]
 pub(super) struct Ran {
-    pub(super) command: String,
-    /// Standard output and standard error, as they came.
+    command: String,
+    /// Standard output and standard error, as they came; of more than 1 MiB the start and the end.
     pub(super) output: String,
     /// How it ended, in words; nothing where it went well.
     pub(super) trouble: Option<String>,
@@ -42,18 +72,16 @@ impl Drop for Group {
     }
 }
 
-/// Runs `command` to its end. Dropping the future kills it and what it started.
-pub(super) async fn run(command: String, cwd: &Path) -> Ran {
-    let mut output = Vec::new();
-    let trouble = match run_in_group(&command, cwd, &mut output).await {
+/// Runs `command` to its end, its output into `output`: how it ended, for [`Running::ended`]. Dropping the future kills it and what it started.
+pub(super) async fn run(command: &str, cwd: &Path, output: &OutputSink) -> Option<String> {
+    match run_in_group(command, cwd, output).await {
         Ok(status) if status.success() => None,
         Ok(status) => Some(status.to_string()),
         Err(error) => Some(format!("it could not be run: {error}")),
-    };
-    Ran { command, output: String::from_utf8_lossy(&output).into_owned(), trouble }
+    }
 }
 
-async fn run_in_group(command: &str, cwd: &Path, output: &mut Vec<u8>) -> io::Result<std::process::ExitStatus> {
+async fn run_in_group(command: &str, cwd: &Path, output: &OutputSink) -> io::Result<std::process::ExitStatus> {
     // One pipe for both streams keeps their order.
     let (reader, writer) = io::pipe()?;
     let mut shell = Command::new("sh");
@@ -69,8 +97,7 @@ async fn run_in_group(command: &str, cwd: &Path, output: &mut Vec<u8>) -> io::Re
         if count == 0 {
             break;
         }
-        let room = OUTPUT_BYTES_MAX.saturating_sub(output.len());
-        output.extend_from_slice(&buffer[..count.min(room)]);
+        output.write(&buffer[..count]);
     }
     group.0.wait().await
 }
@@ -92,7 +119,10 @@ mod tests {
 
     #[tokio::test]
     async fn output_of_both_streams_comes_in_order_with_how_it_ended() {
-        let ran = run("echo one; echo two >&2; echo three; exit 3".to_owned(), Path::new("/")).await;
+        let mut running = Running::new("echo one; echo two >&2; echo three; exit 3".to_owned());
+        let trouble = run(&running.command, Path::new("/"), &running.output).await;
+        assert_eq!((running.news().text.as_str(), running.news().text.as_str()), ("one\ntwo\nthree\n", ""));
+        let ran = running.ended(trouble);
         assert_eq!(ran.output, "one\ntwo\nthree\n");
         assert!(ran.trouble.as_deref().is_some_and(|words| words.contains('3')), "{:?}", ran.trouble);
         assert!(ran.note().contains("one\ntwo"));
@@ -101,7 +131,8 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_command_leaves_nothing_behind() {
         let folder = tempfile::tempdir().expect("a folder");
-        let running = run("(sleep 1; touch late) & wait".to_owned(), folder.path());
+        let output = OutputSink::default();
+        let running = run("(sleep 1; touch late) & wait", folder.path(), &output);
         assert!(tokio::time::timeout(Duration::from_millis(300), running).await.is_err());
         tokio::time::sleep(Duration::from_millis(1200)).await;
         assert!(!folder.path().join("late").exists());

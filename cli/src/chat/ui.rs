@@ -265,10 +265,16 @@ impl Ui {
         self.is_stopping = false;
     }
 
+    /// A command of the person's began to run.
+    pub(super) fn begin_shell(&mut self, command: &str) {
+        self.feed.shell_started(command);
+    }
+
     /// What ran is over. Where it ended well, gives the next message that waits, to be sent; else they wait for the person.
     pub(super) fn end(&mut self, ended_well: bool) -> Option<Waiting> {
         self.work = Work::Idle;
         self.is_stopping = false;
+        self.feed.shell_ended();
         self.prompts.clear();
         self.show_steered(Seq::MAX);
         if !ended_well {

@@ -180,3 +180,21 @@ fn a_message_that_no_request_has_room_for_comes_back_to_the_editor_with_both_siz
         chat.end().expect("it ends");
     }
 }
+
+#[test]
+fn a_command_of_the_persons_is_shown_as_it_runs_and_esc_stops_it() {
+    let machine = Machine::new(numbers());
+    let mut chat = chat(&machine, &[]);
+    chat.type_keys("!printf 'ha%s\\n' lf; sleep 300; echo whole\r").expect("a terminal");
+    chat.wait_for("half").expect("its output, while it runs");
+    chat.type_keys("\x1b").expect("a terminal");
+    chat.wait_for("stopped by the user").expect("it is stopped");
+    ask(&mut chat, "What was that?", "The first answer.");
+    let sent = last_sent(&machine);
+    assert!(sent.contains("stopped by the user. Its output:\\nhalf\\n"), "the model is told what came: {sent}");
+    chat.type_keys("!printf 'do%s\\n' ne\r").expect("a terminal");
+    chat.wait_for("done").expect("its output");
+    rest(&mut chat);
+    chat.type_keys("\x15/quit\r").expect("a terminal");
+    chat.end().expect("it ends");
+}
