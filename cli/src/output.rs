@@ -4,6 +4,7 @@
 use crate::error::CliError;
 use crate::safe_text::safe;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -37,6 +38,9 @@ fn stdout_error(error: &io::Error) -> CliError {
     }
 }
 
+/// After this, somebody who waits for a disk is told so.
+pub(crate) const DISK_ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
 /// Messages that wait for a reader of standard error who is slow; more are dropped.
 const MESSAGES_MAX: usize = 256;
 
@@ -56,6 +60,16 @@ pub(crate) fn stderr(text: &str) {
         Some(talk) => drop(talk.try_send(Talk::Say(safe(text).into_owned()))),
         None => drop(io::stderr().write_all(safe(text).as_bytes())),
     }
+}
+
+/// What `work`, which waits for the disk of `home`, comes to. Where that takes long, a person is told what is waited for.
+pub(crate) async fn tell_if_slow<T>(home: &Path, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    if let Ok(done) = tokio::time::timeout(DISK_ANSWERS_WITHIN, &mut work).await {
+        return done;
+    }
+    stderr(&format!("still waiting: the disk of `{}` is slow, or does not answer; Ctrl-C stops the wait\n", home.display()));
+    work.await
 }
 
 /// From now on standard error is written by a thread of its own, so that a reader who hangs holds up nothing else.

@@ -1,6 +1,7 @@
 //! From what a person types for a session to its id: the whole id, the exact name, or the start of the id.
 
 use crate::error::CliError;
+use crate::output::tell_if_slow;
 use session_store::{FileStore, SessionId, SessionStore, SessionSummary, StoreError};
 use std::fmt::Write;
 
@@ -18,7 +19,7 @@ pub(crate) fn short_id(id: SessionId) -> String {
 /// # Errors
 /// Where none or more than one is meant: exit 2, the candidates named. In the archive nothing is meant but by its whole id.
 pub(crate) async fn resolve(store: &FileStore, text: &str) -> Result<SessionId, CliError> {
-    resolve_in(store, text, false).await
+    tell_if_slow(store.home(), resolve_in(store, text, false)).await
 }
 
 /// The same for who goes on with the session, which brings it back from the archive: there, too, one is meant by its name or the start of its id,

@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 
 /// The longest that leaving waits for turns, tools and the disk.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-/// The same where the disk has failed already: it gets one more chance.
+/// The same where the disk has failed already, or no session was opened: it gets one more chance.
 const SHUTDOWN_LIMIT_IN_TROUBLE: Duration = Duration::from_secs(1);
 /// The longest wait of `--wait`: a limit of a week, and some.
 const LONGEST_WAIT: Duration = Duration::from_secs(8 * 24 * 60 * 60);
@@ -188,7 +188,7 @@ impl Plan {
         let (prompt, choice, is_taken) = (typed.prompt.clone(), SessionChoice::New, AtomicBool::new(false));
         let new_id = typed.message_id.as_deref().map(SessionId::of_key);
         let mut plan = Self { prompt, choice, new_id, typed, manner, cwd, add_dirs, tools, output_schema, is_taken, place };
-        plan.choice = plan.choose().await?;
+        plan.choice = output::tell_if_slow(plan.home(), plan.choose()).await?;
         if plan.choice == SessionChoice::New {
             // What is wrong with the model is told before anything is asked of the person.
             plan.place.models.endpoint(&plan.name_of_model(None)?, None)?;
@@ -221,6 +221,11 @@ impl Plan {
     /// The directory in which tools work, absolute.
     pub(crate) fn cwd(&self) -> &Path {
         &self.cwd
+    }
+
+    /// Where its sessions are kept.
+    pub(crate) fn home(&self) -> &Path {
+        self.place.files.home()
     }
 
     /// The tools that a new session's model sees.
@@ -292,7 +297,7 @@ impl Plan {
     }
 
     /// Creates, opens or copies the session of `choice`, which must not be [`SessionChoice::Pick`]. `approver` is asked where
-    /// the mode is `ask`.
+    /// the mode is `ask`. Dropping the future gives it up, also where the disk does not answer: what is opened later is let go again.
     ///
     /// # Errors
     /// The store's; a stored session whose model has no key.
@@ -304,6 +309,15 @@ impl Plan {
         {
             handoff::release(self.store().as_ref(), id, handoff::TAKE_OVER_LIMIT).await?;
         }
+        let opening = self.open_now(choice, approver);
+        match self.manner {
+            Manner::Print => output::tell_if_slow(self.home(), opening).await,
+            // A chat tells it in its own way.
+            Manner::Chat => opening.await,
+        }
+    }
+
+    async fn open_now(&self, choice: SessionChoice, approver: Option<Arc<dyn Approver>>) -> Result<Opened, CliError> {
         let stored = match choice {
             SessionChoice::New => None,
             SessionChoice::Resume(id) | SessionChoice::Fork { parent: id, .. } => Some(self.store().load(id).await?),
@@ -363,8 +377,8 @@ impl Plan {
     pub(crate) async fn shutdown(&self) -> Result<(), CliError> {
         self.place.models.finish().await;
         let progress = self.place.progress.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let is_in_trouble = progress.as_ref().is_some_and(|progress| progress.borrow().trouble.is_some());
-        let kept = self.place.runtime.shutdown(if is_in_trouble { SHUTDOWN_LIMIT_IN_TROUBLE } else { SHUTDOWN_LIMIT }).await;
+        let is_well = progress.as_ref().is_some_and(|progress| progress.borrow().trouble.is_none());
+        let kept = self.place.runtime.shutdown(if is_well { SHUTDOWN_LIMIT } else { SHUTDOWN_LIMIT_IN_TROUBLE }).await;
         if let Some(kept) = progress.and_then(|progress| kept_words(&progress.borrow())) {
             output::stderr(&format!("warning: {kept}\n"));
         }

@@ -1,7 +1,7 @@
 //! What the commands of the chat do.
 
 use super::attached::Attached;
-use super::driver::{Chat, Done, change, words};
+use super::driver::{Chat, Done, change, unless_given_up, words};
 use super::feed::{sentence, todo_lines};
 use super::rewind::{self, Place, RewindList};
 use super::slash::{COMMANDS, ExportFormat, Slash};
@@ -153,19 +153,18 @@ impl Chat<'_> {
 
     fn resume(&mut self, which: String) {
         let (plan, approver, before) = (self.plan, Arc::clone(&self.approver), self.session.clone());
-        self.run_job(
-            "opening the session",
+        self.run_opening("opening the session", |give_up| {
             Box::pin(async move {
                 let opened = async {
-                    let id = plan.resolve(&which).await?;
+                    let id = unless_given_up(&give_up, plan.resolve(&which)).await?;
                     if before.as_ref().is_some_and(|before| before.id() == id) {
                         return Err(CliError::failed("this is that session"));
                     }
-                    change(plan, approver, before, SessionChoice::Resume(id)).await
+                    change(plan, approver, before, SessionChoice::Resume(id), &give_up).await
                 };
                 Done::Opened(opened.await)
-            }),
-        );
+            })
+        });
     }
 
     fn new_session(&mut self) {

@@ -29,7 +29,8 @@ use agent_runtime::session_store::{
     Clock, Event, Owner, Progress, SearchIndex, Seq, SessionId, SessionSummary, SystemClock, with_images,
 };
 use agent_runtime::{
-    Approver, EndReason, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome, UserInput, check_images,
+    Approver, EndReason, Interrupt, Model, PermissionMode, SendError, Session, Turn, TurnEvent, TurnOutcome, UserInput,
+    check_images,
 };
 use crossterm::event::{Event as TerminalEvent, EventStream};
 use futures_util::future::OptionFuture;
@@ -126,6 +127,8 @@ pub(super) struct Chat<'a> {
     pub(super) session: Option<Session>,
     turn: Option<Turn>,
     job: Option<Job<'a>>,
+    /// Ends the wait of a job for a disk that does not answer.
+    give_up: Interrupt,
     /// The job is this command of the person's, which may be dropped.
     shell: Option<shell::Running>,
     /// The job writes a file of the person's, which is not to be left half written.
@@ -205,6 +208,7 @@ impl<'a> Chat<'a> {
             session: None,
             turn: None,
             job: None,
+            give_up: Interrupt::new(),
             shell: None,
             is_export: false,
             lookup: None,
@@ -517,6 +521,13 @@ impl<'a> Chat<'a> {
         self.indexing = None;
     }
 
+    /// Runs the job that `make` makes, which waits for the disk of the home first. Esc gives up that wait, and only that.
+    pub(super) fn run_opening(&mut self, what: &str, make: impl FnOnce(Interrupt) -> Job<'a>) {
+        self.give_up = Interrupt::new();
+        self.run_job(what, make(self.give_up.clone()));
+        self.ui.waits_for_disk(self.plan.home());
+    }
+
     fn send(&mut self, message: Outgoing) {
         if let Some(keeping) = self.keeping.take() {
             keeping.abort();
@@ -526,23 +537,24 @@ impl<'a> Chat<'a> {
         let (plan, approver, choice) = (self.plan, Arc::clone(&self.approver), self.choice);
         let permissions = self.mode.map(|_| self.current_permissions());
         let (session, pending) = (self.session.clone(), std::mem::take(&mut self.pending));
-        self.run_job(
-            "writing it down",
-            Box::pin(async move {
-                let (session, notice) = match session {
-                    Some(session) => (session, None),
-                    None => match plan.open(choice, Some(approver)).await {
-                        Ok(opened) => (opened.session, opened.notice),
-                        Err(error) => return Done::NotOpened { message, pending, why: words(&error) },
-                    },
-                };
-                if let Some(permissions) = permissions {
-                    session.set_permissions(permissions);
-                }
-                let turn = send(&session, &message, pending).await;
-                Done::Started { message, session, notice, turn: turn.map_err(|error| words(&error.into())) }
+        let send = async move |session: Session, notice, message, pending| {
+            if let Some(permissions) = permissions {
+                session.set_permissions(permissions);
+            }
+            let turn = send(&session, &message, pending).await;
+            Done::Started { message, session, notice, turn: turn.map_err(|error| words(&error.into())) }
+        };
+        match session {
+            Some(session) => self.run_job("writing it down", Box::pin(send(session, None, message, pending))),
+            None => self.run_opening("writing it down", |give_up| {
+                Box::pin(async move {
+                    match unless_given_up(&give_up, plan.open(choice, Some(approver))).await {
+                        Ok(opened) => send(opened.session, opened.notice, message, pending).await,
+                        Err(error) => Done::NotOpened { message, pending, why: words(&error) },
+                    }
+                })
             }),
-        );
+        }
     }
 
     async fn steer(&mut self, text: String) {
@@ -580,6 +592,7 @@ impl<'a> Chat<'a> {
             self.interrupt("user");
         } else if self.job.is_some() {
             self.stop_wanted = true;
+            self.give_up.raise();
             // A session that is summed up stops as a turn does.
             if self.session.as_ref().is_some_and(Session::is_busy) {
                 self.interrupt("user");
@@ -606,13 +619,20 @@ impl<'a> Chat<'a> {
     /// Lists the sessions to pick from.
     pub(super) fn list(&mut self) {
         let store = Arc::clone(self.plan.runtime().store());
-        self.run_job("looking for sessions", Box::pin(async move { Done::Listed(store.list().await.map_err(CliError::from)) }));
+        self.run_opening("looking for sessions", |give_up| {
+            Box::pin(async move {
+                let list = async { store.list().await.map_err(CliError::from) };
+                Done::Listed(unless_given_up(&give_up, list).await)
+            })
+        });
     }
 
     /// Opens another session; the present one is let go of when that has worked.
     pub(super) fn open(&mut self, choice: SessionChoice) {
         let (plan, approver, before) = (self.plan, Arc::clone(&self.approver), self.session.clone());
-        self.run_job("opening the session", Box::pin(async move { Done::Opened(change(plan, approver, before, choice).await) }));
+        self.run_opening("opening the session", |give_up| {
+            Box::pin(async move { Done::Opened(change(plan, approver, before, choice, &give_up).await) })
+        });
     }
 
     async fn done(&mut self, done: Done) {
@@ -965,16 +985,29 @@ pub(super) async fn change(
     approver: Arc<dyn Approver>,
     before: Option<Session>,
     choice: SessionChoice,
+    give_up: &Interrupt,
 ) -> Result<Opened, CliError> {
     if let Some(before) = &before {
-        before.flush().await?;
+        unless_given_up(give_up, async { Ok(before.flush().await?) }).await?;
     }
-    let opened = plan.open(choice, Some(approver)).await?;
+    let opened = unless_given_up(give_up, plan.open(choice, Some(approver))).await?;
     if let Some(before) = before {
         // It is flushed; what remains is its lock, which goes with this process at the latest.
         let _ = before.close().await;
     }
     Ok(opened)
+}
+
+/// The output of `wait`, for a disk, unless somebody gives it up.
+pub(super) async fn unless_given_up<T>(
+    give_up: &Interrupt,
+    wait: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    tokio::select! {
+        biased;
+        () = give_up.raised() => Err(CliError::failed("stopped before any session was open")),
+        done = wait => done,
+    }
 }
 
 /// Gives the session what waited for it, and then the message.

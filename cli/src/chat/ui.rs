@@ -14,11 +14,12 @@ use super::picker::{Choice, Picker};
 use super::rewind::{self, Place, RewindList};
 use super::slash::{self, Slash};
 use super::styled::{BOLD, DIM, GOOD, Line, OWN, WARN};
+use crate::output::DISK_ANSWERS_WITHIN;
 use crate::safe_text::safe_line;
 use agent_runtime::session_store::{Event, QueuedMessage, Seq, SessionId, Snippet};
 use agent_runtime::{QUEUED_MAX, Tool, TurnEvent};
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,8 @@ pub(super) struct Ui {
     pub(super) above: Above,
     work: Work,
     is_stopping: bool,
+    /// What runs waits for the disk of this folder.
+    disk: Option<String>,
     /// The session's disk does not answer.
     pub(super) is_stalled: bool,
     /// Messages for after the turn.
@@ -153,6 +156,7 @@ impl Ui {
             above: Above::default(),
             work: Work::Idle,
             is_stopping: false,
+            disk: None,
             is_stalled: false,
             queue: VecDeque::new(),
             steered: Vec::new(),
@@ -263,6 +267,12 @@ impl Ui {
     pub(super) fn begin(&mut self, work: Work) {
         self.work = work;
         self.is_stopping = false;
+        self.disk = None;
+    }
+
+    /// What began to run waits for the disk of `home` first.
+    pub(super) fn waits_for_disk(&mut self, home: &Path) {
+        self.disk = Some(home.display().to_string());
     }
 
     /// A command of the person's began to run.
@@ -717,6 +727,10 @@ impl Ui {
             Work::Other { what, since } => (what.clone(), *since),
         };
         let elapsed = now.duration_since(since);
+        if let Some(disk) = self.disk.as_ref().filter(|_| elapsed >= DISK_ANSWERS_WITHIN) {
+            let words = format!("the disk of `{}` does not answer; Esc stops the wait", safe_line(disk));
+            rows.push(Line::new(words, WARN).truncated(limit));
+        }
         let step = (elapsed.as_millis() / TICK.as_millis()) as usize % SPINNER.len();
         let how = if self.is_stopping { "stopping" } else { "Esc stops" };
         let line = Line::new(SPINNER[step], GOOD)

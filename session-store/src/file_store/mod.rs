@@ -91,7 +91,7 @@ use open::{Reservation, Taken};
 use read::LogReader;
 use session::Session;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -100,6 +100,9 @@ use text::Files;
 
 /// A session that took more than this to be folded gets a checkpoint when it is opened.
 const LONG_BYTES: u64 = 4 << 20;
+
+/// How long a shutdown waits, beyond its limit, for what comes last and may be left undone.
+const LAST_WORK_LIMIT: Duration = Duration::from_millis(500);
 
 /// How a [`FileStore`] works. [`FileStoreOptions::new`] has the defaults.
 #[derive(Clone)]
@@ -193,6 +196,12 @@ impl FileStore {
     /// Where a folder of the store cannot be read.
     pub async fn space(&self) -> Result<Space, StoreError> {
         self.blocking(|core| house::space(core)).await
+    }
+
+    /// The folder in which it keeps everything.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.engine.core.options.home
     }
 
     /// Whether there is a quota.
@@ -682,14 +691,16 @@ impl SessionStore for FileStore {
         let engine = Arc::clone(&self.engine);
         let not_durable: Vec<_> = sessions.iter().filter_map(|session| missing(session)).collect();
         let is_done = not_durable.is_empty();
-        let _ = tokio::task::spawn_blocking(move || {
-            let have_ended = engine.join(deadline.max(Instant::now() + Duration::from_millis(100)));
+        let deadline = deadline.max(Instant::now() + Duration::from_millis(100));
+        let end = tokio::task::spawn_blocking(move || {
+            let have_ended = engine.join(deadline);
             // A thread that hangs may still write: nobody else may, until it comes back.
             if is_done && have_ended {
                 owner::end(&engine.core);
             }
-        })
-        .await;
+        });
+        // Whoever opens a session on a disk that does not answer may hold what this needs.
+        let _ = tokio::time::timeout_at((deadline + LAST_WORK_LIMIT).into(), end).await;
         sessions.iter().filter(|session| !session.is_clean()).for_each(|session| session.stop());
         core.room.notify_waiters();
         if is_done { Ok(()) } else { Err(ShutdownError { not_durable }) }

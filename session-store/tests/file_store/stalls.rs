@@ -276,3 +276,31 @@ async fn a_disk_that_is_away_is_waited_for() {
     soon(log.progress().wait_for(|progress| progress.trouble.is_none() && progress.durable == 3)).await.unwrap();
     assert_eq!(texts(&store(&fs.after_power_cut()), log.id()).await, ["hello"]);
 }
+
+#[tokio::test]
+async fn whoever_opens_or_creates_a_session_on_a_disk_that_does_not_answer_is_free_to_leave() {
+    for hang in HANGS {
+        let fs = SimFs::new();
+        let store1 = store(&fs);
+        let log = create(&store1).await;
+        let id = log.id();
+        log.append(say("before")).unwrap();
+        soon(log.close()).await.unwrap();
+        soon(store1.shutdown(Duration::from_secs(10))).await.unwrap();
+
+        let store1 = store(&fs);
+        (hang.begin)(&fs);
+        let brief = Duration::from_millis(100);
+        let opened = tokio::time::timeout(brief, store1.open(id)).await;
+        let created = tokio::time::timeout(brief, store1.create(NewSession::default())).await;
+        assert!(opened.is_err() || created.is_err(), "{}: nothing hangs", hang.name);
+        drop((opened, created));
+        let _ = soon(store1.shutdown(brief)).await;
+
+        (hang.end)(&fs);
+        let after = store(&fs.after_kill());
+        let opened = soon(after.open(id)).await.unwrap();
+        soon(opened.log.close()).await.unwrap();
+        assert_eq!(texts(&after, id).await, ["before"], "{}", hang.name);
+    }
+}

@@ -3,7 +3,7 @@
 use super::JsonArray;
 use crate::app::App;
 use crate::error::{CliError, Exit};
-use crate::output::{self, Stdout};
+use crate::output::{self, Stdout, tell_if_slow};
 use crate::safe_text::safe_line;
 use crate::transcript::Painter;
 use session_store::{Clock, SessionListState, SessionStore, SessionSummary, SystemClock, Timestamp};
@@ -41,7 +41,8 @@ pub(crate) struct ListArgs {
 
 pub(super) async fn run(app: &App, args: ListArgs) -> Result<Exit, CliError> {
     let store = app.file_store()?;
-    let all = if args.archived { store.list_archived().await? } else { store.list().await? };
+    let listed = async { if args.archived { store.list_archived().await } else { store.list().await } };
+    let all = tell_if_slow(app.home(), listed).await?;
     let id_chars = id_chars(&all);
     let wanted = args.cwd.as_deref().map(Directory::new).transpose()?;
     let sessions: Vec<SessionSummary> = all
