@@ -49,10 +49,10 @@ impl Place {
 pub(super) fn archive(core: &Arc<Core>, id: SessionId) -> Result<(), StoreError> {
     let (session, archived) = (Place::of_session(core, id), Place::of_archived(core, id));
     let text = Text::open(core, id, OpenMode::Read)?;
+    let _turn = turn(core, id, &text)?;
     if text.files.is_archived {
         return remove(core, &session);
     }
-    let _turn = turn(core, id, &text)?;
     if text.meeting != (Meeting::Cold { has_leftover: false }) {
         return Err(StoreError::io("archive", session.log)(io::ErrorKind::ResourceBusy.into()));
     }
@@ -64,12 +64,30 @@ pub(super) fn archive(core: &Arc<Core>, id: SessionId) -> Result<(), StoreError>
 pub(super) fn restore(core: &Arc<Core>, id: SessionId) -> Result<(), StoreError> {
     let (session, archived) = (Place::of_session(core, id), Place::of_archived(core, id));
     let text = Text::open(core, id, OpenMode::Read)?;
-    if !text.files.is_archived {
-        return if is_copy(core, &session, &archived) { remove(core, &archived) } else { Ok(()) };
+    if !text.files.is_archived && !is_copy(core, &session, &archived) {
+        return Ok(());
     }
     let _turn = turn(core, id, &text)?;
-    copy(core, &archived, &session)?;
+    if text.files.is_archived {
+        copy(core, &archived, &session)?;
+    } else if !is_copy(core, &session, &archived) {
+        return Ok(());
+    }
     remove(core, &archived)
+}
+
+/// Removes a session that is in the archive.
+///
+/// # Errors
+/// [`io::ErrorKind::ResourceBusy`] where it is back from there.
+pub(super) fn remove_archived(core: &Arc<Core>, id: SessionId) -> Result<(), StoreError> {
+    let archived = Place::of_archived(core, id);
+    let text = Text::open(core, id, OpenMode::Read)?;
+    let _turn = turn(core, id, &text)?;
+    if text.files.is_archived {
+        return remove(core, &archived);
+    }
+    Err(StoreError::io("remove", archived.log)(io::ErrorKind::ResourceBusy.into()))
 }
 
 /// Whether both places have the same log, so that one can go.
@@ -80,7 +98,8 @@ fn is_copy(core: &Core, one: &Place, other: &Place) -> bool {
     }
 }
 
-/// The lock of the cold file, with everything still as it was in `text`.
+/// The lock of the cold file, with everything still as it was in `text`. Nothing is removed anywhere without it: two who move a session in
+/// opposite directions would each remove the name that the other one leaves.
 fn turn(core: &Core, id: SessionId, text: &Text) -> Result<Turn, StoreError> {
     let turn = Turn::take(&text.file);
     if turn.is_ours() && Files::find(core, id)?.are(&text.files) {

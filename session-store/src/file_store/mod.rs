@@ -426,6 +426,19 @@ impl FileStore {
         .await
     }
 
+    /// Removes a session for good, if it is in the archive.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or why it stays, which may be that it is back from the archive.
+    pub async fn remove_archived(&self, id: SessionId) -> Result<(), StoreError> {
+        self.settle(id).await?;
+        self.blocking(move |core| {
+            let _reservation = Reservation::new(core, id)?;
+            archive::remove_archived(core, id)
+        })
+        .await
+    }
+
     /// Whether a session is in the archive.
     ///
     /// # Errors

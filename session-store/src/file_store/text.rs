@@ -58,10 +58,11 @@ impl Files {
         }
     }
 
-    /// Whether these are the same files, whatever was appended.
+    /// Whether these are the same files in the same places, whatever was appended.
     pub(super) fn are(&self, other: &Self) -> bool {
         let identity = |stat: &Option<Stat>| stat.as_ref().map(|stat| (stat.device, stat.inode));
-        (identity(&self.hot), identity(&self.cold)) == (identity(&other.hot), identity(&other.cold))
+        let found = |files: &Self| (identity(&files.hot), identity(&files.cold), files.is_archived);
+        found(self) == found(other)
     }
 
     /// The bytes that they take on the disk.

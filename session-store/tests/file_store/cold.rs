@@ -528,6 +528,7 @@ async fn an_archived_session_is_not_listed_and_comes_back() {
 
     for _ in 0..2 {
         soon(store.unarchive(id)).await.unwrap();
+        assert!(soon(store.remove_archived(id)).await.is_err(), "it is not in the archive");
         assert!(!store.is_archived(id).await.unwrap() && fs.contents(&archived_path(id)).is_none());
         assert_eq!(store.list().await.unwrap().len(), 1);
         assert_eq!(store.read_side(id, &full).await.unwrap(), side);
@@ -542,8 +543,35 @@ async fn an_archived_session_is_not_listed_and_comes_back() {
     assert!(store.verify(id).await.unwrap().ok);
 
     soon(store.archive(id)).await.unwrap();
-    soon(store.remove(id)).await.unwrap();
+    soon(store.remove_archived(id)).await.unwrap();
     assert!(fs.files().iter().all(|path| path.starts_with("/home/owners")), "{:?}", fs.files());
+}
+
+#[tokio::test]
+async fn who_moves_a_session_while_another_moves_it_back_does_not_lose_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = || {
+        let mut options = options(&SimFs::new());
+        (options.home, options.fs) = (folder.path().to_path_buf(), Arc::new(RealFs));
+        FileStore::open(options).unwrap()
+    };
+    let (one, other) = (store(), store());
+    let id = closed(&one, conversation).await;
+    soon(one.archive(id)).await.unwrap();
+    let go_on = async || {
+        if let Ok(opened) = other.open(id).await {
+            let _ = opened.log.close().await;
+        }
+    };
+    for turn in 0..100 {
+        // Who meets the other one may be refused.
+        match turn % 3 {
+            0 => drop(soon(async { tokio::join!(one.archive(id), other.unarchive(id)) }).await),
+            1 => drop(soon(async { tokio::join!(one.unarchive(id), other.archive(id)) }).await),
+            _ => drop(soon(async { tokio::join!(one.archive(id), go_on()) }).await),
+        }
+        assert_eq!(texts(&one, id).await.len(), 20, "turn {turn}");
+    }
 }
 
 #[tokio::test]

@@ -315,7 +315,8 @@ async fn delete_one(store: &FileStore, session: &Chosen) -> Result<u64, String> 
     if !store.is_archived(session.id).await.map_err(words)? || is_changed(store, session).await? {
         return Err(USED_MEANWHILE.to_owned());
     }
-    store.remove(session.id).await.map_err(words)?;
+    // It may be resumed in this very moment.
+    store.remove_archived(session.id).await.map_err(words)?;
     Ok(session.bytes)
 }
 
