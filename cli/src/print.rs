@@ -57,6 +57,7 @@ pub(crate) async fn run(app: &App, typed: RunArgs) -> Result<Exit, CliError> {
         is_closed: false,
         trouble: None,
         was_stalled: false,
+        was_rescued: false,
     };
     let ended = print.run(app, typed, approver).await;
     print.finish(ended).await
@@ -88,6 +89,7 @@ struct Print {
     /// What is wrong with the disk, as it was told last.
     trouble: Option<String>,
     was_stalled: bool,
+    was_rescued: bool,
 }
 
 impl Print {
@@ -315,6 +317,17 @@ impl Print {
                 output::stderr(&format!("warning: {trouble}{kept}\n"));
             }
             (Some(_), None) => output::stderr("the session is being written again\n"),
+            _ => {}
+        }
+        let was_rescued = std::mem::replace(&mut self.was_rescued, progress.rescued.is_some());
+        match &progress.rescued {
+            Some(rescued) if !was_rescued && now.is_none() => {
+                let (why, path) = (&rescued.why, rescued.path.display());
+                output::stderr(&format!(
+                    "warning: the disk of the session does not take it ({why}); it goes to `{path}` meanwhile\n"
+                ));
+            }
+            None if was_rescued && now.is_none() => output::stderr("the session's own disk works again and has all of it\n"),
             _ => {}
         }
         self.trouble = now;

@@ -6,8 +6,8 @@
 use proptest::prelude::*;
 use session_store::{
     AssistantMessage, AssistantText, Block, Clock, Event, FileStore, FileStoreOptions, ModelRequest, NewSession, Origin, Profile,
-    Refreshed, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, SessionId, SessionStore, StopReason, Timestamp,
-    ToolCall, ToolFinished, ToolOutcome, UserMessage, scan,
+    Refreshed, SearchError, SearchHit, SearchIndex, SearchOrder, SearchQuery, SearchRole, SessionId, SessionStore, StopReason,
+    Timestamp, ToolCall, ToolFinished, ToolOutcome, UserMessage, scan,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -488,6 +488,30 @@ fn an_index_that_is_cut_foreign_or_of_another_version_is_made_anew() {
             is_whole(&store, &index).await;
             assert!(fs::metadata(index.path()).unwrap().len() > 10_000, "{number}");
         }
+    });
+}
+
+#[test]
+fn an_index_that_was_deleted_and_is_being_made_anew_is_not_taken_for_all_there_is() {
+    let home = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (store, index) = indexed(home.path()).await;
+        let query = SearchQuery::parse("fox");
+        let mut found = 0;
+        let mut count = |_| {
+            found += 1;
+            ControlFlow::Continue(())
+        };
+        let refreshed = refresh(&store, &index).await;
+        index.of(&refreshed).search(&store, &query, &mut count).await.unwrap();
+        index.remove().await.unwrap();
+        // Another process has just begun.
+        SearchIndex::new(home.path()).refresh(&store, &[], &mut |_| {}).await.unwrap();
+        let too_little = index.of(&refreshed).search(&store, &query, &mut count).await;
+        assert!(matches!(too_little, Err(SearchError::Unavailable { .. })), "{too_little:?}");
+        let refreshed = refresh(&store, &index).await;
+        index.of(&refreshed).search(&store, &query, &mut count).await.unwrap();
+        assert_eq!(found, 2 * 20 * 30);
     });
 }
 

@@ -129,13 +129,22 @@ impl SearchHit {
 #[derive(Clone, Debug)]
 pub struct SearchIndex {
     files: Files,
+    /// Only this one is searched, where it is given.
+    made: Option<i32>,
 }
 
 impl SearchIndex {
     /// The index of the sessions in `home`. Makes nothing.
     #[must_use]
     pub fn new(home: impl AsRef<Path>) -> Self {
-        Self { files: Files::in_home(home.as_ref()) }
+        Self { files: Files::in_home(home.as_ref()), made: None }
+    }
+
+    /// The same, for searches that have to find all that `refreshed` brought into it: they fail where the index was deleted since and another process
+    /// is making a new one, which may have next to nothing yet. Where nothing was refreshed, because another process does it, nothing is promised.
+    #[must_use]
+    pub fn of(&self, refreshed: &Refreshed) -> Self {
+        Self { files: self.files.clone(), made: refreshed.made }
     }
 
     /// The database's file; SQLite puts others beside it.
@@ -174,6 +183,9 @@ impl SearchIndex {
         }
         let files = self.files.clone();
         let mut database = blocking(move || Database::open(&files)).await?;
+        if self.made.is_some_and(|made| made != database.made) {
+            return Err(SearchError::Unavailable { path: self.path(), why: "it is being made anew".to_owned() });
+        }
         let (mut cursor, mut misses) = (Cursor::default(), 0);
         // The index gathers all words that begin so before it gives the first. Where they are in many messages, the newest of all are read sooner;
         // where they are in few, it is quick.

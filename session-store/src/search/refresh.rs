@@ -42,6 +42,8 @@ pub struct Refreshed {
     pub is_busy: bool,
     /// Why the index was thrown away and made anew, where it was.
     pub rebuilt: Option<String>,
+    /// The index that was brought up to date; see [`SearchIndex::of`].
+    pub(super) made: Option<i32>,
     /// Sessions that could not be read; what the index has of them stays.
     pub unread: Vec<(SessionId, StoreError)>,
 }
@@ -85,8 +87,9 @@ impl SearchIndex {
         report: &mut (dyn FnMut(RefreshProgress) + Send),
         lock: &Arc<Lock>,
     ) -> Result<Refreshed, SearchError> {
-        let (writer, known) = Writer::open(&self.files, lock).await?;
-        refresh(store, sessions, report, writer, known).await
+        let (writer, known, made) = Writer::open(&self.files, lock).await?;
+        let refreshed = refresh(store, sessions, report, writer, known).await?;
+        Ok(Refreshed { made: Some(made), ..refreshed })
     }
 }
 
@@ -218,7 +221,7 @@ struct Writer {
 }
 
 impl Writer {
-    async fn open(files: &Files, lock: &Arc<Lock>) -> Result<(Self, HashMap<SessionId, Known>), SearchError> {
+    async fn open(files: &Files, lock: &Arc<Lock>) -> Result<(Self, HashMap<SessionId, Known>, i32), SearchError> {
         let (files, lock) = (files.clone(), Arc::clone(lock));
         let (database, known) = blocking(move || {
             let database = Database::create(&files)?;
@@ -226,8 +229,9 @@ impl Writer {
             Ok((database, known))
         })
         .await?;
+        let made = database.made;
         let writer = Self { database: Some(database), running: None, added: 0, parts: Vec::new(), waiting_bytes: 0, lock };
-        Ok((writer, known))
+        Ok((writer, known, made))
     }
 
     async fn add(&mut self, part: Part) -> Result<(), SearchError> {

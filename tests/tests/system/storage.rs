@@ -210,6 +210,7 @@ fn a_disk_that_fails_during_an_answer_ends_no_turn_where_there_is_a_rescue_folde
         let is_rescued = || fs::read_to_string(&file).is_ok_and(|lines| lines.contains("assistant.text"));
         assert!(wait_until(HUNG, is_rescued), "{}", running.stderr());
         assert_eq!(fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o600);
+        assert!(wait_until(HUNG, || running.stderr().contains(rescue)), "it is told at once: {}", running.stderr());
         if is_killed {
             running.signal(rustix::process::Signal::KILL);
             let _ = running.finish();

@@ -210,15 +210,15 @@ async fn by_index(
     limit: usize,
 ) -> Result<Found, SearchError> {
     let index = SearchIndex::new(app.home());
-    refresh(app, &index, store, sessions).await?;
-    match search(&index, store, query, limit).await {
+    let refreshed = refresh(app, &index, store, sessions).await?;
+    match search(&index.of(&refreshed), store, query, limit).await {
         Err(SearchError::Damaged(why)) => {
             if app.is_verbose() {
                 output::stderr(&format!("the search index is made anew, because it is damaged: {why}\n"));
             }
             index.remove().await?;
-            refresh(app, &index, store, sessions).await?;
-            search(&index, store, query, limit).await
+            let refreshed = refresh(app, &index, store, sessions).await?;
+            search(&index.of(&refreshed), store, query, limit).await
         }
         found => found,
     }
@@ -239,8 +239,9 @@ async fn refresh(
     let progress = Progress::bytes("indexing", 0);
     let (mut done, mut total) = (0, 0);
     let mut report = |now: session_store::RefreshProgress| {
-        progress.add_total(now.total - total);
-        progress.add(now.done - done);
+        // A damaged index is made anew, from the start.
+        progress.add_total(now.total.saturating_sub(total));
+        progress.add(now.done.saturating_sub(done));
         (done, total) = (now.done, now.total);
     };
     let refreshed = index.refresh(store, sessions, &mut report).await?;
