@@ -183,6 +183,37 @@ async fn a_budget_ends_a_turn_after_a_whole_step_and_more_can_be_allowed() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_denied_is_denied_again_although_its_tool_asks_nobody() {
+    let world = World::new();
+    let mut setup = world.setup([look(), say("Then not.")], ModelLimits::default());
+    setup.permissions.disallowed = ["look".to_owned()].into();
+    let session = world.runtime.create(setup).await.expect("created");
+    let outcome = session.send("Look.").await.expect("accepted").outcome().await;
+    assert_eq!((outcome.reason, outcome.denials.len()), (EndReason::Done, 1));
+    session.close().await.expect("closed");
+    let report = world.rerun(session.id(), world.present()).await;
+    assert!(report.is_same(), "{report:#?}");
+    assert_eq!((report.resent, report.left_out.len()), (2, 0));
+}
+
+#[tokio::test]
+async fn messages_that_an_undo_brought_back_are_sent_again() {
+    let world = World::new();
+    let answers = ["one", "two", "three"].map(say);
+    let session = world.runtime.create(world.setup(answers, ModelLimits::default())).await.expect("created");
+    session.send("first").await.expect("accepted").outcome().await;
+    let to = session.state(|state| state.next_seq - 1);
+    session.send("second").await.expect("accepted").outcome().await;
+    let undo = session.rewind(to).expect("no turn runs");
+    session.restore(undo).await.expect("it can be undone");
+    session.send("third").await.expect("accepted").outcome().await;
+    session.close().await.expect("closed");
+    let report = world.rerun(session.id(), world.present()).await;
+    assert!(report.is_same(), "{report:#?}");
+    assert_eq!((report.rebuilt, report.resent), (3, 3));
+}
+
+#[tokio::test]
 async fn a_changed_profile_is_found_and_named() {
     let world = World::new();
     let id = world.session([vec![look(), say("Done.")]]).await;

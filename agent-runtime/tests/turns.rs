@@ -827,6 +827,29 @@ async fn permissions_decide_what_runs() {
 }
 
 #[tokio::test]
+async fn a_profile_is_written_where_the_setup_changed_and_nowhere_else() {
+    let world = World::new();
+    let (session, _) = world.session([answer("one"), answer("two"), answer("three"), answer("four")]).await;
+    for text in ["first", "second", "third", "fourth"] {
+        if text == "third" {
+            session.set_effort("high").expect("no turn runs");
+        }
+        session.send(text).await.expect("a turn").outcome().await;
+    }
+    let (mut profiles, mut asked) = (Vec::new(), Vec::new());
+    for entry in world.end(session).await {
+        match &entry.event {
+            Event::Profile(profile) => profiles.push((profile.hash.clone(), profile.parameters.effort.clone())),
+            Event::ModelRequest(request) => asked.push(request.profile.clone()),
+            _ => {}
+        }
+    }
+    let [(before, None), (after, Some(effort))] = &profiles[..] else { panic!("{profiles:?}") };
+    assert_eq!(effort, "high");
+    assert_eq!(asked.iter().collect::<Vec<_>>(), [before, before, after, after]);
+}
+
+#[tokio::test]
 async fn a_long_conversation_is_trimmed_rarely_and_stays_append_only_in_between() {
     let world = World::new();
     let limits = ModelLimits { context_window: 3_000, max_output_tokens: 500, token_factor: 1.0 };
