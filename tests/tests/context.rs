@@ -733,14 +733,15 @@ impl<'a> Rules<'a> {
         let last_user = || self.state.context.iter().rfind(|slot| is_user(slot)).map(|slot| slot.seq);
         let opening = self.state.turn.as_ref().map(|turn| turn.user).or_else(last_user);
         let is_answer = |slot: &Slot| matches!(slot.message.as_deref(), Some(Message::Assistant(_)));
-        let last_step = self.state.context.iter().rfind(|slot| is_answer(slot)).map(|slot| slot.seq);
+        // The note of a trim is newer than what it stands before.
+        let last_step = self.state.context.iter().rfind(|slot| is_answer(slot)).map(|slot| slot.order);
         let pinned: Vec<Seq> = self.pinned().iter().map(|slot| slot.seq).collect();
-        let taken = self.state.context.iter().filter(leaves).find(|slot| pinned.contains(&slot.seq));
-        prop_assert!(taken.is_none(), "a trim takes what is pinned: {taken:?}");
         let may_leave = |slot: &&Slot| {
             let in_turn = opening.is_some_and(|opening| slot.seq >= opening);
-            !pinned.contains(&slot.seq) && !(in_turn && (is_user(slot) || last_step.is_some_and(|last| slot.seq >= last)))
+            !pinned.contains(&slot.seq) && !(in_turn && (is_user(slot) || last_step.is_some_and(|last| slot.order >= last)))
         };
+        let taken = self.state.context.iter().filter(leaves).find(|slot| !may_leave(slot));
+        prop_assert!(taken.is_none(), "a trim takes what has to stay: {taken:?}");
         let left = self.state.context.iter().filter(|slot| !leaves(slot)).filter(may_leave).count();
         let target = match trim.reason.as_str() {
             "user" => 0,
@@ -889,6 +890,33 @@ proptest! {
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         threads.block_on(hold(&case))?;
     }
+}
+
+/// How often two turns are trimmed that take some 15,000 tokens, and how many they take.
+async fn two_turns(window: u64) -> (usize, u64) {
+    let case = Case { protocol: 0, window, ratio: 1.0, factor: 1.0, reports_each: 0, summarize: false, steps: Vec::new() };
+    let mut world = World::new(&case).await;
+    world.turn(0, 70_000, &[]).await;
+    world.turn(0, 100, &[]).await;
+    let trims = world.session.state(|state| state.undoable().count());
+    let thought = {
+        let mut state = world.model.state();
+        state.session = None;
+        state.thought[1]
+    };
+    lock(world.look.session.get_or_init(Mutex::default)).take();
+    world.runtime.shutdown(LONG).await.expect("everything durable");
+    (trims, thought)
+}
+
+#[tokio::test]
+async fn a_request_that_takes_all_of_the_budget_is_sent_as_it_is_and_one_of_a_token_more_is_trimmed() {
+    let (trims, tokens) = two_turns(1_000_000).await;
+    assert!(trims == 0 && tokens > 14_000, "{trims} trims, {tokens} tokens");
+    // The answer, and the margin.
+    let window = tokens + 1_500 + 1_024;
+    assert_eq!(two_turns(window).await, (0, tokens));
+    assert_eq!(two_turns(window - 1).await.0, 1);
 }
 
 // ------------------------------------------------------------------------------------------------------------- the counts
