@@ -2,6 +2,7 @@
 
 use crate::safe_text::safe_line;
 use agent_runtime::Image;
+use agent_runtime::session_store::ImageRef;
 use std::path::Path;
 
 /// An image that waits for its message.
@@ -21,6 +22,11 @@ impl Attached {
     pub(super) fn words(&self) -> String {
         format!("{} ({})", safe_line(&self.name), self.image.reference().label())
     }
+}
+
+/// What the log says of them.
+pub(super) fn references(images: &[Attached]) -> Vec<ImageRef> {
+    images.iter().map(|attached| attached.image.reference().clone()).collect()
 }
 
 /// The file that `text` names, where that is all that it is, and an image by its name: what a terminal pastes for a file that is dropped on it, with

@@ -104,7 +104,11 @@ impl Chat<'_> {
     fn image(&mut self, path: &str) {
         let path = self.plan.cwd().join(path);
         let read = async move { Ok(Attached::new(&path, images::read_one(path.clone()).await?)) };
-        self.run_job("reading the image", Box::pin(async move { Done::Image(read.await) }));
+        match self.is_idle() {
+            true => self.run_job("reading the image", Box::pin(async move { Done::Image(read.await) })),
+            false if self.image.is_some() => self.ui.hint("another image is being read"),
+            false => self.image = Some(Box::pin(read)),
+        }
     }
 
     fn tell_error(&mut self, error: &CliError) {

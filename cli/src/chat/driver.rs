@@ -2,7 +2,7 @@
 //! done. What takes a while is a [`Job`], polled by the same loop, so that typing never waits.
 
 use super::approval::{Ask, ChatApprover};
-use super::attached::Attached;
+use super::attached::{Attached, references};
 use super::complete::{Completion, Lookup};
 use super::external_editor::ExternalEditor;
 use super::feed::sentence;
@@ -60,6 +60,9 @@ const EXPORT_WITHIN: Duration = Duration::from_secs(5);
 /// Something that takes a while.
 pub(super) type Job<'a> = Pin<Box<dyn Future<Output = Done> + 'a>>;
 
+/// An image on its way from its file.
+pub(super) type ReadImage = Pin<Box<dyn Future<Output = Result<Attached, CliError>>>>;
+
 /// What came of a job.
 pub(super) enum Done {
     /// A message was sent (or not, and then it is given back, or waits on).
@@ -94,11 +97,8 @@ impl Outgoing {
     /// What the person sees of it.
     fn words(&self) -> String {
         match self {
-            Self::New(text, images) => {
-                let images: Vec<_> = images.iter().map(|attached| attached.image.reference().clone()).collect();
-                with_images(text, &images).into_owned()
-            }
-            Self::Waited(waiting) => waiting.text.clone(),
+            Self::New(text, images) => with_images(text, &references(images)).into_owned(),
+            Self::Waited(waiting) => waiting.words().into_owned(),
         }
     }
 }
@@ -133,6 +133,8 @@ pub(super) struct Chat<'a> {
     shell: Option<shell::Running>,
     /// The job writes a file of the person's, which is not to be left half written.
     is_export: bool,
+    /// An image that is read while a turn runs.
+    pub(super) image: Option<ReadImage>,
     /// A slow folder that is read; one at a time. It changes nothing, so that it may be left behind.
     lookup: Option<JoinHandle<(Lookup, Completion)>>,
     /// What the store takes is counted, once; it may be left behind.
@@ -211,6 +213,7 @@ impl<'a> Chat<'a> {
             give_up: Interrupt::new(),
             shell: None,
             is_export: false,
+            image: None,
             lookup: None,
             counting: None,
             keeping: None,
@@ -262,6 +265,10 @@ impl<'a> Chat<'a> {
                 Some(done) = OptionFuture::from(self.job.as_mut()) => {
                     self.job = None;
                     self.done(done).await;
+                }
+                Some(read) = OptionFuture::from(self.image.as_mut()) => {
+                    self.image = None;
+                    self.image_read(read);
                 }
                 Some(found) = OptionFuture::from(self.lookup.as_mut()) => {
                     self.lookup = None;
@@ -359,9 +366,10 @@ impl<'a> Chat<'a> {
                 let images = self.ui.take_images();
                 self.send(Outgoing::New(prompt.clone(), images));
             }
-            // What waits has no images, so the person sends it.
-            Some(prompt) if !self.ui.attached().is_empty() => self.ui.set_input(prompt),
-            Some(prompt) => self.ui.queue(prompt.clone()),
+            Some(prompt) => {
+                let images = self.ui.take_images();
+                self.ui.queue(prompt.clone(), images);
+            }
             None => {}
         }
         self.index_after(find::IDLE);
@@ -389,9 +397,9 @@ impl<'a> Chat<'a> {
         let Some(session) = self.session.clone() else { return };
         for mut waiting in std::mem::take(self.ui.waiting()) {
             if waiting.queued.is_none() {
-                match self.signals.unless_caught(session.queue(&waiting.text)).await {
-                    Some(Err(error @ SendError::TooLong { .. })) => {
-                        self.refused(&waiting.text, error);
+                match self.signals.unless_caught(session.queue(input(&waiting.text, &waiting.attached))).await {
+                    Some(Err(error @ (SendError::TooLong { .. } | SendError::TooManyImages { .. }))) => {
+                        self.refused(&waiting.text, waiting.attached, error);
                         continue;
                     }
                     Some(queued) => waiting.queued = queued.ok(),
@@ -413,7 +421,7 @@ impl<'a> Chat<'a> {
         let waiting = self.ui.waiting();
         waiting.retain(|waiting| waiting.queued.is_none());
         for queued in session.map(Session::queued).unwrap_or_default().into_iter().rev() {
-            waiting.push_front(Waiting { text: queued.text, queued: Some(queued.seq), is_held: true });
+            waiting.push_front(Waiting::logged(queued));
         }
     }
 
@@ -558,20 +566,28 @@ impl<'a> Chat<'a> {
     }
 
     async fn steer(&mut self, text: String) {
-        let Some(session) = self.session.clone() else { return self.ui.queue(text) };
-        match self.signals.unless_caught(session.steer(&text)).await {
-            Some(Ok(seq)) => self.ui.steered(seq, text),
+        if let Some(reading) = self.image.take() {
+            match self.signals.unless_caught(reading).await {
+                Some(read) => self.image_read(read),
+                None => self.was_caught(),
+            }
+        }
+        let images = self.ui.take_images();
+        let Some(session) = self.session.clone() else { return self.ui.queue(text, images) };
+        match self.signals.unless_caught(session.steer(input(&text, &images))).await {
+            Some(Ok(seq)) => self.ui.steered(seq, with_images(&text, &references(&images)).into_owned()),
             // The turn ended in the same moment: the message opens the next one.
-            Some(Err(SendError::Idle)) => self.ui.queue(text),
-            Some(Err(error)) => self.refused(&text, error),
+            Some(Err(SendError::Idle)) => self.ui.queue(text, images),
+            Some(Err(error)) => self.refused(&text, images, error),
             None => self.was_caught(),
         }
     }
 
     /// A message was not taken: the person has it again.
-    fn refused(&mut self, text: &str, error: SendError) {
+    fn refused(&mut self, text: &str, images: Vec<Attached>, error: SendError) {
         self.ui.tell(&words(&error.into()), ERROR);
         self.ui.give_back(text);
+        images.into_iter().for_each(|image| self.ui.attach(image));
     }
 
     fn shell(&mut self, command: String) {
@@ -713,10 +729,7 @@ impl<'a> Chat<'a> {
                 }
             }
             Done::Image(read) => {
-                match read.and_then(|image| self.check_attached(image)) {
-                    Ok(image) => self.ui.attach(image),
-                    Err(error) => self.ui.tell(&words(&error), ERROR),
-                }
+                self.image_read(read);
                 self.over(true);
             }
             Done::Told(lines) => {
@@ -757,8 +770,7 @@ impl<'a> Chat<'a> {
                 self.ui.tell(&why, ERROR);
                 match message {
                     Outgoing::Waited(waiting @ Waiting { queued: Some(_), .. }) => self.ui.wait_on(waiting),
-                    Outgoing::Waited(Waiting { text, .. }) => self.ui.give_back(&text),
-                    Outgoing::New(text, images) => {
+                    Outgoing::Waited(Waiting { text, attached: images, .. }) | Outgoing::New(text, images) => {
                         self.ui.give_back(&text);
                         images.into_iter().for_each(|image| self.ui.attach(image));
                     }
@@ -794,6 +806,13 @@ impl<'a> Chat<'a> {
         let (look, limit) = (self.ui.look, self.ui.size.limit());
         let lines = session.state(|state| seam::lines(state, look, limit, SystemClock.now()));
         self.ui.print_wrapped(lines);
+    }
+
+    fn image_read(&mut self, read: Result<Attached, CliError>) {
+        match read.and_then(|image| self.check_attached(image)) {
+            Ok(image) => self.ui.attach(image),
+            Err(error) => self.ui.tell(&words(&error), ERROR),
+        }
     }
 
     /// Whether the next message may have this image, too.
@@ -1025,13 +1044,14 @@ async fn send(session: &Session, message: &Outgoing, pending: Pending) -> Result
         session.note(&note)?;
     }
     match message {
-        Outgoing::New(text, images) => {
-            let images = images.iter().map(|attached| attached.image.clone()).collect();
-            session.send(UserInput { text: text.clone(), images, key: None }).await
-        }
+        Outgoing::New(text, images) => session.send(input(text, images)).await,
         Outgoing::Waited(Waiting { queued: Some(queued), .. }) => session.send_queued(*queued).await,
-        Outgoing::Waited(Waiting { text, .. }) => session.send_follow_up(text.as_str()).await,
+        Outgoing::Waited(Waiting { text, attached, .. }) => session.send_follow_up(input(text, attached)).await,
     }
+}
+
+fn input(text: &str, images: &[Attached]) -> UserInput {
+    UserInput { text: text.to_owned(), images: images.iter().map(|attached| attached.image.clone()).collect(), key: None }
 }
 
 /// What an error says, with what can be done.

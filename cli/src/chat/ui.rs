@@ -2,7 +2,7 @@
 //! clock; `mod.rs` connects it to them.
 
 use super::approval::{Ask, Prompt, Taken};
-use super::attached::{Attached, dropped};
+use super::attached::{Attached, dropped, references};
 use super::complete::{self, Completion, Lookup};
 use super::editor::{Edit, Editor};
 use super::feed::{self, Above, Feed, Part};
@@ -16,8 +16,9 @@ use super::slash::{self, Slash};
 use super::styled::{BOLD, DIM, GOOD, Line, OWN, WARN};
 use crate::output::DISK_ANSWERS_WITHIN;
 use crate::safe_text::safe_line;
-use agent_runtime::session_store::{Event, QueuedMessage, Seq, SessionId, Snippet};
+use agent_runtime::session_store::{Event, ImageRef, QueuedMessage, Seq, SessionId, Snippet, with_images};
 use agent_runtime::{QUEUED_MAX, Tool, TurnEvent};
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,13 +70,30 @@ pub(super) enum Effect {
 }
 
 /// A message that waits for what runs to end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Waiting {
     pub(super) text: String,
+    /// The images that go with it.
+    pub(super) images: Vec<ImageRef>,
+    /// The same with their bytes, so that they can be taken back; empty where it waited in another life of the program.
+    pub(super) attached: Vec<Attached>,
     /// Its event, once it is in the log.
     pub(super) queued: Option<Seq>,
     /// It is not sent by itself: what it waited for did not end well, or in another life of the program.
     pub(super) is_held: bool,
+}
+
+impl Waiting {
+    /// One that is in the log.
+    pub(super) fn logged(queued: QueuedMessage) -> Self {
+        let QueuedMessage { seq, text, images, .. } = queued;
+        Self { text, images, attached: Vec::new(), queued: Some(seq), is_held: true }
+    }
+
+    /// What the person sees of it.
+    pub(super) fn words(&self) -> Cow<'_, str> {
+        with_images(&self.text, &self.images)
+    }
 }
 
 /// What runs.
@@ -306,10 +324,10 @@ impl Ui {
 
     /// Of the messages that wait in the session, those that are not known here steered the turn that is over, and came too late for it.
     pub(super) fn missed(&mut self, queued: Vec<QueuedMessage>) {
-        for QueuedMessage { seq, text, missed, .. } in queued {
-            if !self.queue.iter().any(|waiting| waiting.queued == Some(seq)) {
-                self.steered.retain(|(steered, _)| Some(*steered) != missed);
-                self.queue.push_back(Waiting { text, queued: Some(seq), is_held: true });
+        for message in queued {
+            if !self.queue.iter().any(|waiting| waiting.queued == Some(message.seq)) {
+                self.steered.retain(|(steered, _)| Some(*steered) != message.missed);
+                self.queue.push_back(Waiting::logged(message));
             }
         }
     }
@@ -327,8 +345,9 @@ impl Ui {
     }
 
     /// This message goes when what runs is over.
-    pub(super) fn queue(&mut self, text: String) {
-        self.queue.push_back(Waiting { text, queued: None, is_held: false });
+    pub(super) fn queue(&mut self, text: String, attached: Vec<Attached>) {
+        let images = references(&attached);
+        self.queue.push_back(Waiting { text, images, attached, queued: None, is_held: false });
     }
 
     /// This message goes on waiting.
@@ -530,6 +549,10 @@ impl Ui {
             && let Some(waiting) = self.queue.pop_back()
         {
             self.editor.set(&waiting.text);
+            if waiting.attached.len() < waiting.images.len() {
+                self.hint("its images are not taken back: `/image FILE` adds them again");
+            }
+            self.images.extend(waiting.attached);
             return waiting.queued.map(Effect::Withdraw);
         }
         let draft = self.editor.content();
@@ -586,7 +609,7 @@ impl Ui {
     }
 
     fn enqueue(&mut self) {
-        if self.editor.content().trim().is_empty() {
+        if self.editor.content().trim().is_empty() && self.images.is_empty() {
             return;
         }
         if self.queue.len() >= QUEUED_MAX {
@@ -595,7 +618,8 @@ impl Ui {
         }
         let text = self.editor.take();
         self.remember(&text);
-        self.queue(text.trim().to_owned());
+        let images = self.take_images();
+        self.queue(text.trim().to_owned(), images);
     }
 
     fn enter(&mut self) -> Option<Effect> {
@@ -605,7 +629,7 @@ impl Ui {
         }
         let content = self.editor.content();
         let text = content.trim();
-        if text.is_empty() && (self.images.is_empty() || self.is_working()) {
+        if text.is_empty() && self.images.is_empty() {
             return None;
         }
         // A command begins where the line begins; a space before it makes it a message.
@@ -740,7 +764,7 @@ impl Ui {
             .with(format!(" ({how})"), DIM);
         rows.push(line.truncated(limit));
         for (_, text) in &self.steered {
-            rows.push(Line::new("next: ", OWN).with(safe_line(text), DIM).truncated(limit));
+            rows.push(Line::new("next: ", OWN).with(safe_line(&text.replace('\n', " ")), DIM).truncated(limit));
         }
         rows.extend(self.waiting_rows(limit));
         rows
@@ -749,7 +773,7 @@ impl Ui {
     fn waiting_rows(&self, limit: usize) -> Vec<Line> {
         let row = |waiting: &Waiting| {
             let mark = if waiting.is_held { "waiting: " } else { "queued: " };
-            Line::new(mark, OWN).with(safe_line(&waiting.text), DIM).truncated(limit)
+            Line::new(mark, OWN).with(safe_line(&waiting.words().replace('\n', " ")), DIM).truncated(limit)
         };
         let mut rows: Vec<Line> = self.queue.iter().map(row).collect();
         if !self.is_working() && !rows.is_empty() {
@@ -812,7 +836,14 @@ impl Ui {
 fn is_harmless(command: &Slash) -> bool {
     matches!(
         command,
-        Slash::Help | Slash::Todos | Slash::Usage | Slash::Tools | Slash::Permissions(_) | Slash::Rename(_) | Slash::Quit
+        Slash::Help
+            | Slash::Todos
+            | Slash::Usage
+            | Slash::Tools
+            | Slash::Permissions(_)
+            | Slash::Rename(_)
+            | Slash::Image(_)
+            | Slash::Quit
     )
 }
 

@@ -512,5 +512,21 @@ fn an_image_waits_above_the_input_line_until_it_is_sent_or_taken_off() {
     assert_eq!(chat.code(KeyCode::Enter), Some(Effect::Send(String::new())), "an image needs no words");
     assert_eq!(chat.ui.take_images(), [image()]);
     assert_eq!(chat.code(KeyCode::Enter), None);
+    chat.begin_turn();
+    let command = Slash::Image(Some("/tmp/photo.png".to_owned()));
+    assert_eq!(chat.enter("/image /tmp/photo.png"), Some(Effect::Command("/image /tmp/photo.png".to_owned(), command)));
+    chat.ui.attach(image());
+    chat.write("and this");
+    assert_eq!(chat.press(KeyCode::Enter, KeyModifiers::ALT), None);
+    assert!(chat.ui.attached().is_empty() && chat.screen().contains("queued: [image png 640x480] and this"));
+    chat.ui.attach(image());
+    assert_eq!(chat.code(KeyCode::Enter), Some(Effect::Steer(String::new())));
+    chat.ui.take_images();
+    chat.event(ended("interrupted", None));
+    assert_eq!(chat.ui.end(false), None);
+    chat.code(KeyCode::Up);
+    assert_eq!((chat.ui.input().as_str(), chat.ui.attached()), ("and this", &[image()][..]), "taken back");
+    chat.control('u');
+    chat.ui.take_images();
     assert_eq!(chat.enter("see /tmp/photo.png"), Some(Effect::Send("see /tmp/photo.png".to_owned())));
 }

@@ -382,6 +382,35 @@ fn a_person_adds_an_image_to_a_message_of_the_chat() {
 }
 
 #[test]
+fn an_image_goes_with_a_message_that_steers_a_turn_and_with_one_that_waits() {
+    let wait = Answer::tool_call("shell", r#"{"command": "until [ -e go ]; do sleep 0.02; done"}"#);
+    let machine = Machine::speaking(Protocol::Anthropic, [wait, Answer::text("A cat."), Answer::text("Another.")]);
+    for (name, width) in [("photo.png", 640), ("other.png", 320)] {
+        fs::write(machine.project().join(name), png(width, 240, 10)).expect("a file");
+    }
+    let mut run = machine.longhand(&["-m", machine.model(), "--permission-mode", "allow"]);
+    let command = std::mem::replace(run.command(), std::process::Command::new("true"));
+    let (mut chat, _) = Terminal::start(command, "> ").expect("the prompt");
+    chat.type_keys("what is here?\r").expect("a terminal");
+    chat.wait_for("until").expect("the tool");
+    chat.type_keys("/image photo.png\r").expect("a terminal");
+    chat.wait_for("photo.png (png 640x240)").expect("it is added while the turn runs");
+    chat.type_keys("look at this\r").expect("a terminal");
+    chat.wait_for("[image png 640x240] look at this").expect("it steers");
+    chat.type_keys("/image other.png\r").expect("a terminal");
+    chat.wait_for("other.png (png 320x240)").expect("a second one");
+    chat.type_keys("and then at this\x1b\r").expect("a terminal");
+    chat.wait_for("[image png 320x240] and then at this").expect("it waits");
+    fs::write(machine.project().join("go"), "").expect("a file");
+    chat.wait_for("Another.").expect("the answer to both");
+    let counts: Vec<usize> = machine.server.requests().iter().map(|request| images(request).len()).collect();
+    assert_eq!(counts, [0, 1, 2]);
+    let kinds: Vec<Value> = machine.log().of_type("user.message").map(|event| event["kind"].clone()).collect();
+    assert_eq!(kinds, ["prompt", "steer", "follow_up"]);
+    assert_eq!((machine.server.refusals(), beside(&machine).len()), (Vec::new(), 2));
+}
+
+#[test]
 fn images_that_are_too_much_for_a_request_leave_it_with_their_messages() {
     let machine = machine(Protocol::Anthropic, &["Three.", "Three others."]);
     let name = |number: usize| format!("{number}.png");
