@@ -52,7 +52,7 @@ pub use error::{AppendError, ShutdownError, StoreError};
 pub use event::*;
 pub use file_store::{
     Advance, Compressed, FileStore, FileStoreOptions, KeepCold, Kept, Machine, Mended, Quota, RawLog, Repair, RepairAction,
-    SessionSpace, Space,
+    SessionSpace, Space, StaleLines,
 };
 pub use fs::{DirEntry, File, FileSystem, OpenMode, RealFs, Stat, Volume, Watch};
 pub use id::{Place, Seq, SeqRange, SessionId};

@@ -13,10 +13,11 @@ use super::part::Part;
 use super::read::{self, LogReader, is_hash, open_log};
 use super::repair::Advance;
 use super::session::Session;
+use super::stale::{self, StaleLines};
 use super::stop::Stop;
 use super::summary::Tally;
 use super::text::{Files, Text};
-use super::{owner, stale, syncer, writer};
+use super::{owner, syncer, writer};
 use crate::error::StoreError;
 use crate::event::{FORMAT_VERSION, Opened, SessionForked};
 use crate::fs::{OpenMode, append_all, copy_all_at};
@@ -49,10 +50,17 @@ pub(super) fn fork(
     copy(core, parent, copy_end, &[], id, watch)
 }
 
-/// The same with the lines that a stale writer of `parent` wrote, behind those that it had in common with the session.
-pub(super) fn fork_stale(core: &Arc<Core>, parent: SessionId, id: SessionId, watch: &Watch<'_>) -> Result<Taken, StoreError> {
-    let Some(stale) = stale::find(core, parent)? else { return Err(StoreError::NothingStale(parent)) };
-    copy(core, parent, stale.common, &stale.lines, id, watch)
+/// The same with lines that a stale writer of `parent` wrote, behind those that it had in common with the session.
+pub(super) fn fork_stale(
+    core: &Arc<Core>,
+    parent: SessionId,
+    lines: StaleLines,
+    id: SessionId,
+    watch: &Watch<'_>,
+) -> Result<Taken, StoreError> {
+    let found = stale::find(core, parent)?.into_iter().find(|stale| stale.lines == lines);
+    let stale = found.ok_or(StoreError::NothingStale(parent))?;
+    copy(core, parent, stale.common, &stale.bytes, id, watch)
 }
 
 /// Copies the first `copy_end` bytes of the log of `parent`, and `lines` behind them.

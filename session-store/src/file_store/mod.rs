@@ -71,6 +71,7 @@ pub use house::{Quota, SessionSpace, Space};
 pub use owner::Machine;
 pub use raw::RawLog;
 pub use repair::{Advance, Mended, Repair, RepairAction};
+pub use stale::StaleLines;
 
 use crate::error::{ShutdownError, StoreError};
 use crate::event::{Entry, Event, SessionStarted, SideRef};
@@ -265,14 +266,22 @@ impl FileStore {
         outcome
     }
 
-    /// Creates a session of what a stale writer of `parent` wrote (one that was suspended and overtaken, or whose events were rescued and
-    /// do not continue the log): the lines that both have, and the stale writer's own, copied byte for byte. Where there were several,
-    /// the newest counts. Works on a session that is held.
+    /// What stale writers of a session left behind (writers that were suspended and overtaken, or whose events were rescued and do not continue the log), oldest
+    /// first. Reads the whole log.
     ///
     /// # Errors
-    /// [`StoreError::NothingStale`] where there is nothing of that kind.
-    pub async fn fork_stale(&self, parent: SessionId) -> Result<OpenSession, StoreError> {
-        self.take_fork(Arc::new(|_| {}), move |core, id, watch| fork::fork_stale(core, parent, id, watch)).await
+    /// Where the log cannot be read.
+    pub async fn stale_lines(&self, id: SessionId) -> Result<Vec<StaleLines>, StoreError> {
+        self.blocking(move |core| Ok(stale::find(core, id)?.into_iter().map(|stale| stale.lines).collect())).await
+    }
+
+    /// Creates a session of what a stale writer of `parent` left behind: the lines that both have, and the stale writer's own, copied byte for byte. Works on a session
+    /// that is held.
+    ///
+    /// # Errors
+    /// [`StoreError::NothingStale`] where these lines are not there any more.
+    pub async fn fork_stale(&self, parent: SessionId, lines: StaleLines) -> Result<OpenSession, StoreError> {
+        self.take_fork(Arc::new(|_| {}), move |core, id, watch| fork::fork_stale(core, parent, lines, id, watch)).await
     }
 
     /// [`SessionStore::fork`], which tells `advance` of the bytes of the log that were copied.

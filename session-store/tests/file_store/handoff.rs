@@ -141,7 +141,7 @@ async fn what_a_stale_writer_wrote_becomes_a_session_of_its_own() {
     let new = overtaking.open(id).await.unwrap().log;
     new.append(say("new")).unwrap();
     soon(new.close()).await.unwrap();
-    assert!(matches!(overtaking.fork_stale(id).await, Err(StoreError::NothingStale(_))));
+    assert_eq!(overtaking.stale_lines(id).await.unwrap(), []);
     log.append(say("stale")).unwrap();
     log.append(say("and more")).unwrap();
     soon(log.close()).await.unwrap();
@@ -153,7 +153,7 @@ async fn what_a_stale_writer_wrote_becomes_a_session_of_its_own() {
     opened.log.append(say("newer")).unwrap();
     soon(opened.log.flush()).await.unwrap();
 
-    let fork = soon(overtaking.fork_stale(id)).await.unwrap();
+    let fork = fork_stale(&overtaking, id).await;
     assert_eq!(fork.state.parent.map(|(parent, _)| parent), Some(id));
     fork.log.append(say("on")).unwrap();
     soon(fork.log.flush()).await.unwrap();
@@ -162,6 +162,57 @@ async fn what_a_stale_writer_wrote_becomes_a_session_of_its_own() {
     let copied = other.contents(&log_path(fork.log.id())).unwrap();
     assert!(copied.windows(stale.len()).any(|window| window == stale), "byte for byte");
     assert_eq!(texts(&overtaking, id).await, ["before", "new", "newer"]);
+}
+
+/// The one session of stale lines that there is.
+pub(crate) async fn fork_stale(store: &FileStore, id: SessionId) -> OpenSession {
+    let lines = soon(store.stale_lines(id)).await.unwrap();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    soon(store.fork_stale(id, lines[0])).await.unwrap()
+}
+
+#[tokio::test]
+async fn of_what_several_stale_writers_wrote_each_becomes_a_session() {
+    let fs = SimFs::new();
+    let first = store(&fs);
+    let log = create(&first).await;
+    let (id, path) = (log.id(), log_path(log.id()));
+    log.append(say("before")).unwrap();
+    soon(log.flush()).await.unwrap();
+    let common = fs.contents(&path).unwrap().len();
+    // Each writer is taken for dead by the next.
+    let fs2 = fs.after_kill();
+    let second = store(&fs2).open(id).await.unwrap().log;
+    second.append(say("new")).unwrap();
+    soon(second.flush()).await.unwrap();
+    let common2 = fs2.contents(&path).unwrap().len();
+    let fs3 = fs2.after_kill();
+    let store3 = store(&fs3);
+    let third = store3.open(id).await.unwrap().log;
+    third.append(say("newer")).unwrap();
+    soon(third.close()).await.unwrap();
+    for (log, texts) in [(&log, ["stale", "more"]), (&second, ["stale too", "more too"])] {
+        texts.iter().for_each(|text| drop(log.append(say(text)).unwrap()));
+        soon(log.close()).await.unwrap();
+    }
+    // The lines of both lie among one another.
+    let lines = |fs: &SimFs, common: usize| -> Vec<Vec<u8>> {
+        fs.contents(&path).unwrap()[common..].split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+    };
+    for (one, other) in lines(&fs, common).into_iter().zip(lines(&fs2, common2)) {
+        fs3.edit(&path, |bytes| bytes.extend([one, other].concat()));
+    }
+    let stale = soon(store3.stale_lines(id)).await.unwrap();
+    assert_eq!(stale.len(), 2, "{stale:?}");
+    for (lines, expected) in
+        stale.into_iter().zip([&["before", "stale", "more"][..], &["before", "new", "stale too", "more too"]])
+    {
+        let fork = soon(store3.fork_stale(id, lines)).await.unwrap().log;
+        soon(fork.close()).await.unwrap();
+        assert_eq!(texts(&store3, fork.id()).await, expected);
+        assert!(store3.verify(fork.id()).await.unwrap().ok);
+    }
+    assert_eq!(texts(&store3, id).await, ["before", "new", "newer"]);
 }
 
 #[tokio::test]
@@ -178,7 +229,7 @@ async fn a_line_that_stands_twice_is_no_stale_writers() {
         bytes.extend_from_slice(&again);
     });
     assert_eq!(entries(&store1, log.id()).await.len(), 6);
-    assert!(matches!(store1.fork_stale(log.id()).await, Err(StoreError::NothingStale(_))));
+    assert_eq!(store1.stale_lines(log.id()).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -423,7 +423,7 @@ async fn a_rescue_file_that_does_not_continue_a_cold_log_is_kept_told_and_offere
     assert!(opened.problems.iter().any(|problem| problem.kind == ProblemKind::Rescued), "{:?}", opened.problems);
     soon(opened.log.close()).await.unwrap();
     assert_eq!(texts(&store, id).await, ["before", "instead"]);
-    let stale = soon(store.fork_stale(id)).await.unwrap().log;
+    let stale = crate::handoff::fork_stale(&store, id).await.log;
     soon(stale.close()).await.unwrap();
     assert_eq!(texts(&store, stale.id()).await, ["before", "after"]);
 }

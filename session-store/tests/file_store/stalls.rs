@@ -1,5 +1,6 @@
 //! A disk that does not answer: told, bounded, rescued where there is a place for that, and written by nobody else meanwhile.
 
+use crate::handoff::fork_stale;
 use crate::rescue::{TwoDisks, rescued, texts_after_reopening};
 use crate::sim::SimFs;
 use crate::writing::{create, log_path, options, say, soon, store, texts, until};
@@ -255,7 +256,7 @@ async fn what_an_overtaken_writer_had_not_written_is_kept_and_offered() {
     assert!(rescued(&*log).unwrap().path.starts_with("/home/repaired"));
     assert_eq!(texts(&other, id).await, ["common", "theirs"]);
     assert!(other.verify(id).await.unwrap().ok, "nothing was written to it");
-    let fork = soon(other.fork_stale(id)).await.unwrap().log;
+    let fork = fork_stale(&other, id).await.log;
     soon(fork.close()).await.unwrap();
     assert_eq!(texts(&other, fork.id()).await, ["common", "mine"]);
 }

@@ -7,7 +7,7 @@ use crate::output::{self, Stdout};
 use crate::progress::Progress;
 use crate::resolve::resolve;
 use agent_runtime::Runtime;
-use session_store::{FileStore, OpenSession, Seq, SessionId, SessionStore};
+use session_store::{FileStore, OpenSession, Seq, SessionId, SessionStore, StoreError};
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(crate) struct ForkArgs {
     /// Copy up to and with this event, completed to a whole step [default: all of it]
     #[arg(long, value_name = "SEQ")]
     at: Option<Seq>,
-    /// Copy what a writer wrote that had lost the session, with what came before it
+    /// Copy what a writer wrote that had lost the session, with what came before it; a copy for each such writer
     #[arg(long, conflicts_with = "at")]
     stale: bool,
     /// Name the copy
@@ -46,20 +46,31 @@ pub(super) async fn run(app: &App, args: ForkArgs) -> Result<Exit, CliError> {
         Some(at) => Some(Runtime::new(Arc::clone(&store) as Arc<dyn SessionStore>).end_of_step(parent, at).await?),
         None => None,
     };
-    let fork = if args.stale { store.fork_stale(parent).await? } else { copy(&store, parent, at).await? };
-    let id = fork.log.id();
-    if let Some(name) = &name {
-        rename::rename(&fork.log, name)?;
+    let stale = if args.stale { store.stale_lines(parent).await?.into_iter().map(Some).collect() } else { vec![None] };
+    if stale.is_empty() {
+        return Err(StoreError::NothingStale(parent).into());
     }
-    close(store.as_ref(), fork.log.as_ref()).await?;
-    let mut out = Stdout::new();
-    out.raw(format!("{id}\n").as_bytes())?;
-    out.flush()?;
-    let part = match at {
-        Some(at) => format!(" up to event {at}"),
-        None if args.stale => ", as a stale writer went on with it".to_owned(),
-        None => String::new(),
-    };
-    output::stderr(&format!("forked from {parent}{part}; go on with `longhand -r {id}`\n"));
+    for (place, stale) in stale.into_iter().enumerate() {
+        let fork = match stale {
+            Some(lines) => store.fork_stale(parent, lines).await?,
+            None => copy(&store, parent, at).await?,
+        };
+        let id = fork.log.id();
+        if let Some(name) = &name {
+            // Each has a name of its own.
+            let name = if place == 0 { name.clone() } else { format!("{name} {}", place + 1) };
+            rename::rename(&fork.log, &name)?;
+        }
+        close(store.as_ref(), fork.log.as_ref()).await?;
+        let mut out = Stdout::new();
+        out.raw(format!("{id}\n").as_bytes())?;
+        out.flush()?;
+        let part = match (at, stale) {
+            (Some(at), _) => format!(" up to event {at}"),
+            (None, Some(lines)) => format!(", as a stale writer went on with it from event {} to {}", lines.first, lines.last),
+            (None, None) => String::new(),
+        };
+        output::stderr(&format!("forked from {parent}{part}; go on with `longhand -r {id}`\n"));
+    }
     Ok(Exit::Done)
 }

@@ -155,7 +155,7 @@ fn has_stale_lines(problems: &[Problem]) -> bool {
 }
 
 fn stale_hint(id: SessionId) -> String {
-    format!("`longhand sessions fork {id} --stale` makes a session of what the stale writer wrote")
+    format!("`longhand sessions fork {id} --stale` makes a session of what each stale writer wrote")
 }
 
 fn problem_words(problem: &Problem) -> String {
