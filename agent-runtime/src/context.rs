@@ -273,7 +273,8 @@ pub(crate) fn plan_trim(
         let is_user = matches!(slot.message.as_deref(), Some(Message::User { .. }));
         let said_in_turn = opening.is_some_and(|opening| slot.seq == opening || (slot.seq > opening && is_user));
         let is_covered = covered.iter().any(|range| range.contains(slot.seq));
-        enough |= !is_inside && !is_covered && tokens <= target;
+        // As deep as it goes is to the end, whatever the estimates of what leaves add up to.
+        enough |= !is_inside && !is_covered && tokens <= target && target > 0;
         if enough || said_in_turn || pinned.contains(&place) {
             kept.insert(slot.seq);
             continue;

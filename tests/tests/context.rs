@@ -742,7 +742,20 @@ impl<'a> Rules<'a> {
         };
         let taken = self.state.context.iter().filter(leaves).find(|slot| !may_leave(slot));
         prop_assert!(taken.is_none(), "a trim takes what has to stay: {taken:?}");
-        let left = self.state.context.iter().filter(|slot| !leaves(slot)).filter(may_leave).count();
+        // What was said between the results of a pinned answer stays with them.
+        let is_between = |slot: &&Slot| {
+            let mut steps = self.state.context.iter().filter(|answer| self.state.pins.contains(&answer.seq)).map(|answer| {
+                let calls = calls_of(answer);
+                let is_result = |slot: &&Slot| {
+                    matches!(slot.message.as_deref(), Some(Message::ToolResult { call, .. }) if calls.contains(&call.as_str()))
+                };
+                let last = self.state.context.iter().rfind(is_result).map_or(answer.order, |last| last.order);
+                answer.order..=last
+            });
+            steps.any(|step| step.contains(&slot.order))
+        };
+        let stays = |slot: &&Slot| !leaves(slot) && !is_between(slot);
+        let left = self.state.context.iter().filter(stays).filter(may_leave).count();
         let target = match trim.reason.as_str() {
             "user" => 0,
             "context_too_long" => trim.tokens_before / 5 * 4,
