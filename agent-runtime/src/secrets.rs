@@ -13,7 +13,7 @@ use std::sync::Arc;
 const MIN_LEN: usize = 12;
 const MARKER_START: &str = "«secret:";
 /// Endings of the names of variables that hold credentials.
-const ENDINGS: [&str; 4] = ["_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD"];
+const ENDINGS: [&str; 6] = ["_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_SECRET_ACCESS_KEY", "_PRIVATE_KEY"];
 
 /// Known secret values with their names.
 #[derive(Clone, Default)]
@@ -35,7 +35,7 @@ impl fmt::Debug for Secrets {
 
 impl Secrets {
     /// The secrets in an environment: the values, 12 characters or more, of variables whose names end in `_API_KEY`, `_TOKEN`,
-    /// `_SECRET` or `_PASSWORD`.
+    /// `_SECRET`, `_PASSWORD`, `_SECRET_ACCESS_KEY` or `_PRIVATE_KEY`.
     #[must_use]
     pub fn from_env(env: &[(String, String)]) -> Self {
         let mut known: Vec<Secret> = env
@@ -184,6 +184,7 @@ mod tests {
             ("MY_API_KEY", "sk-123456789012"),
             ("LONG_TOKEN", "sk-123456789012-and-more"),
             ("SHORT_TOKEN", "abc"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG"),
             ("HOME", "/home/someone-here"),
         ];
         Secrets::from_env(&env.map(|(name, value)| (name.to_owned(), value.to_owned())))
@@ -196,6 +197,7 @@ mod tests {
         assert!(!hidden.contains("sk-123456789012"), "{hidden}");
         assert!(hidden.contains("«secret:LONG_TOKEN#") && hidden.contains("«secret:MY_API_KEY#"), "{hidden}");
         assert!(hidden.ends_with("c abc /home/someone-here"));
+        assert!(secrets.hide("wJalrXUtnFEMI/K7MDENG".to_owned()).starts_with("«secret:AWS_SECRET_ACCESS_KEY#"));
         let arguments = serde_json::json!({"command": ["echo", hidden]});
         let revealed = secrets.reveal(arguments).expect("all names are known");
         assert_eq!(revealed["command"][1], "a sk-123456789012-and-more b sk-123456789012 c abc /home/someone-here");

@@ -147,13 +147,24 @@ fn copy_log(core: &Core, parent: SessionId, end: u64, part: &Path, watch: &Watch
     Ok(())
 }
 
+/// Copies the side files of `parent`, from wherever they are: it may go into the archive meanwhile, or come back.
 fn copy_sides(core: &Core, parent: SessionId, id: SessionId, stop: &Stop) -> Result<(), StoreError> {
-    let is_archived = Files::find(core, parent)?.is_archived;
-    let from = if is_archived { core.layout.archived_sides(parent) } else { core.layout.sides(parent) };
+    loop {
+        let is_archived = Files::find(core, parent)?.is_archived;
+        let from = if is_archived { core.layout.archived_sides(parent) } else { core.layout.sides(parent) };
+        let copied = copy_sides_from(core, &from, parent, id, stop);
+        if Files::find(core, parent)?.is_archived == is_archived {
+            return copied;
+        }
+        go_on(core, parent, stop)?;
+    }
+}
+
+fn copy_sides_from(core: &Core, from: &Path, parent: SessionId, id: SessionId, stop: &Stop) -> Result<(), StoreError> {
     let to = core.layout.sides(id);
-    let entries = match core.fs().read_dir(&from) {
+    let entries = match core.fs().read_dir(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(StoreError::io("read", &from))?,
+        entries => entries.map_err(StoreError::io("read", from))?,
     };
     core.create_dirs(&to)?;
     for name in entries.iter().filter_map(|entry| entry.name.to_str()).filter(|name| is_hash(name)) {

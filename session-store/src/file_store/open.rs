@@ -40,6 +40,8 @@ use uuid::Uuid;
 const TURN_MAX: Duration = Duration::from_secs(2);
 /// How often a log that grows while it is read is read again, before the first `opened` in it decides.
 const TRIES_MAX: u32 = 3;
+/// How often a session is tried again that others pack, move or open at the same time.
+const CONTENDED_MAX: u32 = 10;
 
 /// What opening gave.
 pub(super) struct Taken {
@@ -112,7 +114,7 @@ pub(super) fn disk_of(path: &Path, file: &Arc<dyn File>, base: u64, end: u64) ->
 
 /// Opens a session that nobody holds, recovers what a crash left, and folds it.
 pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError> {
-    for _ in 0..TRIES_MAX {
+    for _ in 0..CONTENDED_MAX {
         // Before anything is made: a session that is not there needs no owner.
         let text = open_to_append(core, id)?;
         let (writer, owner) = owner::begin(core)?;
@@ -127,7 +129,7 @@ pub(super) fn open(core: &Arc<Core>, id: SessionId) -> Result<Taken, StoreError>
 
 /// Opens the log of a session so that it can be appended to: a cold one goes on in a new file.
 fn open_to_append(core: &Arc<Core>, id: SessionId) -> Result<Text, StoreError> {
-    for _ in 0..TRIES_MAX {
+    for _ in 0..CONTENDED_MAX {
         let text = match Text::open(core, id, OpenMode::Append) {
             Err(StoreError::NotFound(_)) if Leftovers::find(core, id)?.hold_the_start() => {
                 core.create_dirs(&core.layout.day(id))?;
@@ -137,15 +139,25 @@ fn open_to_append(core: &Arc<Core>, id: SessionId) -> Result<Text, StoreError> {
             text => text?,
         };
         let Meeting::Cold { has_leftover } = text.meeting else { return Ok(text) };
-        if text.files.is_archived {
-            archive::restore(core, id)?;
+        let made_ready = if text.files.is_archived {
+            archive::restore(core, id)
         } else if has_leftover {
-            cold::remove_leftover(core, id)?;
+            cold::remove_leftover(core, id)
         } else {
-            go_on_in_new_file(core, id, &text)?;
+            go_on_in_new_file(core, id, &text)
+        };
+        match made_ready {
+            Err(error) if is_contended(&error) => {}
+            made_ready => made_ready?,
         }
     }
     Err(StoreError::io("open", core.layout.log(id))(io::ErrorKind::ResourceBusy.into()))
+}
+
+/// Whether another had the session at that moment, or had just changed where it lies.
+fn is_contended(error: &StoreError) -> bool {
+    let is_busy = |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy);
+    matches!(error, StoreError::Io { source, .. } if is_busy(source))
 }
 
 /// Makes the file that a cold session goes on in.

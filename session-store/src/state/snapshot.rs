@@ -2,12 +2,12 @@
 //!
 //! It has all of a state but the bodies of messages and of the profile; for each of these it has the place of the line. So its
 //! size follows the number of messages in the context, some 25 bytes each. Of those that can come back into it, which are many more, it has no
-//! more than the numbers, some 5 bytes each: whoever brings them back looks for them. Messages are rows of numbers, each row the difference to the
+//! more than the numbers, some 3 bytes each: whoever brings them back looks for them. Messages are rows of numbers, each row the difference to the
 //! row before:
 //!
 //! ```text
 //! seq, order, line, offset, len, crc      in the context
-//! seq, order                              set aside
+//! seq                                     set aside
 //! ```
 //!
 //! A state with an answer in flight has no snapshot: that passes.
@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The version of the fold: goes up with every change of what a state is made of, or of what an event does to it.
-pub(crate) const FOLD_VERSION: u32 = 10;
+pub(crate) const FOLD_VERSION: u32 = 11;
 
 /// How much a log grows until the next checkpoint is due, in bytes at least (unless the context was changed), and in sizes of the last
 /// checkpoint, ...
@@ -157,7 +157,9 @@ struct SetAsideRows {
     by: Seq,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rewound_to: Option<Seq>,
-    rows: Rows<2>,
+    rows: Rows<1>,
+    /// The rows that do not follow the one before in the order of the context, and their places in that.
+    orders: Vec<(usize, u64)>,
     /// The rows that were taken from a trim, and that trim.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     trims: Vec<(usize, Seq)>,
@@ -367,18 +369,26 @@ impl State {
 }
 
 fn rows_of(aside: &SetAside) -> SetAsideRows {
+    let before = std::iter::once(None).chain(aside.messages.iter().map(Some));
+    let follows = |away: &Away, before: Option<&Away>| before.is_some_and(|before| before.order.wrapping_add(1) == away.order);
+    let orders = aside.messages.iter().zip(before).enumerate().filter(|(_, (away, before))| !follows(away, *before));
     let trims = aside.messages.iter().enumerate().filter_map(|(at, away)| Some((at, away.trim?)));
     SetAsideRows {
         by: aside.by,
         rewound_to: aside.rewound_to,
-        rows: Rows::of(aside.messages.iter().map(|away| [away.seq, away.order])),
+        rows: Rows::of(aside.messages.iter().map(|away| [away.seq])),
+        orders: orders.map(|(at, (away, _))| (at, away.order)).collect(),
         trims: trims.collect(),
     }
 }
 
 fn set_aside_of(aside: &SetAsideRows, notes: &BTreeMap<Seq, Seq>) -> Option<SetAside> {
-    let away = |[seq, order]: [u64; 2]| Away { seq, order, stands_for: notes.get(&seq).copied(), trim: None };
-    let mut messages: Vec<Away> = aside.rows.rows()?.map(away).collect();
+    let (mut orders, mut order) = (aside.orders.iter().peekable(), 0_u64);
+    let away = |(at, [seq]): (usize, [u64; 1])| {
+        order = orders.next_if(|(place, _)| *place == at).map_or(order.wrapping_add(1), |(_, other)| *other);
+        Away { seq, order, stands_for: notes.get(&seq).copied(), trim: None }
+    };
+    let mut messages: Vec<Away> = aside.rows.rows()?.enumerate().map(away).collect();
     for (at, trim) in &aside.trims {
         messages.get_mut(*at)?.trim = Some(*trim);
     }

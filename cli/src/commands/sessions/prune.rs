@@ -23,15 +23,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
-#[command(
-    group = clap::ArgGroup::new("rule").required(true).multiple(true).args(["older_than", "max_size", "keep_last"]),
-    after_long_help = "\
+#[command(after_long_help = "\
 Each rule that is given is enforced. Never touched are sessions that are open, that have a name (unless `--include-named`), that hold no sound record \
 (`sessions repair` looks at those), and the newest of each directory. Ages are since a session's last event, by its own records.
 
 With --json, one object: `action` (`archive` or `delete`), `done` (false with `--dry-run`), `bytes` and `freed_bytes`, `sessions` (`id`, `title`, `updated_at`, \
-`bytes`, and `error`: why it was left alone after all, or null) and `kept` (`open`, `named`, `damaged`, `newest`: how many the rules would have chosen)."
-)]
+`bytes`, and `error`: why it was left alone after all, or null) and `kept` (`open`, `named`, `damaged`, `newest`: how many the rules would have chosen).")]
 pub(crate) struct PruneArgs {
     /// Sessions without an event for so long, like `90d`
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
@@ -108,6 +105,10 @@ struct Chosen {
 }
 
 pub(super) async fn run(app: &App, args: PruneArgs) -> Result<Exit, CliError> {
+    if args.older_than.is_none() && args.max_size.is_none() && args.keep_last.is_none() {
+        return Err(CliError::usage("no rule says which sessions to prune")
+            .hint("give `--older-than AGE`, `--max-size SIZE` or `--keep-last N`; `--dry-run` shows what would be done"));
+    }
     let store = app.file_store()?;
     let wanted = args.cwd.as_deref().map(Directory::new).transpose()?;
     let all = candidates(&store).await?;
