@@ -1050,3 +1050,37 @@ async fn a_session_that_grows_gets_checkpoints_and_one_before_it_is_closed() {
     let closed = entries.iter().position(|entry| matches!(entry.event, Event::Closed(_))).expect("it was closed");
     assert!(is_checkpoint(&entries[closed - 1]));
 }
+
+#[tokio::test]
+async fn each_refusal_of_a_context_that_is_too_long_takes_a_fifth_out_of_it_three_times_at_most() {
+    let world = World::new();
+    let words = "The tide turns twice a day. ".repeat(80);
+    let (session, model) = world.session((0..16).map(|_| ScriptedAnswer::new().text(words.clone()))).await;
+    for number in 0..16 {
+        let outcome = session.send(&format!("{number}: {words}")).await.expect("a turn").outcome().await;
+        assert_eq!(outcome.reason, EndReason::Done);
+    }
+    for _ in 0..4 {
+        model.push(ScriptedAnswer::failure(ModelFailure::new(FailureKind::ContextTooLong, "prompt is too long")));
+    }
+    let outcome = session.send("and now?").await.expect("a turn").outcome().await;
+    assert!(
+        matches!(&outcome.error, Some(TurnError::Model(failure)) if failure.kind == FailureKind::ContextTooLong),
+        "{outcome:?}"
+    );
+    assert_eq!(outcome.model_calls, 4);
+    model.push(ScriptedAnswer::new().text("Now it fits."));
+    assert_eq!(session.send("again").await.expect("a turn").outcome().await.reason, EndReason::Done);
+
+    let trims: Vec<(u64, u64)> = world
+        .end(session)
+        .await
+        .iter()
+        .filter_map(|entry| match &entry.event {
+            Event::ContextTrimmed(trim) => Some((trim.tokens_before, trim.tokens_after)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(trims.len(), 3);
+    assert!(trims.iter().all(|(before, after)| after * 5 <= before * 4 && after * 2 > *before), "{trims:?}");
+}
