@@ -41,6 +41,11 @@ fn what_sessions_take_is_told_for_people_and_for_programs() {
     let of_it = stats["largest"].as_array().expect("an array").iter().find(|session| session["id"] == id.as_str());
     assert_eq!(of_it.expect("listed")["bytes"], size);
     assert!(stats["by_model"][0]["input_tokens"].as_u64() > Some(0), "{stats}");
+    assert!(stats["quota"].is_null());
+    let stats = json(&run_ok(&world, &["--quota", "1MB", "sessions", "stats", "--json"]));
+    assert_eq!(stats["quota"], serde_json::json!({"used_bytes": stats["bytes"]["total"], "limit_bytes": 1_000_000}));
+    let text = world.show_run(&["--quota", "1MB", "sessions", "stats"]);
+    assert!(text.contains("% of the quota of 1.0 MB\n"), "{text}");
 }
 
 #[test]

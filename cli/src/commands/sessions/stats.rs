@@ -15,7 +15,7 @@ use crate::units::size_words;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use session_store::{
-    Clock, SessionId, SessionListState, SessionSpace, SessionStore, SessionSummary, Space, SystemClock, Timestamp, Usage,
+    Clock, Quota, SessionId, SessionListState, SessionSpace, SessionStore, SessionSummary, Space, SystemClock, Timestamp, Usage,
 };
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub(crate) struct StatsArgs {
 
 const JSON_HELP: &str = "\
 With --json, one object: `sessions`, `open`, `damaged`, `archived` (numbers); `bytes` with `logs`, `cold`, `side_files`, `archive`,
-`index`, `repaired`, `leftovers`, `total`; `by_age` (`age`, `sessions`, `bytes`), `by_cwd` (`cwd`, ...), `by_model` (`model`, ...,
+`index`, `repaired`, `leftovers`, `total`; `quota` (null, or `used_bytes` and `limit_bytes`); `by_age` (`age`, `sessions`, `bytes`), `by_cwd` (`cwd`, ...), `by_model` (`model`, ...,
 `input_tokens`, `output_tokens`, `cache_read_tokens`: null where no provider told), `growth` (`week_of`, ...: the sessions that began
 in the seven days from then on, and what they take now), `largest` (`id`, `title`, `bytes`). Ages are since the last event. Tokens count for
 the model that a session had last.";
@@ -51,6 +51,7 @@ struct Stats {
     damaged: usize,
     archived: usize,
     bytes: Bytes,
+    quota: Option<Quota>,
     by_age: Vec<Part<Age>>,
     by_cwd: Vec<Part<Cwd>>,
     by_model: Vec<Part<Model>>,
@@ -114,7 +115,8 @@ pub(super) async fn run(app: &App, args: StatsArgs) -> Result<Exit, CliError> {
     let summaries = store.list().await?;
     let space = store.space().await?;
     let usages = usages(store.as_ref(), &summaries).await;
-    let stats = Stats::of(&summaries, &space, &usages, SystemClock.now(), args.n);
+    let mut stats = Stats::of(&summaries, &space, &usages, SystemClock.now(), args.n);
+    stats.quota = app.quota_bytes().map(|limit| Quota::new(space.total(), limit));
     let mut out = Stdout::new();
     if args.json {
         out.raw(&json(&stats)?)?;
@@ -156,6 +158,7 @@ impl Stats {
             damaged: in_state(SessionListState::Damaged),
             archived: space.archived.len(),
             bytes: Bytes::of(space),
+            quota: None,
             by_age: by_age(summaries, bytes_of, now),
             by_cwd: by_cwd(summaries, bytes_of, named_max),
             by_model: by_model(summaries, bytes_of, usages),
@@ -167,12 +170,15 @@ impl Stats {
     fn lines(&self, painter: Painter, home: Option<&str>) -> String {
         let Bytes { logs, cold, side_files, archive, index, repaired, leftovers, total } = self.bytes;
         let mut out = format!(
-            "{}, {} open, {} damaged, {} in the archive; {} on the disk\n",
+            "{}, {} open, {} damaged, {} in the archive; {} on the disk{}\n",
             count_words(self.sessions as u64, "session"),
             self.open,
             self.damaged,
             self.archived,
             size_words(total),
+            self.quota.map_or_else(String::new, |quota| {
+                format!(", {}% of the quota of {}", quota.percent(), size_words(quota.limit_bytes))
+            }),
         );
         let parts = [
             ("logs", logs),
