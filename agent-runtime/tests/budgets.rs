@@ -1,42 +1,21 @@
 //! A budget over a session and its children: what any of them spends counts at once, all of them stop where it is used up, and the logs alone say what was spent.
 
 mod common;
+#[path = "common/look.rs"]
+mod look;
 
-use agent_runtime::session_store::{ChildOpened, Event, SessionId, ToolSpec, Usage};
+use agent_runtime::session_store::{ChildOpened, Event, SessionId, Usage};
 use agent_runtime::{
-    EndReason, ModelTable, PermissionMode, Runtime, ScriptedAnswer, ScriptedModel, Session, Setup, SpendingLimit, Spent, Tool,
-    ToolContext, ToolError, ToolOutput, TurnOutcome,
+    EndReason, ModelTable, PermissionMode, Runtime, ScriptedAnswer, ScriptedModel, Session, Setup, SpendingLimit, Spent,
+    TurnOutcome,
 };
-use async_trait::async_trait;
-use serde_json::{Value, json};
+use look::Look;
 use std::sync::Arc;
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(30);
 /// What each call takes here, in tokens.
 const CALL: u64 = 1_000;
-
-struct Look;
-
-#[async_trait]
-impl Tool for Look {
-    fn spec(&self) -> ToolSpec {
-        ToolSpec { name: "look".into(), description: "Looks.".into(), parameters: json!({"type": "object"}) }
-    }
-
-    fn side_effects(&self) -> bool {
-        false
-    }
-
-    fn describe(&self, _arguments: &Value) -> String {
-        "look".to_owned()
-    }
-
-    async fn run(&self, _arguments: Value, _context: ToolContext) -> Result<ToolOutput, ToolError> {
-        tokio::task::yield_now().await;
-        Ok(ToolOutput::text("nothing"))
-    }
-}
 
 struct World {
     runtime: Runtime,

@@ -1,15 +1,15 @@
 //! Pins: what a person pinned stays in the context, in its place and word for word, whatever leaves it.
 
 mod common;
+#[path = "common/look.rs"]
+mod look;
 
 use agent_runtime::rerun::{Present, rerun};
-use agent_runtime::session_store::{Event, Message, Origin, Seq, Slot, ToolSpec};
+use agent_runtime::session_store::{Event, Message, Origin, Seq, Slot};
 use agent_runtime::{
-    EndReason, Model, ModelLimits, PermissionMode, PinError, Runtime, ScriptedAnswer, ScriptedModel, Session, Setup, Tool,
-    ToolContext, ToolError, ToolOutput,
+    EndReason, Model, ModelLimits, PermissionMode, PinError, Runtime, ScriptedAnswer, ScriptedModel, Session, Setup,
 };
-use async_trait::async_trait;
-use serde_json::{Value, json};
+use look::Look;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,27 +17,6 @@ const LONG: Duration = Duration::from_secs(30);
 const LIMITS: ModelLimits = ModelLimits { context_window: 4_000, max_output_tokens: 500, token_factor: 1.0 };
 /// Half of what such a window has for a request.
 const MOST: u64 = (4_000 - 500 - 250) / 2;
-
-struct Look;
-
-#[async_trait]
-impl Tool for Look {
-    fn spec(&self) -> ToolSpec {
-        ToolSpec { name: "look".into(), description: "Looks.".into(), parameters: json!({"type": "object"}) }
-    }
-
-    fn side_effects(&self) -> bool {
-        false
-    }
-
-    fn describe(&self, _arguments: &Value) -> String {
-        "look".to_owned()
-    }
-
-    async fn run(&self, _arguments: Value, _context: ToolContext) -> Result<ToolOutput, ToolError> {
-        Ok(ToolOutput::text("what was seen"))
-    }
-}
 
 struct World {
     runtime: Runtime,

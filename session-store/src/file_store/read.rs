@@ -396,9 +396,11 @@ fn keep_better(entries: &mut BTreeMap<Seq, Entry>, entry: Entry) {
 /// Reads the bodies again that the context misses: where their places say, and for those that came back into it, whose places nobody keeps, by
 /// looking for them. False where something is not there, or not what its place says.
 fn hydrate(log: &Log<'_>, core: &Arc<Core>, state: &mut State) -> Result<bool, StoreError> {
-    let is_as_said = log.hydrate(state)?;
+    if !log.hydrate(state)? {
+        return Ok(false);
+    }
     let missing = state.missing();
-    let (Some(&first), Some(&last)) = (missing.first(), missing.last()) else { return Ok(is_as_said) };
+    let (Some(&first), Some(&last)) = (missing.first(), missing.last()) else { return Ok(true) };
     let mut reader = LogReader::open(core, log.id)?;
     reader.seek(first)?;
     let (mut items, mut more) = (Vec::new(), true);
@@ -409,7 +411,7 @@ fn hydrate(log: &Log<'_>, core: &Arc<Core>, state: &mut State) -> Result<bool, S
         let is_past = entries.iter().any(|entry| entry.seq > last && entry.event.ends_answer());
         more &= !(is_past && state.missing().is_empty());
     }
-    Ok(is_as_said && state.missing().is_empty())
+    Ok(state.missing().is_empty())
 }
 
 /// The entries of a chunk from `from` on, in the order of `seq` as far as the chunk goes.

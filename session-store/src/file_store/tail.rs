@@ -112,12 +112,12 @@ impl Log<'_> {
                 for (number, line) in lines.into_iter().enumerate() {
                     let Some(entry) = self.entry(line)? else { return Ok(false) };
                     let is_piece = matches!(&entry.event, Event::AssistantText(piece) if piece.message == *seq);
-                    match entry.seq == *seq || is_piece {
-                        true => entries.push(entry),
-                        // Between the pieces of an answer stands what came in meanwhile.
-                        false if number > 0 => {}
-                        false => return Ok(false),
+                    if entry.seq == *seq || is_piece {
+                        entries.push(entry);
+                    } else if number == 0 {
+                        return Ok(false);
                     }
+                    // Else it came in between the pieces of an answer.
                 }
             }
             state.hydrate_all(entries.iter());
